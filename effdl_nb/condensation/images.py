@@ -78,7 +78,7 @@ class ZCAWhitening:
 
     def _check(self, images):
         if images[0].numel() != len(self.mean):
-            raise ValueError(f"this whitening was fitted on images of {len(self.mean)} values, not of {images[0].numel()} ({tuple(images.shape[1:])})")
+            raise ValueError(f"this whitening was fitted on images of {len(self.mean)} values, not of shape {tuple(images.shape[1:])}")
 
     def fingerprint(self) -> list[float]:
         "A few numbers that tell this map from another one (they do not depend on the eigenvectors' signs)."
