@@ -75,7 +75,9 @@ def _pointwise(a: int, b: int, parts: int) -> nn.Module:
 
 def _depthwise(c: int, kernels: tuple[int, ...], stride: int) -> nn.Module:
     "A depthwise convolution of c channels with one or more kernel sizes."
-    return SplitConv2d(c, c, kernels, stride, True) if len(kernels) > 1 else nn.Conv2d(c, c, kernels[0], stride, kernels[0] // 2, groups=c, bias=False)
+    if len(kernels) > 1:
+        return SplitConv2d(c, c, kernels, stride, depthwise=True)
+    return nn.Conv2d(c, c, kernels[0], stride, kernels[0] // 2, groups=c, bias=False)
 
 
 class InvertedResidual(nn.Module):
