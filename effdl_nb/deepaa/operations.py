@@ -167,9 +167,6 @@ def _meaning(t: Transform, space: SearchSpace) -> tuple:
     return (t.name, t.magnitude)
 
 # %% ../../nbs/03_deepaa/01_operations.ipynb #c9d48006
-_ENHANCERS = {"Contrast": ImageEnhance.Contrast, "Color": ImageEnhance.Color, "Brightness": ImageEnhance.Brightness, "Sharpness": ImageEnhance.Sharpness}
-
-
 def _pillow_geometry(image: Image.Image, t: Transform, space: SearchSpace, noise: tuple[float, float]) -> Image.Image:
     "Shear about the top left corner, translate, rotate about the centre, flip or crop; nearest neighbour, black outside."
     (width, height), m = image.size, t.magnitude
@@ -206,7 +203,7 @@ def pillow_transform(
         case "Posterize":
             return ImageOps.posterize(image, int(t.magnitude))
         case "Contrast" | "Color" | "Brightness" | "Sharpness":
-            return _ENHANCERS[t.name](image).enhance(t.magnitude)
+            return getattr(ImageEnhance, t.name)(image).enhance(t.magnitude)
         case "Cutout":
             image, (width, height), half = image.copy(), image.size, space.cutout // 2
             x, y = min(int(width * noise[0]), width - 1), min(int(height * noise[1]), height - 1)
@@ -341,7 +338,7 @@ def _equalize_tables(images: torch.Tensor) -> torch.Tensor:
     n, channels = images.shape[:2]
     values = images.reshape(n * channels, -1).long()
     rows = torch.arange(n * channels, device=images.device)[:, None] * 256
-    histogram = torch.bincount((values + rows).view(-1), minlength=n * channels * 256).view(n * channels, 256)
+    histogram = torch.bincount((values + rows).flatten(), minlength=n * channels * 256).view(n * channels, 256)
     last = histogram.gather(1, values.amax(1, keepdim=True))
     total = values.shape[1]
     step = (total - last) // 255
@@ -448,7 +445,8 @@ def apply_transforms(
 ) -> torch.Tensor:
     """Apply to every image its own transform; returns (N,3,H,W) uint8 on the images' device (Section 3.3.2).
 
-    Equal to `pillow_transform` byte by byte. Raises TypeError or ValueError for other types, shapes, sizes or indices; an empty batch is returned as it is.
+    Equal to `pillow_transform` byte by byte. Raises TypeError or ValueError for other types, shapes, sizes or indices.
+    An empty batch is returned as it is.
     """
     check_images(images, space)
     if indices.shape != (len(images),) or indices.is_floating_point():
@@ -462,8 +460,8 @@ def apply_transforms(
     tables = _tables(space, *images.shape[-2:], images.device)
     kinds, order = torch.sort(tables["kind"][indices], stable=True)
     sizes = torch.bincount(kinds, minlength=len(_KINDS)).tolist()
-    out = images.clone()
+    out = images.clone(memory_format=torch.contiguous_format)
     for kind, rows in zip(_KINDS, order.split(sizes), strict=True):
         if len(rows) and kind != "Identity":
-            out[rows] = _apply_kind(kind, images[rows], indices[rows], noise[rows], tables, space)
+            out[rows] = _apply_kind(kind, out[rows], indices[rows], noise[rows], tables, space)
     return out
