@@ -75,10 +75,10 @@ def _validate(c: TrainConfig):
         value = getattr(c, name)
         if not (name == "steps" and value is None) and (not isinstance(value, int) or value < least):
             raise ValueError(f"{name} is {value!r}; allowed: whole numbers from {least}")
-    ranges = {"lr": (0, math.inf), "momentum": (0, 1), "weight_decay": (0, math.inf), "warmup_epochs": (0, math.inf), "gamma": (0, math.inf), "label_smoothing": (0, 1)}
-    for name, (low, high) in ranges.items():
-        if not low <= getattr(c, name) < high:
-            raise ValueError(f"{name} is {getattr(c, name)!r}; allowed: from {low} to below {high}")
+    limits = {"lr": math.inf, "momentum": 1, "weight_decay": math.inf, "warmup_epochs": math.inf, "gamma": math.inf, "label_smoothing": 1}
+    for name, high in limits.items():
+        if not isinstance(getattr(c, name), (int, float)) or not 0 <= getattr(c, name) < high:
+            raise ValueError(f"{name} is {getattr(c, name)!r}; allowed: numbers from 0 to below {high}")
     if c.nesterov and c.momentum == 0:
         raise ValueError("nesterov=True needs a momentum above 0")
     for name in ("clip_norm", "mix_alpha"):
@@ -147,8 +147,8 @@ def cutmix_box(
 ) -> tuple[int, int, int, int]:    # top, bottom, left, right
     "The rectangle of CutMix, clipped at the border."
     half_h, half_w = 0.5 * h * math.sqrt(1 - lam), 0.5 * w * math.sqrt(1 - lam)
-    clip = lambda value, high: min(max(round(value), 0), high)
-    return clip(cy * h - half_h, h), clip(cy * h + half_h, h), clip(cx * w - half_w, w), clip(cx * w + half_w, w)
+    edges = (cy * h - half_h, h), (cy * h + half_h, h), (cx * w - half_w, w), (cx * w + half_w, w)
+    return tuple(min(max(round(edge), 0), high) for edge, high in edges)
 
 
 def cutmix(
@@ -165,7 +165,8 @@ def cutmix(
 # %% ../nbs/01_foundations/03_training.ipynb #96b9a04c
 def _mix(config: TrainConfig, step: int, images: torch.Tensor, generator: torch.Generator):
     "Mixed images, the partners' indices and the share of the first image."
-    lam, (cy, cx) = (rng := np.random.default_rng((config.seed, step))).beta(config.mix_alpha, config.mix_alpha), rng.random(2)
+    rng = np.random.default_rng((config.seed, step))
+    lam, (cy, cx) = rng.beta(config.mix_alpha, config.mix_alpha), rng.random(2)
     partner = torch.randperm(len(images), generator=generator, device=images.device)
     if config.mix == "mixup":
         return mixup(images, partner, lam), partner, lam
@@ -225,12 +226,12 @@ def _load_checkpoint(path: Path, settings: dict) -> tuple[dict[str, torch.Tensor
         with safe_open(path, "pt") as f:
             header = json.loads(f.metadata()["effdl_nb"])
             tensors = {name: f.get_tensor(name) for name in f.keys()}
+        found, theirs, wanted = header["hash"], header["settings"], settings_hash(settings)
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{path} is not a whole checkpoint ({error}); delete it to start this run again") from error
-    wanted = settings_hash(settings)
-    if header["hash"] != wanted:
-        differ = sorted(k for k in settings.keys() | header["settings"].keys() if settings.get(k) != header["settings"].get(k))
-        raise CheckpointError(f"{path} was made with other settings (hash {header['hash']}, this run has {wanted}); they differ in: {', '.join(differ)}")
+    if found != wanted:
+        differ = ", ".join(sorted(k for k in settings.keys() | theirs.keys() if settings.get(k) != theirs.get(k)))
+        raise CheckpointError(f"{path} was made with other settings (hash {found}, this run has {wanted}); they differ in: {differ}")
     return tensors, header
 
 # %% ../nbs/01_foundations/03_training.ipynb #03e42abb
@@ -243,14 +244,15 @@ def _name(function) -> str | None:
 
 def _fingerprint(model, images, labels, config, mean, std, augment, loss, device, world) -> dict:
     "Plain values that identify a run: the configuration and what it is applied to."
-    some = images[torch.linspace(0, len(images) - 1, 64).long()].cpu().contiguous()
-    digest = hashlib.sha256(labels.cpu().contiguous().numpy().tobytes() + some.numpy().tobytes()).hexdigest()[:16]
+    some = images[torch.linspace(0, len(images) - 1, 64).long().to(images.device)]
+    content = b"".join(t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for t in (labels, some))
     shapes = [[name, list(t.shape), str(t.dtype)] for name, t in model.state_dict().items()]
-    plain = lambda v: None if v is None else [float(x) for x in torch.as_tensor(v).flatten()]
+    mean, std = (None if v is None else [float(x) for x in v] for v in (mean, std))
     settings = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
     return settings | {
-        "network": type(model).__qualname__, "parameters": settings_hash(shapes), "images": [list(images.shape), str(images.dtype)], "data": digest,
-        "mean": plain(mean), "std": plain(std), "augment": _name(augment), "loss": _name(loss), "device": device.type, "processes": world}
+        "network": type(model).__qualname__, "parameters": settings_hash(shapes), "images": [list(images.shape), str(images.dtype)],
+        "data": hashlib.sha256(content).hexdigest()[:16], "mean": mean, "std": std,
+        "augment": _name(augment), "loss": _name(loss), "device": device.type, "processes": world}
 
 # %% ../nbs/01_foundations/03_training.ipynb #2825a820
 def _stream(seed: int, purpose: str) -> int:
@@ -264,7 +266,9 @@ def _own_randomness(seed: int, rank: int, device: torch.device):
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(_stream(seed, f"global/{rank}"))
+        torch.default_generator.manual_seed(_stream(seed, f"global/{rank}"))
+        if device.type == "cuda":
+            torch.cuda.default_generators[device.index].manual_seed(_stream(seed, f"global/{rank}"))
         cudnn.deterministic, cudnn.benchmark = True, False
         try:
             yield
@@ -300,7 +304,8 @@ def steps_per_epoch(
         raise ValueError(f"{n} images make no batch of {b}" + (" with drop_last=True" if config.drop_last else ""))
     last = n % b if not config.drop_last else 0
     if min(b, last or b) < world:
-        raise ValueError(f"a batch of {min(b, last or b)} images cannot be shared by {world} processes; use drop_last=True or another batch_size than {b}")
+        short = min(b, last or b)
+        raise ValueError(f"a batch of {short} images cannot be shared by {world} processes; use drop_last=True or another batch_size than {b}")
     return steps
 
 # %% ../nbs/01_foundations/03_training.ipynb #16625664
@@ -308,12 +313,21 @@ def _check_data(images: torch.Tensor, labels: torch.Tensor, mean, std):
     "Raise for images, labels and constants that do not belong together."
     if images.ndim != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
         raise ValueError(f"images are {tuple(images.shape)} {images.dtype}; allowed: (N, C, H, W), uint8 or floating point")
-    if len(labels) != len(images) or not (labels.ndim == 1 and not labels.is_floating_point() or labels.ndim == 2 and labels.is_floating_point()):
-        raise ValueError(f"labels are {tuple(labels.shape)} {labels.dtype} for {len(images)} images; allowed: (N,) integers or (N, classes) probabilities")
+    if len(labels) != len(images) or (labels.ndim, labels.is_floating_point()) not in ((1, False), (2, True)):
+        shape = f"{tuple(labels.shape)} {labels.dtype}"
+        raise ValueError(f"labels are {shape} for {len(images)} images; allowed: (N,) integers or (N, classes) probabilities")
     if (mean is None) != (std is None):
         raise ValueError("mean and std belong together: one is given and the other is None")
     if mean is not None and images.is_floating_point():
         raise ValueError("floating-point images are taken as they are: pass mean=None and std=None, or uint8 images")
+
+
+def _check_arguments(config: TrainConfig, loss, checkpoint_every):
+    "Raise for combinations that would be ignored in silence."
+    if loss is not None and (config.mix is not None or config.label_smoothing):
+        raise ValueError(f"a custom loss excludes mix={config.mix!r} and label_smoothing={config.label_smoothing}: they belong to cross-entropy")
+    if checkpoint_every is not None and checkpoint_every < 1:
+        raise ValueError(f"checkpoint_every is {checkpoint_every}; allowed: whole numbers from 1, or None for every epoch")
 
 
 def _prepare(images: torch.Tensor, mean, std) -> torch.Tensor:
@@ -328,7 +342,7 @@ class History:
     "What a run leaves besides the weights."
     loss: list[float] = field(default_factory=list)  # mean training loss of each epoch
     lr: list[float] = field(default_factory=list)    # learning rate of each epoch's last step
-    seconds: float = 0.0                             # wall time of training, interruptions not counted
+    seconds: float = 0.0                             # wall time, callbacks included, interruptions not
     steps: int = 0                                   # optimizer steps taken
 
 
@@ -336,7 +350,8 @@ class _Run:
     "The state of a run: everything that a checkpoint must hold, and the objects it acts on."
 
     def __init__(self, model, images, labels, config, mean, std, augment, loss, device, rank, world):
-        self.config, self.augment, self.loss, self.device, self.rank, self.world = config, augment, loss, device, rank, world
+        self.config, self.augment, self.loss = config, augment, loss
+        self.device, self.rank, self.world = device, rank, world
         model.to(device, memory_format=torch.channels_last if config.channels_last else torch.preserve_format)
         move = device.type != "cpu" and images.numel() * images.element_size() <= 2 << 30
         self.images, self.labels = images.to(device) if move else images, labels.to(device)
@@ -345,9 +360,11 @@ class _Run:
         self.total = config.epochs * self.per_epoch if config.steps is None else config.steps
         self.order = torch.Generator().manual_seed(config.seed)
         self.draws = torch.Generator(device).manual_seed(_stream(config.seed, f"augment/{rank}"))
-        self.optimizer = torch.optim.SGD(parameter_groups(model, config.weight_decay), lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
-        self.model = model
-        self.net = nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None) if world > 1 else model
+        groups = parameter_groups(model, config.weight_decay)
+        self.optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+        self.model = self.net = model
+        if world > 1:
+            self.net = nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
         self.step, self.permutation, self.history = 0, None, History()
         self.pending, self.loss_sum, self.seen, self.last_good = [], 0.0, 0, None
         self.look_every = 1 if device.type == "cpu" else 25
@@ -526,11 +543,11 @@ def train(
 ) -> History:
     """Train `model` by SGD as `config` says. Deterministic given `config.seed`; the global random state is as before afterwards.
 
-    Raises `NonFiniteLoss` when the loss diverges, `CheckpointError` for a checkpoint that is damaged or of another run, `ValueError` for arguments that do not fit.
-    Under torchrun each process trains on its slice of every batch; a custom `loss` then gets the DistributedDataParallel wrapper as its model."""
+    Raises `NonFiniteLoss` when the loss diverges, `CheckpointError` for a checkpoint that is damaged or of another run, and
+    `ValueError` for arguments that do not fit. Under torchrun each process trains on its slice of every batch; a custom `loss`
+    then gets the DistributedDataParallel wrapper as its model."""
     _check_data(images, labels, mean, std)
-    if loss is not None and (config.mix is not None or config.label_smoothing):
-        raise ValueError(f"a custom loss cannot be combined with mix={config.mix!r} or label_smoothing={config.label_smoothing}: they belong to cross-entropy")
+    _check_arguments(config, loss, checkpoint_every)
     rank, world, device = _processes(device, model)
     with _own_randomness(config.seed, rank, device), ghost_batch_norm(model, config.batch_repeats):
         run = _Run(model, images, labels, config, mean, std, augment, loss, device, rank, world)
@@ -542,7 +559,7 @@ def train(
                 _resume(run, Path(checkpoint), settings)
         with tqdm(total=run.total, initial=run.step, desc="training", unit="step", leave=False, disable=not progress or rank > 0) as bar:
             _loop(run, on_step, on_epoch, save, checkpoint_every, bar)
-    model.eval()
+    model.to(memory_format=torch.contiguous_format).eval()
     return run.history
 
 # %% ../nbs/01_foundations/03_training.ipynb #e21f1e8e
