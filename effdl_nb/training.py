@@ -465,12 +465,13 @@ def _random_states(run: _Run) -> dict[str, torch.Tensor]:
 
 
 def _restore_random(run: _Run, tensors: dict[str, torch.Tensor]):
-    "Put this process's generators back."
+    "Put this process's generators back; a state must be a tensor of its own, since PyTorch reads a row's storage from its start."
+    mine = {name: tensors[f"random/{name}"][run.rank].clone() for name in ("augment", "global", "cuda") if f"random/{name}" in tensors}
     run.order.set_state(tensors["random/order"])
-    run.draws.set_state(tensors["random/augment"][run.rank])
-    torch.set_rng_state(tensors["random/global"][run.rank])
-    if run.device.type == "cuda":
-        torch.cuda.set_rng_state(tensors["random/cuda"][run.rank], run.device)
+    run.draws.set_state(mine["augment"])
+    torch.set_rng_state(mine["global"])
+    if "cuda" in mine:
+        torch.cuda.set_rng_state(mine["cuda"], run.device)
 
 # %% ../nbs/01_foundations/03_training.ipynb #71c14747
 def _save(run: _Run, path: Path, settings: dict):

@@ -129,7 +129,8 @@ def test_shake_shake_in_expectation_is_the_evaluation_mode_block():
         assert (mean - block.eval()(x)[0]).abs().max() < 0.1 * block.eval()(x).abs().max()
 
 
-WRONG_NAMES = ["", "WRN-40-2", "wrn-41-2", "wrn-4-2", "wrn-16-0", "wrn-40", "resnet-34", "vgg11", "convnet-0", "convnet-6", "shake-shake-26-2x0d", "convnet-3 "]
+WRONG_NAMES = ["", "WRN-40-2", "wrn-41-2", "wrn-4-2", "wrn-16-0", "wrn-40", "resnet-34", "vgg11", "convnet-0", "convnet-6",
+               "shake-shake-26-2x0d", "convnet-3 "]
 
 
 @pytest.mark.parametrize("name", WRONG_NAMES)

@@ -1,0 +1,594 @@
+"""Properties and faults of effdl_nb.training that its notebook does not show."""
+
+import contextlib
+import copy
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from effdl_nb import training
+from effdl_nb.networks import build
+from effdl_nb.training import (
+    CheckpointError,
+    NonFiniteLoss,
+    TrainConfig,
+    crop_flip,
+    cutmix,
+    cutmix_box,
+    evaluate,
+    ghost_batch_norm,
+    lr_at,
+    mixup,
+    parameter_groups,
+    steps_per_epoch,
+    train,
+)
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+CONFIG = TrainConfig(epochs=2, batch_size=16, lr=0.05, seed=1)
+
+
+@pytest.fixture(scope="module")
+def data():
+    g = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (70, 3, 8, 8), generator=g, dtype=torch.uint8), torch.randint(0, 10, (70,), generator=g)
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return build("small-convnet", width=2, image_size=8)
+
+
+def same(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def fit(data, config=CONFIG, model=None, **kw):
+    model = network() if model is None else model
+    kw = {"mean": MEAN, "std": STD, "progress": False} | kw
+    return model, train(model, *data, config, **kw)
+
+
+# settings and schedule
+
+@pytest.mark.parametrize(("field", "value"), [
+    ("schedule", "linear"), ("mix", "cutout"), ("precision", "fp16"), ("epochs", -1), ("epochs", 1.5), ("steps", -1), ("batch_size", 0),
+    ("batch_repeats", 0), ("seed", -1), ("lr", -0.1), ("lr", math.nan), ("lr", None), ("momentum", 1.0), ("weight_decay", -1e-4),
+    ("warmup_epochs", -1), ("gamma", math.inf), ("label_smoothing", 1.0), ("clip_norm", 0.0), ("mix_alpha", -1.0), ("milestones", (1,))])
+def test_settings_that_make_no_sense(field, value):
+    with pytest.raises(ValueError, match=field):
+        TrainConfig(**{field: value})
+
+
+def test_settings_are_values():
+    a, b = (TrainConfig(schedule="step", milestones=m) for m in ([3, 5], (3, 5)))
+    assert a == b and hash(a) == hash(b)
+    with pytest.raises(AttributeError):
+        a.lr = 1.0
+
+
+def test_lr_at_hand_computed_points():
+    c = TrainConfig(lr=1.0, warmup_epochs=1.5, schedule="cosine")   # 10 steps an epoch: 15 warm-up steps, 100 in all
+    expected = {0: 1 / 15, 14: 1.0, 15: 1.0, 15 + 85 // 5: 0.5 * (1 + math.cos(math.pi / 5))}
+    assert all(math.isclose(lr_at(s, c, 10, 100), v) for s, v in expected.items())
+    assert lr_at(99, c, 10, 100) < 1e-3
+    step = TrainConfig(lr=1.0, schedule="step", milestones=(2, 4.5), gamma=0.5)
+    assert [lr_at(s, step, 10, 100) for s in (0, 19, 20, 44, 45, 99)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
+    constant = TrainConfig(lr=0.3, warmup_epochs=0.2, schedule="constant")
+    assert [lr_at(s, constant, 10, 100) for s in (0, 1, 2, 99)] == [0.15, 0.3, 0.3, 0.3]
+
+
+def test_train_steps_with_lr_at(data):
+    c = replace(CONFIG, schedule="step", milestones=(1,), gamma=0.1, warmup_epochs=0.4)
+    seen = []
+    _, history = fit(data, c, loss=lambda model, x, y: (seen.append(model.body[0].weight.detach().clone()), model(x).sum() * 0)[1])
+    assert history.lr == [lr_at(4, c, 5, 10), lr_at(9, c, 5, 10)] == pytest.approx([0.05, 0.005])
+    # a zero gradient leaves only decay, w <- (1 - lr (v)) w with momentum 0; with momentum .9 the velocity accumulates the decay
+    w = v = None
+    for s, weight in enumerate(seen):
+        if w is not None:
+            torch.testing.assert_close(weight, w)
+        w, v = weight, c.weight_decay * weight if v is None else 0.9 * v + c.weight_decay * weight
+        w = w - lr_at(s, c, 5, 10) * v
+
+
+def test_weight_decay_groups_exempt_vectors_and_frozen():
+    model = network()
+    model.body[0].weight.requires_grad_(False)
+    decayed, exempt = parameter_groups(model, 0.1)
+    assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.1, 0.0)
+    assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim == 1 for p in exempt["params"])
+    assert len(decayed["params"]) + len(exempt["params"]) == len(list(model.parameters())) - 1
+    assert len(parameter_groups(nn.Linear(3, 3, bias=False), 0.1)) == 1
+
+
+# the run
+
+def plain(model, data, config):
+    images, labels = data
+    x = ((images.float() / 255) - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+    g = torch.Generator().manual_seed(config.seed)
+    optimizer = torch.optim.SGD([
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ], lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+    model.train()
+    for _ in range(config.epochs):
+        for index in torch.randperm(len(images), generator=g).split(config.batch_size):
+            if config.drop_last and len(index) < config.batch_size:
+                continue
+            optimizer.zero_grad()
+            F.cross_entropy(model(x[index]), labels[index], label_smoothing=config.label_smoothing).backward()
+            if config.clip_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+            optimizer.step()
+    return model
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"momentum": 0.0}, {"nesterov": True}, {"weight_decay": 0.1}, {"drop_last": True}, {"clip_norm": 0.1}, {"label_smoothing": 0.2}])
+def test_equals_a_plain_loop_bit_for_bit(data, changes):
+    config = replace(CONFIG, schedule="constant", **changes)
+    assert same(fit(data, config)[0], plain(network(), data, config))
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"precision": "bf16"}, {"channels_last": True}, {"mix": "mixup"}, {"mix": "cutmix"}, {"batch_repeats": 3}, {"momentum": 0.0}, {"seed": 2}])
+def test_two_runs_are_equal_and_the_global_state_is_not_touched(data, changes):
+    config = replace(CONFIG, **changes)
+    first, history = fit(data, config, augment=crop_flip)
+    torch.manual_seed(123)
+    torch.rand(5)
+    model, before = copy.deepcopy(first), torch.get_rng_state()
+    model.load_state_dict(network().state_dict())
+    torch.set_rng_state(before)
+    again = train(model, *data, config, mean=MEAN, std=STD, augment=crop_flip, progress=False)
+    assert torch.equal(before, torch.get_rng_state())
+    assert same(model, first) and again.loss == history.loss
+    assert all(p.is_contiguous() for p in first.parameters()) and not first.training
+
+
+def test_the_global_state_is_restored_after_an_error(data):
+    model = network()
+    before = torch.get_rng_state()
+
+    def fail(model, step, epoch):
+        torch.rand(3)
+        raise RuntimeError("stop here")
+
+    with pytest.raises(RuntimeError, match="stop here"):
+        fit(data, model=model, on_step=fail)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_callbacks_and_history(data):
+    steps, epochs = [], []
+    _, history = fit(data, on_step=lambda m, s, e: steps.append((s, e)), on_epoch=lambda m, e: epochs.append(e))
+    assert steps == [(s, s / 5) for s in range(10)] and epochs == [0, 1, 2]          # ceil(70 / 16) = 5 steps
+    assert history.steps == 10 and len(history.loss) == len(history.lr) == 2 and history.seconds > 0
+
+
+def test_steps_override_epochs(data):
+    epochs = []
+    model, history = fit(data, replace(CONFIG, steps=7), on_epoch=lambda m, e: epochs.append(e))
+    assert history.steps == 7 and epochs == [0, 1, 2] and len(history.loss) == 2
+    assert same(fit(data, replace(CONFIG, steps=0))[0], network())
+    assert not same(model, network())
+
+
+def test_a_callback_may_evaluate(data):
+    accuracies = []
+    with_callback, _ = fit(data, on_epoch=lambda m, e: accuracies.append(evaluate(m, *data, mean=MEAN, std=STD)))
+    assert same(with_callback, fit(data)[0]) and len(accuracies) == 3
+
+
+def test_epoch_loss_is_the_mean_over_images(data):
+    # a constant network: the loss of each image never changes, so the epoch's mean is known in spite of an incomplete last batch
+    images, labels = data
+    _, history = fit(data, replace(CONFIG, lr=0.0, weight_decay=0.0), loss=lambda model, x, y: model(x).sum() * 0 + y.float().mean())
+    assert history.loss == pytest.approx([labels.float().mean().item()] * 2)
+
+
+def test_hard_and_one_hot_labels_agree(data):
+    images, labels = data
+    hard, soft = fit(data)[0], fit((images, F.one_hot(labels, 10).float()))[0]
+    assert all(torch.allclose(p, q, atol=1e-5) for p, q in zip(hard.parameters(), soft.parameters(), strict=True))
+
+
+def test_float_images_are_taken_as_they_are(data):
+    images, labels = data
+    floats = training.normalize(images, MEAN, STD)
+    assert same(fit((floats, labels), mean=None, std=None)[0], fit(data)[0])
+
+
+def test_memory_mapped_images(data, tmp_path):
+    images, labels = data
+    np.save(tmp_path / "images.npy", images.numpy())
+    mapped = torch.from_numpy(np.load(tmp_path / "images.npy", mmap_mode="r+"))
+    assert same(fit((mapped, labels))[0], fit(data)[0])
+
+
+def test_clipping_bounds_the_first_update(data):
+    config = replace(CONFIG, steps=1, clip_norm=0.01, weight_decay=0.0, lr=1.0, schedule="constant")
+    before, after = network(), fit(data, config)[0]
+    update = torch.cat([(p - q).flatten() for p, q in zip(before.parameters(), after.parameters(), strict=True)]).norm()
+    assert update.item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_too_little_data_names_the_sizes(data):
+    few = data[0][:5], data[1][:5]
+    with pytest.raises(ValueError, match="5 images make no batch of 16 with drop_last=True"):
+        fit(few, replace(CONFIG, drop_last=True))
+    with pytest.raises(ValueError, match="0 images"):
+        fit((data[0][:0], data[1][:0]))
+    assert fit(few)[1].steps == 2
+
+
+STEPS = [(70, 16, False, 1, 5), (70, 16, True, 1, 4), (64, 16, False, 4, 4), (66, 16, False, 2, 5), (5, 16, False, 5, 1)]
+
+
+@pytest.mark.parametrize(("n", "batch", "drop", "world", "steps"), STEPS)
+def test_steps_per_epoch(n, batch, drop, world, steps):
+    assert steps_per_epoch(n, TrainConfig(batch_size=batch, drop_last=drop), world) == steps
+
+
+@pytest.mark.parametrize(("n", "batch", "world"), [(65, 16, 2), (64, 3, 4)])
+def test_batches_that_cannot_be_shared(n, batch, world):
+    with pytest.raises(ValueError, match=f"{world} processes"):
+        steps_per_epoch(n, TrainConfig(batch_size=batch), world)
+
+
+@pytest.mark.parametrize(("change", "word"), [
+    (lambda x, y: {"images": x[0]}, "N, C, H, W"),
+    (lambda x, y: {"images": x.long()}, "uint8 or floating"),
+    (lambda x, y: {"labels": y[:-1]}, "70 images"),
+    (lambda x, y: {"labels": y.float()}, "labels"),
+    (lambda x, y: {"std": None}, "belong together"),
+    (lambda x, y: {"images": x.float()}, "as they are"),
+    (lambda x, y: {"config": replace(CONFIG, mix="mixup"), "loss": lambda m, a, b: m(a).sum()}, "custom loss"),
+    (lambda x, y: {"checkpoint_every": 0}, "checkpoint_every"),
+])
+def test_arguments_that_do_not_fit(data, change, word):
+    arguments = {"images": data[0], "labels": data[1], "config": CONFIG, "mean": MEAN, "std": STD, "progress": False} | change(*data)
+    with pytest.raises(ValueError, match=word):
+        train(network(), **arguments)
+
+
+# checkpoints
+
+class Killed(Exception):
+    "Stands for the end of a process."
+
+
+def killer(at):
+    def on_step(model, step, epoch):
+        if step == at:
+            raise Killed
+    return on_step
+
+
+RESUMABLE = {
+    "small": (lambda: network(), {"nesterov": True, "warmup_epochs": 0.5, "mix": "cutmix", "batch_repeats": 2}),
+    "shake": (lambda: (torch.manual_seed(0), build("shake-shake-26-2x2d", image_size=8))[1], {}),   # draws from the global random state
+    "bf16": (lambda: network(), {"precision": "bf16", "channels_last": True, "schedule": "step", "milestones": (1,)}),
+    "no momentum": (lambda: network(), {"momentum": 0.0}),
+}
+
+
+@pytest.mark.parametrize("kind", RESUMABLE)
+@pytest.mark.parametrize(("at", "every"), [(1, 1), (4, 3), (5, 1), (8, 3), (8, None)])
+def test_resuming_is_exact(data, tmp_path, kind, at, every):
+    make, changes = RESUMABLE[kind]
+    config = replace(CONFIG, **changes)
+    whole, history = fit(data, config, make(), augment=crop_flip)
+    file = tmp_path / "run.safetensors"
+    with contextlib.suppress(Killed):
+        fit(data, config, make(), augment=crop_flip, checkpoint=file, checkpoint_every=every, on_step=killer(at))
+    assert file.exists()
+    steps = []
+    resumed, again = fit(data, config, make(), augment=crop_flip, checkpoint=file, checkpoint_every=every, on_step=lambda m, s, e: steps.append(s))
+    assert steps[0] == (at // every * every if every else 5)
+    assert same(resumed, whole) and again.loss == history.loss and again.lr == history.lr and again.steps == 10
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.safetensors"]
+
+
+def test_resuming_starts_from_the_file_and_not_from_the_model(data, tmp_path):
+    whole, _ = fit(data)
+    with contextlib.suppress(Killed):
+        fit(data, checkpoint=tmp_path / "c", on_step=killer(7))
+    assert same(fit(data, model=network(seed=9), checkpoint=tmp_path / "c")[0], whole)
+
+
+def test_a_finished_run_only_loads(data, tmp_path):
+    whole, history = fit(data, checkpoint=tmp_path / "c")
+    called = []
+    again, loaded = fit(data, checkpoint=tmp_path / "c", on_step=lambda *_: called.append(1), on_epoch=lambda *_: called.append(2))
+    assert same(again, whole) and loaded == history and called == []
+
+
+def test_an_epoch_interrupted_in_its_callback_is_called_again(data, tmp_path):
+    calls = []
+
+    def on_epoch(model, epoch):
+        calls.append(epoch)
+        if calls == [0, 1, 2]:
+            raise Killed
+
+    with contextlib.suppress(Killed):
+        fit(data, checkpoint=tmp_path / "c", on_epoch=on_epoch)
+    fit(data, checkpoint=tmp_path / "c", on_epoch=on_epoch)
+    assert calls == [0, 1, 2, 2]
+
+
+def test_a_crash_while_writing_keeps_the_last_checkpoint(data, tmp_path, monkeypatch):
+    file = tmp_path / "c"
+    with contextlib.suppress(Killed):
+        fit(data, checkpoint=file, checkpoint_every=2, on_step=killer(3))
+    before = file.read_bytes()
+
+    def broken(tensors, path, metadata):
+        path.write_bytes(b"half a ")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(training, "save_file", broken)
+    with pytest.raises(OSError, match="no space"):
+        fit(data, checkpoint=file, checkpoint_every=2)
+    assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]
+    monkeypatch.undo()
+    assert same(fit(data, checkpoint=file, checkpoint_every=2)[0], fit(data)[0])
+
+
+@pytest.mark.parametrize(("what", "name"), [
+    ({"config": replace(CONFIG, lr=0.06)}, "lr"),
+    ({"config": replace(CONFIG, seed=2)}, "seed"),
+    ({"mean": (0.5, 0.5, 0.5)}, "mean"),
+    ({"augment": crop_flip}, "augment"),
+    ({"loss": lambda m, x, y: F.cross_entropy(m(x), y)}, "loss"),
+    ({"model": build("small-convnet", width=3, image_size=8)}, "parameters"),
+    ({"labels": True}, "data"),
+])
+def test_a_checkpoint_of_another_run_is_refused_with_both_hashes(data, tmp_path, what, name):
+    fit(data, checkpoint=tmp_path / "c")
+    other = dict(what)
+    if other.pop("labels", False):
+        data = data[0], data[1].flip(0)
+    with pytest.raises(CheckpointError) as error:
+        fit(data, checkpoint=tmp_path / "c", **other)
+    text = str(error.value)
+    assert f"differ in: {name}" in text or f", {name}" in text
+    hashes = [word for word in text.replace(",", " ").replace(")", " ").split() if len(word) == 16 and set(word) <= set("0123456789abcdef")]
+    assert len(hashes) == 2 and hashes[0] != hashes[1]
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 5000, -1])
+def test_a_truncated_checkpoint_is_named(data, tmp_path, keep):
+    file = tmp_path / "cut.safetensors"
+    fit(data, checkpoint=file)
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match="cut.safetensors is not a whole checkpoint"):
+        fit(data, checkpoint=file)
+
+
+def test_a_foreign_file_is_not_a_checkpoint(data, tmp_path):
+    save_file({"x": torch.zeros(2)}, tmp_path / "c")
+    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+        fit(data, checkpoint=tmp_path / "c")
+    save_file({"x": torch.zeros(2)}, tmp_path / "c", metadata={"effdl_nb": json.dumps({"step": 3})})
+    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+        fit(data, checkpoint=tmp_path / "c")
+
+
+# losses that are not finite
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path, bad):
+    count = []
+
+    def loss(model, x, y):
+        count.append(1)
+        return F.cross_entropy(model(x), y) * (bad if len(count) == 8 else 1)
+
+    with pytest.raises(NonFiniteLoss) as error:
+        fit(data, loss=loss, checkpoint=tmp_path / "c", checkpoint_every=1)
+    e = error.value
+    assert e.step == 7 and e.epoch == 7 / 5 and e.lr == lr_at(7, CONFIG, 5, 10) and math.isfinite(e.last_good) and len(count) == 8
+    assert "step 7" in str(e) and "last finite loss" in str(e)
+    weights = [t for n, t in load_file(tmp_path / "c").items() if n.startswith("model/") and t.is_floating_point()]
+    assert weights and all(t.isfinite().all() for t in weights)
+
+
+def test_a_bad_first_loss_has_no_good_one_before(data):
+    with pytest.raises(NonFiniteLoss, match="no finite loss before"):
+        fit(data, loss=lambda m, x, y: m(x).sum() * math.nan)
+
+
+def test_weights_that_the_last_step_broke(data):
+    def loss(model, x, y):
+        return (model.classifier.weight * 0).sqrt().sum() + model(x).sum() * 0 + 1   # finite, with an infinite gradient
+
+    with pytest.raises(NonFiniteLoss, match="a weight is nan"):
+        fit(data, replace(CONFIG, steps=1), loss=loss)
+
+
+# augmentation, mixing, ghost batch norm
+
+def test_crop_flip_moves_pixels_and_invents_none():
+    images = torch.arange(1, 1 + 50 * 3 * 6 * 6).reshape(50, 3, 6, 6).float()
+    g = torch.Generator().manual_seed(0)
+    out = crop_flip(images, g, pad=2)
+    assert out.shape == images.shape and out.dtype == images.dtype
+    for a, b in zip(out, images, strict=True):
+        kept = a[a > 0]
+        assert set(kept.tolist()) <= set(b.flatten().tolist()) and len(kept.unique()) == len(kept) >= 3 * 16
+    only_flipped = crop_flip(images, g, pad=0)
+    assert all(torch.equal(a, b) or torch.equal(a, b.flip(-1)) for a, b in zip(only_flipped, images, strict=True))
+
+
+def test_augmentation_sees_bytes_and_replicas_differ(data):
+    batches = []
+
+    def spy(images, generator):
+        assert images.dtype == torch.uint8
+        batches.append(images.clone())
+        return crop_flip(images, generator)
+
+    seen = []
+    config = replace(CONFIG, epochs=1, batch_repeats=3)
+    fit(data, config, augment=spy, loss=lambda m, x, y: (seen.append((x, y)), m(x).sum())[1])
+    a, b, c = batches[0].chunk(3)
+    assert len(batches[0]) == 48 and torch.equal(a, b) and torch.equal(b, c)      # the same images ...
+    x, y = seen[0]
+    assert not torch.equal(x[:16], x[16:32]) and torch.equal(y[:16], y[16:32])     # ... augmented differently, with the same labels
+    assert sum(len(batch) for batch in batches) == 3 * 70
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.25, 0.8, 1.0])
+@pytest.mark.parametrize("centre", [(0.0, 0.0), (0.5, 0.5), (0.99, 0.3)])
+def test_cutmix_label_share_is_the_pixel_share(lam, centre):
+    images = torch.stack([torch.zeros(3, 10, 14), torch.ones(3, 10, 14)])
+    mixed, share = cutmix(images, torch.tensor([1, 0]), cutmix_box(10, 14, lam, *centre))
+    assert mixed[0].mean().item() == pytest.approx(1 - share) and mixed[1].mean().item() == pytest.approx(share)
+    assert images[0].max() == 0 and share >= lam - 0.15                            # the input is left alone; clipping only raises the share
+
+
+def test_mixup_is_linear_and_a_fixed_point_for_equal_images():
+    x, partner = torch.randn(5, 3, 4, 4), torch.tensor([1, 2, 3, 4, 0])
+    torch.testing.assert_close(mixup(x, partner, 0.7), 0.7 * x + 0.3 * x[partner])
+    assert torch.equal(mixup(x, partner, 1.0), x) and torch.equal(mixup(x[:1].expand(5, -1, -1, -1), partner, 0.4)[0], x[0])
+
+
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+def test_mixed_training_minimises_the_soft_label_loss(data, mix):
+    # one step without momentum: the gradient must be that of the loss with explicitly mixed labels
+    config = replace(CONFIG, steps=1, mix=mix, momentum=0.0, weight_decay=0.0, lr=1.0, schedule="constant", label_smoothing=0.1)
+    trained, history = fit(data, config)
+    model = network().train()
+    index = torch.randperm(70, generator=torch.Generator().manual_seed(config.seed))[:16]
+    x, y = training.normalize(data[0][index], MEAN, STD), data[1][index]
+    draws = torch.Generator().manual_seed(training._stream(config.seed, "augment/0"))
+    x, partner, lam = training._mix(config, 0, x, draws)
+    soft = lam * F.one_hot(y, 10) + (1 - lam) * F.one_hot(y[partner], 10)
+    loss = F.cross_entropy(model(x), soft, label_smoothing=0.1)
+    assert history.loss[0] == pytest.approx(loss.item(), rel=1e-5)
+    for p, g, q in zip(model.parameters(), torch.autograd.grad(loss, list(model.parameters())), trained.parameters(), strict=True):
+        torch.testing.assert_close(p - g, q, atol=1e-5, rtol=1e-4)
+
+
+def test_mixing_shares_follow_the_beta_distribution():
+    config = replace(CONFIG, mix="mixup", mix_alpha=0.5)
+    g = torch.Generator().manual_seed(0)
+    shares = np.array([training._mix(config, s, torch.zeros(2, 1, 1, 1), g)[2] for s in range(3000)])
+    assert abs(shares.mean() - 0.5) < 0.02 and abs(shares.var() - 1 / 8) < 0.01    # Beta(a, a) has variance 1 / (4 (2a + 1))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_ghost_batch_norm_equals_separate_passes(groups):
+    torch.manual_seed(0)
+    model = network().double().train()
+    twin, x = copy.deepcopy(model), torch.randn(16, 3, 8, 8, dtype=torch.float64)
+    with ghost_batch_norm(model, groups):
+        together = model(x)
+        together.square().sum().backward()
+    separate = torch.cat([twin(part) for part in x.chunk(groups)])
+    separate.square().sum().backward()
+    torch.testing.assert_close(together, separate)
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+    for p, q in zip(model.buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+def test_ghost_batch_norm_leaves_no_trace_even_after_an_error():
+    model = network().train()
+    with pytest.raises(ValueError, match="batch of 7 cannot be cut into 2"), ghost_batch_norm(model, 2):
+        model(torch.randn(7, 3, 8, 8))
+    assert not any("forward" in vars(m) for m in model.modules())
+    with ghost_batch_norm(model, 2):
+        model.eval()(torch.randn(7, 3, 8, 8))                                      # evaluation does not cut
+
+
+# accuracy
+
+def test_evaluate_restores_the_mode_and_counts_the_last_batch(data):
+    model = network().train()
+    values = {evaluate(model, *data, mean=MEAN, std=STD, batch_size=b) for b in (1, 16, 69, 70, 500)}
+    assert len(values) == 1 and model.training
+    soft = F.one_hot(data[1], 10).float()
+    assert evaluate(model.eval(), data[0], soft, mean=MEAN, std=STD) in values and not model.training
+    with pytest.raises(ValueError, match="no images"):
+        evaluate(model, data[0][:0], data[1][:0])
+
+
+# several processes
+
+WORKER = """
+import sys
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import nn
+from effdl_nb.training import TrainConfig, crop_flip, train
+
+
+class Killed(Exception):
+    pass
+
+
+def fit(name, stop=None, augment=None, **kw):
+    g = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (70, 3, 8, 8), generator=g, dtype=torch.uint8)
+    labels = torch.randint(0, 10, (70,), generator=g)
+    torch.manual_seed(0 if not dist.is_initialized() else dist.get_rank())      # the processes' first weights differ: the first one's count
+    dropout = nn.Dropout(0.0 if augment is None else 0.5)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.GroupNorm(2, 4), nn.ReLU(), dropout, nn.Flatten(), nn.Linear(36, 10))
+    config = TrainConfig(epochs=2, batch_size=17, lr=0.05, clip_norm=1.0, seed=1)
+
+    def on_step(model, step, epoch):
+        if step == stop:
+            raise Killed
+
+    try:
+        history = train(model, images, labels, config, augment=augment, on_step=on_step, progress=False, device="cpu", **kw)
+    except Killed:
+        return
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    save_file(model.state_dict() | {"loss": torch.tensor(history.loss)}, f"{name}.{rank}")
+
+
+if __name__ == "__main__":
+    out = sys.argv[1]
+    fit(f"{out}/two")
+    fit(f"{out}/whole", augment=crop_flip)
+    fit(f"{out}/cut", stop=7, augment=crop_flip, checkpoint=f"{out}/run", checkpoint_every=2)
+    fit(f"{out}/cut", augment=crop_flip, checkpoint=f"{out}/run", checkpoint_every=2)
+"""
+
+
+def test_two_processes_train_as_one_and_resume_exactly(tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    environment = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")} | {"OMP_NUM_THREADS": "1"}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, tmp_path]
+    done = subprocess.run(launch, capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    scope = {"__name__": "one process"}
+    exec(compile(WORKER, "worker", "exec"), scope)
+    scope["fit"](f"{tmp_path}/one")
+    load = lambda name: load_file(tmp_path / name)  # noqa: E731
+    one, two = load("one.0"), load("two.0")
+    for name, expected in one.items():      # 70 = 4 x 17 + 2: slices of 9 and 8, and of 1 and 1
+        torch.testing.assert_close(two[name], expected, atol=1e-5, rtol=1e-4)
+    assert all(torch.equal(v, two[name]) for name, v in load("two.1").items())           # both processes end with the same weights
+    whole, cut = load("whole.0"), load("cut.0")
+    assert all(torch.equal(cut[name], whole[name]) for name in whole) and not torch.equal(whole["0.weight"], two["0.weight"])
