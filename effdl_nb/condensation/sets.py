@@ -92,9 +92,10 @@ def save_condensed(
         whitening = isinstance(made.whitening, ChannelWhitening)
     if whitening and made.whitening is None:
         raise ValueError("this set has no whitening to store; call refit first")
-    tensors = {"images": made.images.float(), "labels": made.labels, "pixels": made.to_raw() if made.whitening is None else made.whitening.decode(made.images)}
+    pixels = made.pixels if made.whitening is None else made.whitening.decode(made.images)
     stored = made.whitening.tensors() if whitening else {}
-    tensors = {k: v.detach().cpu().contiguous() for k, v in {**tensors, **{f"whitening.{k}": v for k, v in stored.items()}}.items()}
+    tensors = {"images": made.images.float(), "labels": made.labels, "pixels": pixels} | {f"whitening.{k}": v for k, v in stored.items()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     header = json.dumps(_header(made, bool(stored)), sort_keys=True, allow_nan=False)
     metadata = {"format": FORMAT, "version": str(VERSION), "header": header, "digest": _digest(header, tensors)}
     with atomic_write(path) as part:
@@ -104,14 +105,14 @@ def save_condensed(
 def _header(made: CondensedSet, stored: bool) -> dict:
     mark = made.fingerprint if made.whitening is None else made.whitening.fingerprint()
     kind = "zca" if made.whitening is None else made.whitening.kind
-    return {"method": made.method, "ipc": made.ipc, "classes": list(made.classes), "rate": made.rate, "seed": made.seed, "details": dict(made.details),
-            "whitening": {"kind": kind, "stored": stored, "fingerprint": list(mark)}}
+    return {"method": made.method, "ipc": made.ipc, "classes": list(made.classes), "rate": made.rate, "seed": made.seed,
+            "details": dict(made.details), "whitening": {"kind": kind, "stored": stored, "fingerprint": list(mark)}}
 
 # %% ../../nbs/04_condensation/00b_sets.ipynb #635036b1
 def load_condensed(
     path: str | Path,  # a file that `save_condensed` wrote
 ) -> CondensedSet:
-    "Read a condensed set. ValueError for a file that is damaged, altered, of another version or something else; FileNotFoundError if there is none."
+    "Read a condensed set; ValueError for a file that is damaged, altered, of another version or something else."
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no condensed set at {path}")
@@ -131,8 +132,8 @@ def load_condensed(
 
 def _rebuild(header: dict, tensors: dict[str, Tensor]) -> CondensedSet:
     w = header["whitening"]
-    prefix = "whitening."
-    whitening = whitening_from(w["kind"], {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}) if w["stored"] else None
+    stored = {k.removeprefix("whitening."): v for k, v in tensors.items() if k.startswith("whitening.")}
+    whitening = whitening_from(w["kind"], stored) if w["stored"] else None
     return CondensedSet(tensors["images"], tensors["labels"], tuple(header["classes"]), header["method"], header["ipc"], whitening,
                         header["rate"], header["seed"], header["details"], tensors["pixels"], tuple(w["fingerprint"]))
 
@@ -147,7 +148,7 @@ def refit(
     whitening = fit_zca(images, eps=made.fingerprint[0])
     found = whitening.fingerprint()
     if any(abs(a - b) > 1e-3 * abs(b) for a, b in zip(found, made.fingerprint, strict=True)):
-        raise ValueError(f"the whitening of these {len(images)} images has the fingerprint {found}, the condensed set was made with {list(made.fingerprint)}")
+        raise ValueError(f"these images have the fingerprint {found}, the set was made with {made.fingerprint}")
     return replace(made, whitening=whitening)
 
 
