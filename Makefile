@@ -1,0 +1,70 @@
+# make reproduce   set up, then run the study at PROFILE (quick) and render reports/quick/index.html
+# make test        set up, then run all tests: pytest, the notebooks, the workflow end to end
+# make check       export the notebooks, compare effdl_nb/ with git, lint, then test
+# make lab         JupyterLab on the notebooks
+# make benchmark   speed and memory against peers, side by side
+SHELL := /bin/bash
+PYTHON ?= python3
+PROFILE ?= quick
+CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+BIN := .venv/bin
+READY := .venv/.ready
+# Two one-thread processes do more than one with two threads; tests and notebooks run two at a time.
+TEST_ENV := OMP_NUM_THREADS=1 EFFDL_ROOT=$(CURDIR)
+
+.PHONY: setup reproduce report test check export lint tags lab readme benchmark lock clean
+
+setup: $(READY)
+
+# uv installs the locked environment in half a minute. The marker is written last: an interrupted set-up is done again.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"effdl_nb needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. Try: make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' constraints.txt)"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,grid]'
+	@touch $@
+
+reproduce: setup
+	@$(BIN)/python workflow/reproduce.py --profile $(PROFILE) --cores $(CORES)
+
+report: setup
+	@$(BIN)/python -m effdl_nb.report --profile $(PROFILE)
+
+test: setup
+	$(TEST_ENV) $(BIN)/nbdev_test --n_workers 2
+	$(TEST_ENV) $(BIN)/python -m pytest
+
+check: export lint tags test
+
+# The modules in effdl_nb/ are made from the notebooks: they must be what is committed.
+export: setup
+	@$(BIN)/nbdev_export
+	@git diff --exit-code -- effdl_nb || { echo "effdl_nb/ is not what nbdev_export makes of the notebooks"; exit 1; }
+
+lint: setup
+	@$(BIN)/ruff check .
+
+# Without the tag papermill ignores the parameters it is passed.
+tags: setup
+	@$(BIN)/python -m pytest -q tests/test_repository.py -k parameters
+
+lab: setup
+	@$(BIN)/jupyter lab --notebook-dir nbs
+
+# README.md is the index notebook, with the outputs that are stored in it.
+readme: setup
+	@$(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/index.ipynb
+	@$(BIN)/nbdev_clean --fname nbs/index.ipynb
+	@$(BIN)/python workflow/readme.py
+
+benchmark: setup
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt '.[bench]'
+	@for file in benchmarks/*.py; do echo "== $$file"; $(TEST_ENV) $(BIN)/python $$file || exit 1; done
+
+# New versions of everything, as far as pyproject.toml admits them.
+lock: setup
+	@$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
+	  --extra dev --extra grid --extra bench --upgrade pyproject.toml --output-file constraints.txt
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .snakemake

@@ -1,0 +1,21 @@
+"What several tests need: the checkout, and real data where they are at hand."
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+os.environ.setdefault("EFFDL_ROOT", str(ROOT))
+
+
+@pytest.fixture(scope="session")
+def full_data(tmp_path_factory) -> Path:
+    "A data root with real CIFAR-100 and Tiny ImageNet, unpacked from ../shared/data beside the project; a skip where that is absent."
+    script = ROOT.parent / "shared" / "data" / "unpack.py"
+    if not script.exists():
+        pytest.skip("the full data sets are not at hand: ../shared/data is absent")
+    out = tmp_path_factory.mktemp("data")
+    subprocess.run([sys.executable, script, out, "cifar100"], check=True, capture_output=True)
+    return out

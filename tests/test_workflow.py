@@ -1,0 +1,225 @@
+"The workflow end to end: a toy study that is killed, broken, changed and repeated, and the real tables at a tiny profile."
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parent.parent
+REPRODUCE = [sys.executable, str(ROOT / "workflow" / "reproduce.py")]
+EXPERIMENT = '''
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+@dataclass(frozen=True)
+class Settings:
+    size: int = 1      # a setting
+    wait: float = 0.0  # seconds a measurement takes
+
+def draw(row, settings: Settings, seed, work):
+    "Counts its calls in a file, so that tests see what was measured."
+    with open(Path(__file__).parent / "calls", "a") as f:
+        f.write(f"{row}:{seed}\\n")
+    if (Path(__file__).parent / f"break_{row}").exists():
+        raise RuntimeError("broken on purpose")
+    time.sleep(settings.wait)
+    return {"value": len(row) + seed * settings.size}
+'''
+CELLS = [
+    ('profile: str = "quick"\nrows: str = "all"\nseeds: str = "all"\nreports: str = ""', ["parameters"]),
+    ('from effdl_nb import report, study\nstudy.check_parameters(globals(), ("profile", "rows", "seeds", "reports"))', []),
+    ('outcome = study.run("table_9_1", profile, rows, reports or None, seeds)', []),
+    ('report.write_table("table_9_1", profile, reports or None)', []),
+    ("outcome.check()", []),
+]
+
+
+class Toy:
+    "A checkout with one table of three rows and two seeds."
+
+    def __init__(self, root: Path):
+        self.root, self.rows = root, root / "reports" / "toy" / "rows" / "table_9_1"
+        (root / "workflow" / "profiles").mkdir(parents=True)
+        (root / "nbs" / "05_reproduction").mkdir(parents=True)
+        (root / "toy_draws.py").write_text(EXPERIMENT)
+        (root / "workflow" / "tables.yaml").write_text(
+            'table_9_1: {kind: table, number: "9.1", chapter: 9, title: Draws, spread: interval, experiment: "toy_draws:draw",\n'
+            "  rows: {one: {label: One}, three: {label: Three}, seven: {label: Seven}},\n"
+            "  columns: {value: {label: Value, metric: value, digits: 2}}}\n")
+        (root / "workflow" / "thesis.yaml").write_text("table_9_1: {values: {one: {value: 3.0}}}\n")
+        self.profile()
+        cells = [nbformat.v4.new_code_cell(source, metadata={"tags": tags} if tags else {}) for source, tags in CELLS]
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), root / "nbs" / "05_reproduction" / "table_9_1.ipynb")
+
+    def profile(self, more: str = "", jobs: str = "table", changed: str = "remake"):
+        (self.root / "workflow" / "profiles" / "toy.yaml").write_text(
+            f"title: A toy\nthreads: 1\njobs: {jobs}\nchanged: {changed}\ntables: {{table_9_1: {{seeds: [0, 1]{more}}}}}\n")
+
+    @property
+    def environment(self) -> dict:
+        return os.environ | {"EFFDL_ROOT": str(self.root), "PYTHONPATH": str(self.root), "EFFDL_REPORTS": ""}
+
+    def start(self, *arguments) -> subprocess.Popen:
+        return subprocess.Popen([*REPRODUCE, "--profile", "toy", "--cores", "2", *arguments], cwd=self.root, env=self.environment,
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+    def run(self, *arguments) -> tuple[int, str]:
+        process = self.start(*arguments)
+        output, _ = process.communicate(timeout=300)
+        return process.returncode, output
+
+    def calls(self) -> list[str]:
+        "What was measured since the last look."
+        path = self.root / "calls"
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return lines
+
+    def there(self) -> list[str]:
+        return sorted(p.stem for p in self.rows.glob("*.json") if not p.name.endswith(".failed.json"))
+
+
+ALL = ["one:0", "one:1", "three:0", "three:1", "seven:0", "seven:1"]
+
+
+@pytest.fixture
+def toy(tmp_path) -> Toy:
+    return Toy(tmp_path)
+
+
+def test_run_repeat_and_delete(toy):
+    status, output = toy.run()
+    assert status == 0, output
+    assert toy.calls() == ALL and "table 9.1: 3 of 3 rows" in output
+    page = (toy.root / "reports" / "toy" / "index.html").read_text()
+    assert "3 of 3" in page and (toy.root / "reports" / "toy" / "notebooks" / "table_9_1.html").exists()
+
+    status, output = toy.run()   # a second time: nothing to do
+    assert status == 0 and toy.calls() == [], output
+
+    (toy.rows / "three.json").unlink()   # one row deleted: just that row
+    status, output = toy.run()
+    assert status == 0 and toy.calls() == ["three:0", "three:1"] and toy.there() == ["one", "seven", "three"], output
+
+
+def test_a_broken_row_fails_alone_and_is_tried_again(toy):
+    (toy.root / "break_three").touch()
+    status, output = toy.run()
+    assert status != 0 and "three (failed)" in output and toy.there() == ["one", "seven"], output
+    notebook = nbformat.read(toy.root / "reports" / "toy" / "notebooks" / "table_9_1.ipynb", as_version=4)
+    text = json.dumps(notebook)
+    assert "broken on purpose" in text and "RowsFailed" in text   # the executed notebook is there to read
+    page = (toy.root / "reports" / "toy" / "index.html").read_text()
+    assert "broken on purpose" in page and "2 of 3" in page
+    assert toy.calls() == ["one:0", "one:1", "three:0", "seven:0", "seven:1"]
+
+    (toy.root / "break_three").unlink()
+    status, output = toy.run()
+    assert status == 0 and toy.calls() == ["three:0", "three:1"], output
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_continues_and_loses_no_finished_seed(toy, how):
+    toy.profile(", row_settings: {seven: {wait: 60}}")
+    process = toy.start()
+    end = time.monotonic() + 120
+    while "seven:0" not in ((toy.root / "calls").read_text() if (toy.root / "calls").exists() else ""):
+        assert time.monotonic() < end and process.poll() is None, process.stdout.read()
+        time.sleep(0.2)
+    os.killpg(process.pid, how)   # everything at once, as a power cut or a Ctrl-C in a terminal would
+    process.communicate(timeout=60)
+    subprocess.run(["pkill", "-9", "-f", str(toy.root)], check=False)   # a kernel that outlived its parents
+    assert toy.there() == ["one", "three"]
+    toy.calls()
+    toy.profile(", row_settings: {seven: {wait: 0}}")
+    status, output = toy.run()
+    assert status == 0 and toy.calls() == ["seven:0", "seven:1"], output
+
+
+def test_changed_settings_make_what_they_concern(toy):
+    assert toy.run()[0] == 0
+    toy.calls()
+    toy.profile(", row_settings: {one: {size: 5}}")
+    status, output = toy.run()
+    assert status == 0 and toy.calls() == ["one:0", "one:1"], output
+
+
+def test_rows_as_jobs_and_kept_rows(toy):
+    toy.profile(jobs="row", changed="mark")
+    status, output = toy.run()
+    assert status == 0 and sorted(toy.calls()) == sorted(ALL), output
+    assert len(list((toy.root / "reports" / "toy" / "notebooks" / "table_9_1").glob("*.ipynb"))) == 3
+    (toy.root / "toy_draws.py").write_text(EXPERIMENT + "\nadded = 1\n")
+    status, output = toy.run()   # rows of a profile that costs hours are marked, not made again
+    assert status == 0 and toy.calls() == [], output
+    assert "older code" in (toy.root / "reports" / "toy" / "index.html").read_text()
+
+
+@pytest.mark.parametrize("profile, words", [
+    (", settings: {sizes: 3}", "unknown 'sizes'; allowed are size, wait"), (", rows: [two]", "unknown row 'two'; allowed are one, three, seven"),
+    (", seed: [1]", "unknown 'seed'; allowed are seeds, rows, columns")])
+def test_a_wrong_profile_is_refused_before_anything_runs(toy, profile, words):
+    toy.profile(profile)
+    status, output = toy.run()
+    assert status != 0 and words in output and toy.calls() == [], output
+
+
+def test_a_parameter_that_the_notebook_lacks_is_refused(toy):
+    path = toy.root / "nbs" / "05_reproduction" / "table_9_1.ipynb"
+    out = toy.root / "out.ipynb"
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(path), str(out), "-p", "profile", "toy", "-p"]
+    done = subprocess.run([*command, "rwos", "one"], env=toy.environment, cwd=toy.root, capture_output=True, text=True)
+    assert done.returncode != 0 and "unknown parameter 'rwos'; allowed are profile, rows, seeds, reports" in done.stderr
+    done = subprocess.run([*command, "rows", "one"], env=toy.environment, cwd=toy.root, capture_output=True, text=True)
+    assert done.returncode == 0 and toy.there() == ["one"], done.stderr
+
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[0].metadata.pop("tags")   # what nbdev_clean would do without its setting
+    nbformat.write(notebook, path)
+    status, output = toy.run()
+    assert status != 0 and "no parameter" in output and "tagged `parameters`" in output, output
+
+
+def test_two_runs_at_once_do_not_disturb_each_other(toy):
+    toy.profile(", settings: {wait: 2}")
+    first = toy.start()
+    end = time.monotonic() + 120
+    while not (toy.root / "calls").exists():
+        assert time.monotonic() < end and first.poll() is None
+        time.sleep(0.2)
+    status, output = toy.run()
+    assert status != 0 and "another run of profile toy is at work" in output
+    first.communicate(timeout=300)
+    assert first.returncode == 0 and toy.there() == ["one", "seven", "three"]
+
+
+@pytest.mark.timeout(900)
+def test_the_real_tables_at_a_tiny_profile(tmp_path):
+    tiny = ROOT / "tests" / "profiles" / "tiny.yaml"
+    done = subprocess.run([*REPRODUCE, "--profile", str(tiny), "--cores", "2", "--reports", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (tmp_path / "tiny" / "index.html").read_text()
+    for table, rows in (("table_2_3", 3), ("table_3_2", 4), ("table_4_1", 3)):
+        assert len(list((tmp_path / "tiny" / "rows" / table).glob("*.json"))) == rows
+        assert f'href="notebooks/{table}.html"' in page and (tmp_path / "tiny" / "figures" / f"{table}.svg").exists()
+    record = json.loads((tmp_path / "tiny" / "rows" / "table_4_1" / "iatm.json").read_text())
+    assert record["measurements"][0]["provenance"]["data"].startswith("cifar10-sample:")
+    assert all(0 <= value <= 100 for values in record["cells"][0]["values"].values() for value in values)
+
+
+@pytest.mark.timeout(900)
+def test_the_plain_papermill_command_of_the_readme(tmp_path):
+    tiny = ROOT / "tests" / "profiles" / "tiny.yaml"
+    out = tmp_path / "out.ipynb"
+    environment = os.environ | {"EFFDL_REPORTS": str(tmp_path), "EFFDL_ROOT": ""}
+    done = subprocess.run([sys.executable, "-m", "papermill", "nbs/05_reproduction/table_4_1.ipynb", str(out), "-p", "profile", str(tiny), "-p", "rows", "random"],
+                          cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "tiny" / "rows" / "table_4_1" / "random.json").exists()
