@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SearchConfig', 'warn_if_too_short', 'step_generator', 'class_members', 'draw_pairs', 'every_transform',
            'sampled_chains', 'SearchData', 'step_rewards', 'SearchStateError', 'SearchFailed', 'search_fingerprint',
-           'PolicySearch', 'held_out_cosine', 'pretrain_proxy']
+           'SearchState', 'PolicySearch', 'held_out_cosine', 'pretrain_proxy']
 
 # %% ../../nbs/03_deepaa/04_search.ipynb #fee706a2
 import hashlib
@@ -26,9 +26,17 @@ from tqdm.auto import tqdm
 import effdl_nb
 from ..data import Split, normalize
 from .operations import SearchSpace, apply_transforms, check_images
-from .policy import Policy, prefix_policy, single_policy, top_operations
-from .reward import DegenerateGradient, batch_gradient, cosine, directional_derivatives
-from .reward import direction, logit_gradient, monte_carlo_reward, regularized_reward
+from .policy import Policy, single_policy, top_operations
+from effdl_nb.deepaa.reward import (
+    DegenerateGradient,
+    batch_gradient,
+    cosine,
+    direction,
+    directional_derivatives,
+    logit_gradient,
+    monte_carlo_reward,
+    regularized_reward,
+)
 from ..files import atomic_write, settings_hash
 from ..networks import build
 from ..training import TrainConfig, train
@@ -116,7 +124,8 @@ class SearchData:
     def inputs(self, images: torch.Tensor) -> torch.Tensor:
         "uint8 images of any leading shape as the proxy's float inputs, on its device."
         device = next(self.model.parameters()).device
-        return normalize(images.flatten(0, -4).to(device), self.mean, self.std).view(images.shape)
+        flat = normalize(images.flatten(0, -4).to(device), self.mean, self.std).contiguous(memory_format=torch.channels_last)
+        return flat if images.ndim == 4 else flat.unflatten(0, images.shape[:-3])
 
     def gradient(self, positions: torch.Tensor) -> torch.Tensor:
         "v: the mean gradient of validation images."
@@ -211,11 +220,8 @@ def _load_state(path: Path, fingerprint: dict) -> tuple[dict[str, torch.Tensor],
     return tensors, header
 
 # %% ../../nbs/03_deepaa/04_search.ipynb #6820968b
-class PolicySearch:
-    """Search a policy layer by layer (Section 3.3.3); `run()` returns it, `history` has one record for each step.
-
-    Deterministic under config.seed. With `state` it saves itself every few steps, and continues there when made again with the same arguments.
-    """
+class SearchState:
+    "Arguments and progress of a search, and their way to a file and back."
 
     def __init__(
         self,
@@ -277,6 +283,13 @@ class PolicySearch:
             header = {"step": self.step, "history": self.history, "skipped": self.skipped, "seconds": self.seconds, "stopped": self.stopped}
             _save_state(self.state, tensors, {**header, "fingerprint": self.fingerprint})
 
+# %% ../../nbs/03_deepaa/04_search.ipynb #9b2060d1
+class PolicySearch(SearchState):
+    """Search a policy layer by layer (Section 3.3.3); `run()` returns it, `history` has one record for each step.
+
+    Deterministic under config.seed. With `state` it saves itself every few steps, and continues there when made again with the same arguments.
+    """
+
     def advance(self) -> dict:
         "One step of the current layer; returns its record. SearchFailed if too many pairs were unusable."
         begin, current = time.perf_counter(), Policy(self.logits.softmax(0)[None], self.space)
@@ -284,15 +297,16 @@ class PolicySearch:
         rewards, cosines, skipped = step_rewards(self.data, self.members, self.config, self.policy(), current, generator)
         self.skipped += skipped
         if self.skipped > self.config.max_skipped:
-            raise SearchFailed(f"{self.skipped} pairs had no usable gradient (allowed {self.config.max_skipped}): is the proxy trained, are the inputs normalised?")
+            allowed = self.config.max_skipped
+            raise SearchFailed(f"{self.skipped} pairs had no usable gradient (allowed {allowed}): is the proxy trained, are the inputs normalised?")
         if len(rewards):
             self.logits.grad = logit_gradient(current.probabilities[0], regularized_reward(rewards, self.config.penalty if self.rows else 0.0))
             self.adam.step()
         self.step += 1
         self.seconds += time.perf_counter() - begin
         name, share = top_operations(current, 1)[0][0]
-        similarity = round(cosines.mean().item(), 6) if len(cosines) else None
-        record = {"layer": self.layer, "step": self.step, "cosine": similarity, "entropy": round(current.entropy().item(), 4), "top": name, "share": share}
+        similarity, entropy = round(cosines.mean().item(), 6) if len(cosines) else None, round(current.entropy().item(), 4)
+        record = {"layer": self.layer, "step": self.step, "cosine": similarity, "entropy": entropy, "top": name, "share": share}
         self.history.append(record)
         return record
 
@@ -382,4 +396,4 @@ def pretrain_proxy(
         model = build(network, num_classes, image_size=images.shape[-1])
     policy = single_policy(SearchSpace.cifar(), "Crop", "Flip", "Cutout") if augment else None
     train(model, images, labels, config, mean=mean, std=std, augment=policy, device=device, progress=progress)
-    return model.eval().requires_grad_(False)
+    return model.to(memory_format=torch.channels_last).eval().requires_grad_(False)
