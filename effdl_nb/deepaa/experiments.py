@@ -106,7 +106,8 @@ def policy_path(settings: CifarSettings, data: ImageDataset, work: Path) -> Path
 
 def trained_proxy(settings: CifarSettings, data: ImageDataset, part: Split, device, progress: bool) -> nn.Module:
     "The network whose gradients the search compares (Section 3.4.1), trained with crop, flip and Cutout."
-    config = TrainConfig(epochs=settings.search_proxy_epochs, nesterov=True, clip_norm=5.0, drop_last=True, channels_last=True, seed=settings.search_seed)
+    recipe = {"nesterov": True, "clip_norm": 5.0, "drop_last": True, "channels_last": True}
+    config = TrainConfig(epochs=settings.search_proxy_epochs, seed=settings.search_seed, **recipe)
     arguments = {"num_classes": data.num_classes, "device": device, "progress": progress}
     return pretrain_proxy(settings.search_network, part.images, part.labels, config, data.mean, data.std, **arguments)
 
@@ -128,8 +129,8 @@ def find_policy(
         proxy = trained_proxy(settings, data, fit, device, progress)
         accuracy = evaluate(proxy, held.images, held.labels, mean=data.mean, std=data.std, device=device)
         searched = SearchData(proxy, fit, held, data.mean, data.std)
-        state = path.with_suffix(".state.safetensors")
-        search = PolicySearch(searched, SearchSpace.cifar(), search_config(settings), state=state, provenance={"dataset": data.name, "data": data.digest})
+        state, origin = path.with_suffix(".state.safetensors"), {"dataset": data.name, "data": data.digest}
+        search = PolicySearch(searched, SearchSpace.cifar(), search_config(settings), state=state, provenance=origin)
         policy = search.run(progress)
         similarity = held_out_cosine(searched, policy, settings.held_out_pairs, settings.search_validation_images, settings.held_out_chains)
         more = {"proxy_held_out_accuracy": round(accuracy, 3), "held_out": similarity, "network": settings.search_network, "device": device.type}
