@@ -276,6 +276,12 @@ def _own_randomness(seed: int, rank: int, device: torch.device):
             cudnn.deterministic, cudnn.benchmark = before
 
 # %% ../nbs/01_foundations/03_training.ipynb #2f1d7081
+def _leave():
+    "Leave the process group, unless somebody has."
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def _processes(device: torch.device | str | None, model: nn.Module) -> tuple[int, int, torch.device]:
     "Rank, number of processes and device; joins the process group that torchrun describes if nobody has."
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -286,9 +292,11 @@ def _processes(device: torch.device | str | None, model: nn.Module) -> tuple[int
         device = torch.device("cuda", torch.cuda.current_device())
     if not dist.is_available() or not (dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) > 1):
         return 0, 1, device
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        atexit.register(dist.destroy_process_group)
+        atexit.register(_leave)
     return dist.get_rank(), dist.get_world_size(), device
 
 # %% ../nbs/01_foundations/03_training.ipynb #8f076d50

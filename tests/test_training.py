@@ -158,6 +158,12 @@ def test_two_runs_are_equal_and_the_global_state_is_not_touched(data, changes):
     assert all(p.is_contiguous() for p in first.parameters()) and not first.training
 
 
+@pytest.mark.parametrize("changes", [
+    {"precision": "bf16"}, {"mix": "mixup"}, {"mix": "cutmix"}, {"batch_repeats": 3}, {"seed": 2}, {"clip_norm": 0.01}, {"label_smoothing": 0.1}])
+def test_every_switch_does_something(data, changes):
+    assert not same(fit(data, augment=crop_flip)[0], fit(data, replace(CONFIG, **changes), augment=crop_flip)[0])
+
+
 def test_the_global_state_is_restored_after_an_error(data):
     model = network()
     before = torch.get_rng_state()
