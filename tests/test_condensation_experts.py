@@ -1,0 +1,113 @@
+"""Expert trajectories: a kill or a full disk while they are written, resuming, wrong folders."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from effdl_nb.condensation import experts as module
+from effdl_nb.condensation.experts import ExpertConfig, Experts, train_expert, train_experts
+
+SMALL = ExpertConfig(network="convnet-2", width=4, epochs=2, lr=0.05, batch_size=10)
+
+
+def data(seed=0, n=30):
+    gen = torch.Generator().manual_seed(seed)
+    return torch.randn(n, 3, 8, 8, generator=gen), torch.arange(n) % 3
+
+
+def make(folder, count=2, config=SMALL, **kw):
+    return train_experts(folder, *data(), 3, count, config, progress=False, **kw)
+
+
+def test_snapshots_are_distinct_and_deterministic(tmp_path):
+    a, b = make(tmp_path / "a"), make(tmp_path / "b")
+    for e in range(2):
+        for t in range(3):
+            assert all(torch.equal(v, b.parameters(e, t)[k]) for k, v in a.parameters(e, t).items())
+        assert not all(torch.equal(v, a.parameters(e, 2)[k]) for k, v in a.parameters(e, 1).items())
+    assert len(a.losses(0)) == 2
+    assert a.parameters(0, 1).keys() == dict(module.build("convnet-2", 3, width=4, image_size=8).named_parameters()).keys()
+
+
+def test_global_randomness_is_left_alone():
+    before = torch.get_rng_state()
+    train_expert(*data(), 3, SMALL)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_full_disk_leaves_no_expert_and_the_next_call_goes_on(tmp_path, monkeypatch):
+    make(tmp_path / "whole")
+
+    def full(tensors, path, metadata):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as m:
+        m.setattr(module, "save_file", full)
+        with pytest.raises(OSError, match="No space"):
+            make(tmp_path / "cut")
+    assert not list((tmp_path / "cut").glob("expert_*")) and not list((tmp_path / "cut").glob("*.part"))
+    make(tmp_path / "cut")
+    for name in ("expert_0000.safetensors", "expert_0001.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_killed_while_training_then_resumed(tmp_path):
+    code = f"""
+import torch
+from effdl_nb.condensation.experts import ExpertConfig, train_experts
+gen = torch.Generator().manual_seed(0)
+train_experts({str(tmp_path / "k")!r}, torch.randn(30, 3, 8, 8, generator=gen), torch.arange(30) % 3, 3, 400, {SMALL!r}, progress=False)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    end = time.monotonic() + 60
+    while len(list((tmp_path / "k").glob("expert_*"))) < 2 and time.monotonic() < end:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = len(list((tmp_path / "k").glob("expert_*")))
+    assert 2 <= done < 400
+    for f in sorted((tmp_path / "k").glob("expert_*")):
+        module._open_whole(f)
+    resumed = make(tmp_path / "k", done + 1)
+    straight, _ = train_expert(*data(), 3, SMALL, index=done)
+    assert len(resumed) == done + 1
+    assert all(torch.equal(v, straight[k][2]) for k, v in resumed.parameters(done, 2).items())
+
+
+def test_damaged_or_foreign_files_are_named(tmp_path):
+    make(tmp_path, 1)
+    path = tmp_path / "expert_0000.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    with pytest.raises(ValueError, match="not a whole expert"):
+        make(tmp_path, 1)
+    path.write_bytes(whole.replace(b'\\"version\\": 1', b'\\"version\\": 7'))
+    with pytest.raises(ValueError, match="of version 1, but of 7"):
+        make(tmp_path, 1)
+
+
+def test_other_settings_or_data_are_refused(tmp_path):
+    make(tmp_path, 1, data={"digest": "a"})
+    with pytest.raises(ValueError, match="different: lr"):
+        make(tmp_path, 1, ExpertConfig(**{**SMALL.__dict__, "lr": 0.1}), data={"digest": "a"})
+    with pytest.raises(ValueError, match="different: digest"):
+        make(tmp_path, 1, data={"digest": "b"})
+
+
+def test_misuse(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Experts(tmp_path)
+    with pytest.raises(ValueError, match="at least 1"):
+        make(tmp_path, 0)
+    with pytest.raises(ValueError, match="first"):
+        ExpertConfig(epochs=3, first=3)
+    experts = make(tmp_path, 1)
+    with pytest.raises(IndexError, match=r"0\.\.2"):
+        experts.parameters(0, 3)
+    with pytest.raises(IndexError, match="there are 1"):
+        experts.parameters(1, 0)
