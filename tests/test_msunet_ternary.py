@@ -1,0 +1,314 @@
+"""Properties and faults of effdl_nb.msunet.ternary that its notebook does not show."""
+
+import copy
+import io
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from effdl_nb.msunet.ternary import (
+    ALPHA_HALF,
+    MODES,
+    StraightThrough,
+    TernaryConv2d,
+    TernaryLinear,
+    alpha_at,
+    convert_ternary_,
+    freeze_ternary_,
+    latent_state_dict,
+    set_alpha_,
+    ternarize,
+    ternary_layers,
+    zero_fraction,
+)
+
+
+def everything(name, module):
+    return True
+
+
+def normal(*shape, seed=0, dtype=torch.float32):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0, 3), st.sampled_from(MODES))
+def test_signs_are_ternary_odd_and_thin_out_as_alpha_grows(seed, alpha, mode):
+    w = normal(6, 5, 3, 3, seed=seed)
+    signs, scale = ternarize(w, alpha, mode)
+    assert signs.dtype == torch.int8 and signs.shape == w.shape and set(signs.unique().tolist()) <= {-1, 0, 1}
+    assert scale.dim() == 0 and scale.isfinite() and (scale > 0) == bool(signs.any())
+    more, _ = ternarize(w, alpha + 0.25, mode)
+    assert not (more.bool() & ~signs.bool()).any(), "a larger threshold may only add zeros"
+    assert torch.equal(ternarize(-w, alpha, mode)[0], -signs)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(-90, 90), st.floats(-0.5, 0.5))
+def test_standardised_signs_ignore_scale_and_shift(seed, exponent, shift):
+    w = normal(8, 16, seed=seed)
+    assert torch.equal(ternarize(w * 2.0**exponent, ALPHA_HALF)[0], ternarize(w, ALPHA_HALF)[0])
+    shifted, same = ternarize(w.double() + shift, ALPHA_HALF)[0], ternarize(w.double(), ALPHA_HALF)[0]
+    assert (shifted != same).sum() <= 1, "a shift can flip a weight on the threshold by rounding, no more"
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [torch.zeros(4, 4), torch.full((48, 48), 0.1), torch.full((33, 17), -7.3), torch.full((64, 64), 0.1).half(), torch.ones(1, 1)],
+    ids=["zero", "constant", "negative constant", "half constant", "one element"],
+)
+@pytest.mark.parametrize("alpha", [0.0, ALPHA_HALF])
+def test_weights_without_spread_give_zeros_and_scale_zero(weight, alpha):
+    signs, scale = ternarize(weight, alpha)
+    assert not signs.any() and scale == 0
+
+
+def test_an_alpha_above_every_weight_empties_the_layer():
+    signs, scale = ternarize(normal(8, 8), 10.0)
+    assert not signs.any() and scale == 0
+    layer = TernaryLinear(8, 3, alpha=10.0)
+    assert torch.equal(layer(normal(2, 8)), layer.bias.expand(2, 3))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_non_finite_weights_raise_in_ternarize_and_poison_a_layer(bad):
+    layer = TernaryLinear(8, 3)
+    layer.weight.data[1, 2] = bad
+    with pytest.raises(ValueError, match="1 of 24 weights"):
+        ternarize(layer.weight, ALPHA_HALF)
+    assert layer(torch.ones(1, 8)).isnan().all(), "the loss must show it"
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        freeze_ternary_(layer)
+
+
+def test_one_outlier_is_well_defined():
+    w = normal(32, 32)
+    w[3, 4] = 1e6
+    signs, scale = ternarize(w, ALPHA_HALF)
+    assert signs[3, 4] == 1 and signs.count_nonzero() == 1
+    assert math.isclose(scale, math.sqrt(2 / 32 * 1024), rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_statistics_are_taken_in_single_precision(dtype):
+    w = (normal(64, 64) * 400).to(dtype)
+    signs, scale = ternarize(w, ALPHA_HALF)
+    expected, expected_scale = ternarize(w.float(), ALPHA_HALF)
+    assert torch.equal(signs, expected) and torch.equal(scale, expected_scale) and scale.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "weight, alpha, mode, message",
+    [
+        (torch.ones(2, 2), 0.5, "sign", "allowed are msunet, raw, twn, absmean"),
+        (torch.ones(2, 2), -0.1, "msunet", "alpha is -0.1"),
+        (torch.ones(2, 2), math.nan, "msunet", "alpha is nan"),
+        (torch.ones(2, 2), torch.ones(2), "msunet", "single finite number"),
+        (torch.ones(4), 0.5, "msunet", r"shape \(4,\)"),
+        (torch.ones(0, 2), 0.5, "msunet", "non-empty"),
+        (torch.ones(2, 2, dtype=torch.int32), 0.5, "msunet", "int32"),
+    ],
+)
+def test_wrong_arguments_are_named(weight, alpha, mode, message):
+    with pytest.raises(ValueError, match=message):
+        ternarize(weight, alpha, mode)
+
+
+@pytest.mark.parametrize("kind", [TernaryConv2d, TernaryLinear])
+def test_layers_refuse_wrong_alpha_and_mode(kind):
+    shape = (4, 4, 1) if kind is TernaryConv2d else (4, 4)
+    with pytest.raises(ValueError, match="alpha is -1.0"):
+        kind(*shape, alpha=-1.0)
+    with pytest.raises(ValueError, match="mode is 'x'"):
+        kind(*shape, mode="x")
+
+
+def test_twn_and_absmean_against_their_definitions():
+    w = normal(16, 16).double()
+    signs, scale = ternarize(w, 0.7, "twn")
+    keep = w.abs() > 0.7 * w.abs().mean()
+    assert torch.equal(signs.bool(), keep) and torch.isclose(scale, w[keep].abs().mean())
+    signs, scale = ternarize(w, 0.5, "absmean")
+    assert torch.equal(signs.double(), (w / w.abs().mean()).round().clamp(-1, 1)) and torch.isclose(scale, w.abs().mean())
+
+
+def test_twn_scale_is_the_least_squares_one():
+    w = normal(16, 16).double()
+    signs, scale = ternarize(w, 0.7, "twn")
+    errors = [(w - s * signs).square().sum() for s in (scale * 0.99, scale, scale * 1.01)]
+    assert errors[1] < errors[0] and errors[1] < errors[2]
+
+
+def test_straight_through_is_exact_in_both_modes_of_differentiation():
+    w, q = normal(5, 4).requires_grad_(), normal(5, 4, seed=1)
+    cotangent = normal(5, 4, seed=2)
+    (gradient,) = torch.autograd.grad(StraightThrough.apply(w, q), w, cotangent)
+    assert torch.equal(gradient, cotangent)
+    assert torch.equal(torch.func.vmap(StraightThrough.apply)(w.detach(), q), q)
+
+
+@pytest.mark.parametrize("arguments", [{"groups": 2}, {"groups": 8}, {"stride": 2, "dilation": 2}, {"padding": 1, "padding_mode": "reflect"}])
+def test_convolution_options_reach_the_product(arguments):
+    layer = TernaryConv2d(8, 8, 3, **arguments)
+    plain = nn.Conv2d(8, 8, 3, **arguments)
+    signs, scale = layer.signs_and_scale()
+    plain.load_state_dict({"weight": signs * scale, "bias": layer.bias.detach()})
+    x = normal(2, 8, 9, 11)
+    assert torch.equal(layer(x), plain(x))
+    fan_in = 9 * 8 // arguments.get("groups", 1)
+    assert torch.isclose(scale, torch.tensor(2 / fan_in * signs.numel() / int(signs.count_nonzero())).sqrt())
+
+
+class Mixed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 8, 1, groups=2)
+        self.depthwise = nn.Conv2d(8, 8, 1, groups=8)
+        self.signal = nn.Conv1d(4, 4, 1)
+        self.volume = nn.Conv3d(4, 4, 1)
+        self.up = nn.ConvTranspose2d(4, 4, 1)
+        self.norm = nn.BatchNorm2d(8)
+        self.table = nn.Embedding(4, 4)
+        self.parametrised = nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 4, 1))
+
+
+def test_each_kind_of_layer_is_converted_or_reported_with_a_reason():
+    model = Mixed()
+    report = convert_ternary_(model)
+    assert [name for name, *_ in report.converted] == ["conv"]
+    reasons = {name: why for name, _, _, why in report.kept}
+    assert reasons["depthwise"] == "depthwise"
+    kinds = {"signal": "Conv1d", "volume": "Conv3d", "up": "ConvTranspose2d", "table": "Embedding", "parametrised": "ParametrizedConv2d"}
+    for name, kind in kinds.items():
+        assert reasons[name] == f"no ternary form of {kind}"
+        assert f"- {name}  {kind}" in str(report)
+    assert "norm" not in reasons
+    everything_report = convert_ternary_(Mixed(), everything)
+    assert [name for name, *_ in everything_report.converted] == ["conv", "depthwise"]
+
+
+def test_conversion_is_in_place_idempotent_and_keeps_hooks_and_optimizers():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(16, 2))
+    calls = []
+    model[0].register_forward_hook(lambda module, args, out: calls.append(type(module)))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    first, layer = convert_ternary_(model, everything), model[0]
+    second = convert_ternary_(model, everything, alpha=0.1)
+    assert len(first.converted) == 2 and not second.converted
+    assert model[0] is layer and math.isclose(layer.alpha, ALPHA_HALF, rel_tol=1e-6), "a second conversion must not change the first"
+    before = model[2].weight.clone()
+    model(normal(1, 3, 2, 2)).square().sum().backward()
+    optimizer.step()
+    assert calls == [TernaryConv2d] and not torch.equal(model[2].weight, before)
+
+
+def test_a_model_that_is_a_layer_is_converted():
+    layer = nn.Linear(4, 4)
+    assert "+ (model)  Linear  16" in str(convert_ternary_(layer, everything))
+    assert isinstance(layer, TernaryLinear)
+
+
+def test_shared_modules_and_shared_weights_are_converted_once():
+    shared = nn.Linear(4, 4)
+    model = nn.ModuleDict({"a": shared, "b": shared, "c": nn.Linear(4, 4)})
+    model["c"].weight = shared.weight
+    report = convert_ternary_(model, everything)
+    assert report.weights == 16 and model["a"] is model["b"] and model["c"].weight is model["a"].weight
+    assert any("shares the weight of a" in kind for _, kind, _ in report.converted)
+    assert len(list(ternary_layers(model))) == 2
+
+
+def test_deepcopy_is_independent_frozen_or_not():
+    for frozen in (False, True):
+        layer = TernaryLinear(6, 6)
+        if frozen:
+            freeze_ternary_(layer)
+        twin = copy.deepcopy(layer)
+        x = normal(2, 6)
+        assert torch.equal(twin(x), layer(x)) and twin.frozen == frozen
+        twin.alpha.zero_()
+        assert layer.alpha > 0
+
+
+def saved(model):
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+def test_checkpoints_pass_between_plain_ternary_and_frozen_models():
+    def make():
+        return nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(16, 2))
+
+    plain, ternary, x = make(), make(), normal(2, 3, 2, 2)
+    convert_ternary_(ternary, everything, alpha=0.3)
+    ternary.load_state_dict(saved(plain))
+    assert torch.equal(ternary[0].weight, plain[0].weight) and math.isclose(ternary[0].alpha, 0.3, rel_tol=1e-6)
+    make().load_state_dict(latent_state_dict(ternary))
+    other = make()
+    convert_ternary_(other, everything, alpha=1.0)
+    other.load_state_dict(saved(ternary))
+    assert torch.equal(other(x), ternary(x)), "the threshold travels with the checkpoint"
+    freeze_ternary_(ternary)
+    thawed = make()
+    convert_ternary_(thawed, everything)
+    thawed.load_state_dict(saved(ternary))
+    assert thawed[0].frozen and not thawed[0].weight.requires_grad and torch.equal(thawed(x), ternary(x))
+    make().load_state_dict(latent_state_dict(ternary))
+
+
+def test_freezing_can_be_undone_and_blocks_the_schedule():
+    layer = TernaryLinear(8, 8)
+    model = nn.Sequential(layer)
+    assert freeze_ternary_(model) == 1 and layer.frozen
+    with pytest.raises(ValueError, match="frozen layers keep their signs: 0"):
+        set_alpha_(model, 0.1)
+    freeze_ternary_(model, frozen=False)
+    assert not layer.frozen and layer.weight.requires_grad and set_alpha_(model, 0.1) == 1
+    assert "signs" not in layer.state_dict()
+
+
+@pytest.mark.parametrize("function", [zero_fraction, freeze_ternary_, lambda m: set_alpha_(m, 0.5)])
+def test_models_without_ternary_layers_are_refused(function):
+    with pytest.raises(ValueError, match="no ternary layer"):
+        function(nn.Linear(2, 2))
+
+
+def test_schedule_limits():
+    assert alpha_at(0, 0, 0) == ALPHA_HALF, "an empty ramp is a step"
+    assert alpha_at(5, 5, 10, 1.0) == 0 and alpha_at(7.5, 5, 10, 1.0) == 0.5
+    for start, end in ((-1, 3), (5, 4)):
+        with pytest.raises(ValueError, match="0 <= start <= end"):
+            alpha_at(1, start, end)
+    with pytest.raises(ValueError, match="alpha is -0.5"):
+        alpha_at(1, final=-0.5)
+
+
+def test_autocast_keeps_three_values_and_gives_gradients():
+    layer = TernaryConv2d(8, 8, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = layer(normal(2, 8, 4, 4))
+    assert out.dtype == torch.bfloat16 and layer.quantized_weight().unique().numel() == 3
+    out.float().sum().backward()
+    assert layer.weight.grad.isfinite().all() and layer.weight.grad.dtype == torch.float32
+
+
+def test_the_frozen_form_exports_with_equal_bits():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    convert_ternary_(model)
+    freeze_ternary_(model)
+    x = normal(2, 3, 5, 7)
+    program = torch.export.export(model, (x,)).module()
+    with torch.no_grad():
+        assert torch.equal(program(x), model(x))
+
+
+def test_half_precision_models_run():
+    layer = TernaryConv2d(8, 8, 1).to(torch.bfloat16)
+    assert layer(normal(1, 8, 3, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
+    assert layer.quantized_weight().unique().numel() == 3
