@@ -242,6 +242,19 @@ def _matrix(t: Transform, space: SearchSpace, height: int, width: int) -> tuple[
             return (a, b, a * -x + b * -y + x, d, e, d * -x + e * -y + y)
     return (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
+# %% ../../nbs/03_deepaa/01_operations.ipynb #4bcdc885
+def _corrections(t: Transform, space: SearchSpace, height: int, width: int) -> tuple[list[int], list[int]]:
+    "What Pillow's running sum adds to the whole shift of a translation, for each column and each row; nearly always zeros."
+    found = {"TranslateX": [0] * width, "TranslateY": [0] * height}
+    if t.name in found and space.translate == "fraction":
+        side = len(found[t.name])
+        position = t.magnitude * side + 0.5
+        shift = math.floor(position)
+        for place in range(side):
+            found[t.name][place] = math.floor(position) - (place + shift)
+            position += 1.0
+    return found["TranslateX"], found["TranslateY"]
+
 # %% ../../nbs/03_deepaa/01_operations.ipynb #27bc77d9
 def _fixed(v: float) -> int:
     "16.16 fixed point, rounded as Pillow rounds."
@@ -270,7 +283,10 @@ def _tables(space: SearchSpace, height: int, width: int, device: torch.device) -
     for t in space.transforms:
         a, b, c, d, e, f = _matrix(t, space, height, width)
         coefficients.append([_fixed(v) for v in (a, b, c + a * 0.5 + b * 0.5, d, e, f + d * 0.5 + e * 0.5)])
+    columns, rows = zip(*(_corrections(t, space, height, width) for t in space.transforms), strict=True)
     return {
+        "columns": torch.tensor(columns, dtype=torch.int32, device=device) * 65536,
+        "rows": torch.tensor(rows, dtype=torch.int32, device=device) * 65536,
         "kind": torch.tensor([_kind(t) for t in space.transforms], device=device),
         "random": torch.tensor([{"Flip": 1, "Crop": 2}.get(t.name, 0) for t in space.transforms], device=device),
         "matrix": torch.tensor(coefficients, dtype=torch.int32, device=device),
@@ -297,7 +313,8 @@ def _geometry(images: torch.Tensor, indices: torch.Tensor, noise: torch.Tensor, 
     a, b, c, d, e, f = _coefficients(indices, noise, tables, space, width).view(n, 6, 1, 1).unbind(1)
     x = torch.arange(width, dtype=torch.int32, device=images.device).view(1, 1, width)
     y = torch.arange(height, dtype=torch.int32, device=images.device).view(1, height, 1)
-    column, row = (a * x + (b * y + c)) >> 16, (d * x + (e * y + f)) >> 16
+    column = (a * x + tables["columns"][indices][:, None] + (b * y + c)) >> 16
+    row = (d * x + (e * y + tables["rows"][indices][:, :, None] + f)) >> 16
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
     source = torch.where(inside, row * width + column, height * width).view(n, 1, -1).long()
     fill = torch.where((tables["random"][indices] == 2)[:, None], tables["fill"], tables["fill"].new_zeros(()))

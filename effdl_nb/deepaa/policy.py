@@ -25,7 +25,7 @@ def check_probabilities(
     space: SearchSpace,  # fixes T
 ) -> torch.Tensor:
     "The probabilities as a float64 tensor on the CPU; ValueError unless every row is a distribution over the space."
-    found = torch.as_tensor(probabilities).detach().to("cpu", torch.float64)
+    found = torch.as_tensor(probabilities, dtype=torch.float64).detach().cpu()
     if found.ndim != 2 or found.shape[0] < 1 or found.shape[1] != len(space):
         raise ValueError(f"probabilities must have shape (layers >= 1, {len(space)}) for space {space.name!r}; got {tuple(found.shape)}")
     if not torch.isfinite(found).all() or (found < 0).any():
