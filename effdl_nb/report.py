@@ -6,7 +6,7 @@
 __all__ = ['FIELDS', 'HEAD', 'SPREADS', 'INK', 'OURS', 'THESIS', 'CHAPTERS', 'cells', 'show_number', 'show_pair', 'Block',
            'blocks', 'to_markdown', 'to_html', 'save_figure', 'Picture', 'plot_table', 'Rendered', 'write_table',
            'row_records', 'common_settings', 'effort', 'show_seconds', 'measurements', 'provenance_frame',
-           'render_notebooks', 'write_report', 'main']
+           'render_notebooks', 'write_report', 'results_markdown', 'main']
 
 # %% ../nbs/01_foundations/05_report.ipynb #7faf16c0
 import argparse
@@ -119,7 +119,7 @@ def blocks(
             remark = "older code" if cell.state == "changed" else table.rows[cell.row].note
             lines.append((table.rows[cell.row].label, ours, f"{cell.n:.0f}" if measured else "", thesis, difference, remark))
         label = column.label + (f" ({column.unit})" if column.unit else "")
-        run = frame[frame.column == column.key].state.isin(["measured", "changed", "failed", "missing"]).any()
+        run = frame[frame.column == column.key].state.isin(["measured", "changed", "outdated", "failed", "missing"]).any()
         made.append(Block(label, tuple(lines), bool(run), "" if column.counted else table.spread))
     return made
 
@@ -142,7 +142,7 @@ def to_markdown(
         spread = f" ({SPREADS[block.spread]})" if SPREADS[block.spread] else ""
         parts.append("\n".join([f"**{block.label}**{spread}", "",
                                 f"| {table.row_head or 'row'} | " + " | ".join(HEAD) + " |", "|---|" + "--:|" * len(HEAD),
-                                *(f"| {line[0]} | " + " | ".join(line[1:5]) + " |" for line in lines)]))
+                                *("| " + " | ".join(part.replace("|", "\\|") for part in line[:5]) + " |" for line in lines)]))
     return "\n\n".join(parts) + "\n"
 
 # %% ../nbs/01_foundations/05_report.ipynb #0000d7bd
@@ -403,6 +403,24 @@ def write_report(
     with atomic_write(at.folder / "index.html") as part:
         part.write_text(text, encoding="utf-8")
     return at.folder / "index.html"
+
+# %% ../nbs/01_foundations/05_report.ipynb #ead6071a
+def results_markdown(
+    profile: str = "quick",             # profile name or path
+    reports: str | Path | None = None,  # see `study.place`
+) -> str:
+    "Every measured table of a profile as Markdown, with its origin; a sentence if there is none."
+    spec = load_profile(profile)
+    at, parts = place(spec, reports), []
+    for table in load_tables().values():
+        frame = cells(table, spec, at) if table.key in spec.tables else None
+        if frame is None or not frame.state.isin(["measured", "changed"]).any():
+            continue
+        cost = effort(row_records(table, spec, at))
+        origin = (f"*Profile {spec.name}; seeds {', '.join(map(str, cost['seeds']))}; {show_seconds(cost['seconds'])} on {', '.join(cost['devices'])}, "
+                  f"{' or '.join(map(str, cost['threads']))} thread(s), torch {', '.join(cost['torch'])}; measured {cost['last'][:10]}.*")
+        parts.append(f"#### Table {table.number}: {table.title}\n\n{to_markdown(table, frame, only_run=True)}\n{origin}\n")
+    return "\n".join(parts) or f"*Nothing has been measured at profile {spec.name} in this checkout yet: run `make reproduce`.*\n"
 
 # %% ../nbs/01_foundations/05_report.ipynb #af2f5e3b
 def main(argv: list[str] | None = None) -> int:

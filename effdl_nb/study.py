@@ -6,7 +6,8 @@
 __all__ = ['PROFILES', 'project_root', 'Column', 'RowSpec', 'Table', 'load_tables', 'load_thesis', 'thesis_value', 'Plan',
            'Profile', 'load_profile', 'experiment_of', 'settings_of', 'Unit', 'units_of', 'imports_of', 'code_hash',
            'provenance', 'peak_memory', 'summary', 'measure', 'Place', 'place', 'kept_measurements', 'row_state',
-           'assemble', 'RowsFailed', 'Outcome', 'measure_row', 'run', 'write_plans', 'check_parameters', 'main']
+           'assemble', 'RowsFailed', 'Outcome', 'shared_folder', 'measure_row', 'run', 'write_plans',
+           'check_parameters', 'main']
 
 # %% ../nbs/01_foundations/04_study.ipynb #72602384
 import argparse
@@ -467,7 +468,7 @@ def row_state(
     profile: Profile,
     row: str,  # row key
     at: Place,
-) -> str:      # "measured", "changed" (older code, kept), "failed", "missing" or "not run"
+) -> str:      # "measured", "changed" (older code, kept), "outdated" (to be measured again), "failed", "missing" or "not run"
     "What there is of a row."
     plan = profile.tables.get(table.key)
     if plan is None or row not in plan.rows:
@@ -478,7 +479,9 @@ def row_state(
         if wanted <= set(kept):
             code = _code_of(table)
             return "measured" if all(kept[key]["code"] == code for key in wanted) else "changed"
-    return "failed" if at.failure(table.key, row).exists() else "missing"
+    if at.failure(table.key, row).exists():
+        return "failed"
+    return "outdated" if at.row(table.key, row).exists() else "missing"
 
 # %% ../nbs/01_foundations/04_study.ipynb #33a45157
 def assemble(
@@ -522,6 +525,12 @@ class Outcome:
             raise RowsFailed(f"{len(self.failures)} of {len(self.rows)} rows of {self.table.kind} {self.table.number} failed:\n{lines}")
 
 
+def shared_folder(table: Table, profile: Profile, at: Place) -> Path:
+    """Where a table's experiments share what several rows need (experts, policies, checkpoints). Where changed code means measuring again, it must
+    not find what older code left: the folder's name has the code's hash. Where rows cost hours and are kept, so are these."""
+    return at.work / (f"{table.key}-{_code_of(table)}" if profile.changed == "remake" else table.key)
+
+
 def measure_row(
     table: Table,
     profile: Profile,
@@ -537,7 +546,7 @@ def measure_row(
     for unit in units:
         if unit.hash in kept or (seeds is not None and unit.seed not in seeds):
             continue
-        kept[unit.hash] = measurement = measure(table, unit, at.work, profile.threads)
+        kept[unit.hash] = measurement = measure(table, unit, shared_folder(table, profile, at), profile.threads)
         write_json(at.unit(unit), measurement)
         say(f"{table.key} {row} seed {unit.seed}: {_short(measurement['metrics'])} in {measurement['provenance']['seconds']:.0f} s")
     if not all(unit.hash in kept for unit in units):
