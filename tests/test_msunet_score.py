@@ -233,6 +233,22 @@ def test_the_model_is_left_as_it_was_even_after_an_error():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+def test_empty_containers_and_compiled_models():
+    class Shortcut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.shortcut = nn.Conv2d(3, 3, 1), nn.Sequential()
+
+        def forward(self, x):
+            return self.conv(x) + self.shortcut(x)
+
+    found = micronet_score(Shortcut(), (3, 4, 4))
+    assert found.mults == 9 * 16 and found.adds == 6 * 16 + 3 * 16 + 48
+    compiled = nn.Module()  # has the module under the name that torch.compile uses
+    compiled._orig_mod = Shortcut()
+    assert micronet_score(compiled, (3, 4, 4)) == found
+
+
 def test_default_roles():
     roles = layer_roles(torchvision.models.mobilenet_v3_small(weights=None))
     assert {"se", "depthwise", "ternary", "other"} == set(roles.values())

@@ -94,6 +94,18 @@ def test_one_outlier_is_well_defined():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_an_outlier_in_half_precision_is_spread_not_noise(dtype):
+    w = normal(64, 64).to(dtype)
+    w[3, 4] = 500
+    assert ternarize(w, ALPHA_HALF)[0][3, 4] == 1
+
+
+def test_lazy_layers_are_refused():
+    with pytest.raises(ValueError, match="layer '0' is lazy"):
+        convert_ternary_(nn.Sequential(nn.LazyConv2d(4, 1)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_statistics_are_taken_in_single_precision(dtype):
     w = (normal(64, 64) * 400).to(dtype)
     signs, scale = ternarize(w, ALPHA_HALF)

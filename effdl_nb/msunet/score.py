@@ -438,12 +438,15 @@ class _Counter(TorchDispatchMode, _Rules):
 @contextlib.contextmanager
 def _watched(model: nn.Module, counter: _Counter):
     "Evaluation mode, hooks for the stack of modules, no fused attention layers; all undone at the end."
+    def leave(module, args, out):
+        counter.stack.pop()
+
     training = [(module, module.training) for module in model.modules()]
     fast = torch.backends.mha.get_fastpath_enabled()
     handles = []
     for module in model.modules():
         handles.append(module.register_forward_pre_hook(lambda m, args: counter.stack.append(m)))
-        handles.append(module.register_forward_hook(lambda m, args, out: counter.stack.pop() and None, always_call=True))
+        handles.append(module.register_forward_hook(leave, always_call=True))
     model.eval()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -492,6 +495,7 @@ def micronet_score(
     _check(on_unknown, ("raise", "list"), "on_unknown")
     if not 1 <= accumulator_bits <= 32:
         raise ValueError(f"accumulator_bits is {accumulator_bits}; 1 to 32 are allowed")
+    model = getattr(model, "_orig_mod", model)  # a compiled model hides its modules
     inputs = _zeros(model, input_shape) if inputs is None else inputs
     roles, dtypes = layer_roles(model), {p.dtype for p in model.parameters() if p.is_floating_point()}
     precision = precision or (16 if dtypes and all(t.itemsize == 2 for t in dtypes) else 32)

@@ -23,14 +23,13 @@ ALPHA_HALF = NormalDist().inv_cdf(0.75)  # in standard deviations: a normal weig
 
 def _standardised(
     w: Tensor,  # float32 or float64
-    noise: float,  # machine precision of the type the weight is stored in
 ) -> Tensor:
     "Weights minus their mean over their unbiased deviation; zeros if they have no spread."
     exponent = w.abs().amax().clamp_min(torch.finfo(w.dtype).tiny).log2().floor().clamp(-126, 126)
     w = w * torch.exp2(-exponent)
     centred = w - w.mean()
     std = (centred.square().sum() / max(w.numel() - 1, 1)).sqrt()
-    spread = std > 16 * noise * w.abs().amax()
+    spread = std > 16 * torch.finfo(w.dtype).eps * w.abs().amax()
     return torch.where(spread, centred / std, torch.zeros_like(w))
 
 # %% ../../nbs/02_msunet/01_ternary.ipynb #d87bc59a
@@ -41,11 +40,10 @@ def _signs_scale(
 ) -> tuple[Tensor, Tensor]:
     "The operator without checks or synchronisation; a non-finite weight gives a NaN scale."
     w = weight.detach()
-    noise = torch.finfo(w.dtype).eps
     w = w if w.dtype == torch.float64 else w.float()
     alpha = alpha.to(w.dtype)
     magnitude = w.abs().mean()
-    z = _standardised(w, noise) if mode == "msunet" else w if mode == "raw" else w / magnitude.clamp_min(torch.finfo(w.dtype).tiny)
+    z = _standardised(w) if mode == "msunet" else w if mode == "raw" else w / magnitude.clamp_min(torch.finfo(w.dtype).tiny)
     signs = (z > alpha).to(torch.int8) - (z < -alpha).to(torch.int8)
     n = signs.count_nonzero().to(w.dtype)
     if mode in ("msunet", "raw"):
@@ -53,7 +51,7 @@ def _signs_scale(
     else:
         scale = (w.abs() * signs.abs()).sum() / n.clamp_min(1) if mode == "twn" else magnitude
     scale = torch.where(n > 0, scale, torch.zeros_like(scale))
-    return signs, torch.where(magnitude.isfinite(), scale, torch.full_like(scale, torch.nan))
+    return signs, torch.where(w.abs().amax().isfinite(), scale, torch.full_like(scale, torch.nan))
 
 # %% ../../nbs/02_msunet/01_ternary.ipynb #9e2f61a3
 def ternarize(
@@ -232,8 +230,8 @@ def convert_ternary_(
 ) -> ConversionReport:
     """Turn the chosen Conv2d and Linear layers into ternary ones, in place, and report every layer that has a weight.
 
-    Idempotent. Only exact nn.Conv2d and nn.Linear can be converted: subclasses (parametrised, lazy, quantised) and other kinds
-    (1-d, 3-d and transposed convolutions, embeddings) are kept and reported. Raises ValueError for alpha or mode."""
+    Idempotent. Only exact nn.Conv2d and nn.Linear can be converted: subclasses (parametrised, quantised) and other kinds
+    (1-d, 3-d and transposed convolutions, embeddings) are kept and reported. Raises ValueError for alpha, mode or a lazy layer."""
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; allowed are {', '.join(MODES)}")
     alpha, report, owner = _checked_alpha(alpha), ConversionReport(), {}
@@ -262,7 +260,9 @@ def _why_kept(
 ) -> str | None:
     "None: convert. A reason: keep and report. Empty: not a layer with a matrix of weights."
     weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor) or weight.dim() < 2 and not isinstance(weight, nn.parameter.UninitializedParameter):
+    if nn.parameter.is_lazy(weight):
+        raise ValueError(f"layer {name!r} is lazy and has no weight yet; run the model once before converting it")
+    if not isinstance(weight, Tensor) or weight.dim() < 2:
         return ""
     if isinstance(module, _TernaryLayer):
         return "already ternary"
