@@ -89,4 +89,5 @@ def test_unknown_row_and_too_many_images_per_class(tmp_path):
 
 def test_defaults_are_the_theses_protocol():
     s = CondensationSettings()
-    assert (s.student_steps, s.expert_steps, s.min_start, s.max_start, s.image_lr, s.experts, s.eval_runs, s.zca) == (80, 2, 0, 4, 100.0, 100, 4, True)
+    assert (s.student_steps, s.expert_steps, s.min_start, s.max_start, s.image_lr) == (80, 2, 0, 4, 100.0)
+    assert (s.experts, s.eval_runs, s.eval_epochs, s.zca) == (100, 4, 1000, True)

@@ -10,6 +10,7 @@ __all__ = ['Whitening', 'STRATEGY', 'GROUPS', 'to_unit', 'ChannelWhitening', 'ZC
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -61,20 +62,26 @@ class ZCAWhitening:
     eps: float = 0.1  # variances far below it are not amplified
     kind = "zca"
 
-    def _apply(self, flat: Tensor, power: float) -> Tensor:
-        U = self.vectors.to(flat)
-        return (flat @ U * (self.values.to(flat).clamp_min(0) + self.eps) ** power) @ U.T
+    @cached_property
+    def matrix(self) -> Tensor:
+        "T (D, D), from pixels minus the mean to model space."
+        return self.vectors * (self.values.clamp_min(0) + self.eps) ** -0.5 @ self.vectors.T
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        "T^-1 (D, D), from model space to pixels minus the mean."
+        return self.vectors * (self.values.clamp_min(0) + self.eps) ** 0.5 @ self.vectors.T
 
     def encode(self, images: Tensor, chunk: int = 5000) -> Tensor:
         "uint8 or [0, 1] images (N, C, H, W) -> model space, float32."
         self._check(images)
-        mean = self.mean.to(images.device)
-        return torch.cat([self._apply(to_unit(c).flatten(1) - mean, -0.5) for c in images.split(chunk)]).view(images.shape)
+        mean, T = self.mean.to(images.device), self.matrix.to(images.device)
+        return torch.cat([(to_unit(c).flatten(1) - mean) @ T for c in images.split(chunk)]).view(images.shape)
 
     def decode(self, z: Tensor) -> Tensor:
         "Model space (N, C, H, W) -> pixels, about [0, 1] but not clamped."
         self._check(z)
-        return (self._apply(z.flatten(1), 0.5) + self.mean.to(z)).view(z.shape)
+        return (z.flatten(1) @ self.inverse.to(z) + self.mean.to(z)).view(z.shape)
 
     def _check(self, images):
         if images[0].numel() != len(self.mean):
