@@ -27,7 +27,7 @@ def split_channels(
     part = channels // parts
     return [channels - part * (parts - 1)] + [part] * (parts - 1)
 
-
+# %% ../../nbs/02_msunet/04_network.ipynb #f9fb6f60
 class SplitConv2d(nn.Module):
     """Convolutions on slices of the channels, concatenated: (B, C_in, H, W) -> (B, C_out, H', W'), 'same' padding, no bias.
 
@@ -79,7 +79,7 @@ def _depthwise(c: int, kernels: tuple[int, ...], stride: int) -> nn.Module:
         return SplitConv2d(c, c, kernels, stride, depthwise=True)
     return nn.Conv2d(c, c, kernels[0], stride, kernels[0] // 2, groups=c, bias=False)
 
-
+# %% ../../nbs/02_msunet/04_network.ipynb #6690e4b1
 class InvertedResidual(nn.Module):
     "Pointwise expansion, mixed depthwise convolution, squeeze-excitation, pointwise projection; (B, C_in, H, W) -> (B, C_out, H/stride, W/stride)."
 

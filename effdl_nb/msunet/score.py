@@ -53,7 +53,7 @@ class LayerCount:
     sparsity: float | None = None  # share of zeros of its weight, as counted
     quantized: str | None = None  # "binary", "ternary" or None
 
-
+# %% ../../nbs/02_msunet/05_score.ipynb #b4c66959
 @dataclass
 class Score:
     "What `micronet_score` found; counts are weighted by bits, for one image."
@@ -125,7 +125,7 @@ def _max_pool(args, out) -> tuple[float, float]:
     k = args[1] if len(args[1]) > 1 else [args[1][0]] * 2
     return (math.prod(k) - 1) * out[0].numel(), 0
 
-
+# %% ../../nbs/02_msunet/05_score.ipynb #7ff1260c
 def _softmax(args, out: Tensor) -> tuple[float, float]:
     rows = out.numel() // max(out.shape[args[1]], 1) if out.dim() else 1
     return 3 * out.numel() - rows, 2 * out.numel() - rows
@@ -159,7 +159,7 @@ def layer_roles(
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)]
     return {name: _role_of(name, module, inside, ternary) for name, module in layers}
 
-
+# %% ../../nbs/02_msunet/05_score.ipynb #de174dd9
 def _role_of(name: str, module: nn.Module, inside: tuple[str, ...], ternary: set[str]) -> str:
     "Role of a layer of a model that does not say."
     if name in ternary:
@@ -187,7 +187,7 @@ def _tensors(value) -> Iterator[Tensor]:
 def _key(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
-
+# %% ../../nbs/02_msunet/05_score.ipynb #27d25419
 @dataclass
 class _Settings:
     policy: Policy
@@ -325,7 +325,7 @@ class _Identities:
     def __contains__(self, tensor: Tensor) -> bool:
         return self.versions.get(_key(tensor)) == tensor._version
 
-
+# %% ../../nbs/02_msunet/05_score.ipynb #8fd51433
 class _Norms(_Calls):
     "Batch norm in evaluation mode."
 
@@ -361,7 +361,7 @@ ATTENTION = frozenset(
 )
 NORMS = frozenset("native_batch_norm _native_batch_norm_legit_no_training cudnn_batch_norm miopen_batch_norm".split())
 
-
+# %% ../../nbs/02_msunet/05_score.ipynb #9c646558
 class _Rules(_Norms):
     "Which rule an operation falls under."
 
@@ -458,7 +458,7 @@ def _watched(model: nn.Module, counter: _Counter):
         for module, was in training:
             module.training = was
 
-
+# %% ../../nbs/02_msunet/05_score.ipynb #e8244095
 def _check(value, allowed, what: str) -> None:
     if value not in allowed:
         raise ValueError(f"{what} is {value!r}; allowed are {', '.join(map(repr, allowed))}")
