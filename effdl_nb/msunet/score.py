@@ -159,7 +159,7 @@ def layer_roles(
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)]
     return {name: _role_of(name, module, inside, ternary) for name, module in layers}
 
-# %% ../../nbs/02_msunet/05_score.ipynb #de174dd9
+
 def _role_of(name: str, module: nn.Module, inside: tuple[str, ...], ternary: set[str]) -> str:
     "Role of a layer of a model that does not say."
     if name in ternary:
