@@ -100,13 +100,13 @@ def check_norms(v: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.T
 def cosine(v: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
     "Cosine similarity of two flat gradients (Eq 3.1)."
     norm_v, norm_g = check_norms(v, g)
-    return v @ g / (norm_v * norm_g)
+    return (v * g).sum() / (norm_v * norm_g)
 
 
 def direction(v: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
     "u: the gradient of cos(v, g) with respect to g (Eq 3.5's bracket, divided by the norm of v)."
     norm_v, norm_g = check_norms(v, g)
-    return (v - v @ g / norm_g**2 * g) / (norm_v * norm_g)
+    return (v - (v * g).sum() / norm_g**2 * g) / (norm_v * norm_g)
 
 # %% ../../nbs/03_deepaa/03_reward.ipynb #724d614d
 @lru_cache(maxsize=1)
@@ -115,7 +115,7 @@ def _load_forward_mode() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with forward_ad.dual_level():
-            pass
+            forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
 
 
 def split_like(flat: torch.Tensor, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -189,7 +189,7 @@ def double_backward_reward(
 # %% ../../nbs/03_deepaa/03_reward.ipynb #10ac26b4
 def logit_gradient(p: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
     "Gradient of p.r with respect to the logits of p = softmax(logits): p * (r - p.r) (Eqs 3.4 and 3.12)."
-    return p * (r - p @ r)
+    return p * (r - (p * r).sum())
 
 # %% ../../nbs/03_deepaa/03_reward.ipynb #b6e8c585
 def monte_carlo_reward(

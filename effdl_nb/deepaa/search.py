@@ -349,10 +349,11 @@ def held_out_cosine(
 
     Returns a record per depth: depth, cosine (mean), deviation (std over pairs), improvement (mean over depth 0), improvement_deviation.
     """
-    members, generator = class_members(data.validation.labels, validation_images + 1), step_generator(seed, 0, 0)
+    members = class_members(data.validation.labels, validation_images + 1)
     device = next(data.model.parameters()).device
     values = torch.empty(pairs, policy.layers + 1, dtype=torch.float64)
     for i in range(pairs):
+        generator = step_generator(seed, 0, i)
         label = data.validation.labels[torch.randint(len(data.validation), (1,), generator=generator)]
         pool = members[int(label)]
         x, *rows = pool[torch.randperm(len(pool), generator=generator)[: validation_images + 1]].tolist()

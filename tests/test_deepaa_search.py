@@ -1,0 +1,179 @@
+"""The search: resuming, stopping, skipping, refusing; on four transforms and a network of a few weights."""
+
+import pytest
+import torch
+from torch import nn
+
+from effdl_nb.data import Split
+from effdl_nb.deepaa.operations import SearchSpace, Transform
+from effdl_nb.deepaa.policy import Policy, identity_policy, uniform_policy
+from effdl_nb.deepaa.search import (
+    PolicySearch,
+    SearchConfig,
+    SearchData,
+    SearchFailed,
+    SearchStateError,
+    class_members,
+    held_out_cosine,
+    pretrain_proxy,
+    step_generator,
+    step_rewards,
+)
+from effdl_nb.networks import build
+from effdl_nb.training import TrainConfig
+
+SPACE = SearchSpace("four", (Transform("Identity"), Transform("Invert"), Transform("Rotate", 15.0), Transform("Flip")))
+CONFIG = SearchConfig(layers=2, steps=4, pairs=2, validation_images=5, prefixes=2, chains=6, lr=0.5, identity_logit=1.0, stop_identity=1.0)
+
+
+def data(seed=0, classes=3, per_class=12):
+    torch.manual_seed(seed)
+    labels = torch.arange(classes).repeat(per_class)
+    parts = [Split(torch.randint(0, 256, (len(labels), 3, 32, 32), dtype=torch.uint8), labels) for _ in range(2)]
+    return SearchData(build("small-convnet", classes, width=2), *parts, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def test_a_seed_decides_everything():
+    first, second = (PolicySearch(data(), SPACE, CONFIG).run(progress=False) for _ in range(2))
+    other = PolicySearch(data(), SPACE, SearchConfig(**{**vars(CONFIG), "seed": 1})).run(progress=False)
+    assert torch.equal(first.probabilities, second.probabilities) and not torch.equal(first.probabilities, other.probabilities)
+    assert first.layers == 2 and first.provenance["stopped"] == "all 2 layers searched" and first.provenance["config"]["steps"] == 4
+
+
+def test_the_global_generator_is_left_alone():
+    search = PolicySearch(data(), SPACE, CONFIG)
+    state = torch.get_rng_state()
+    search.run(progress=False)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("stop", range(1, 8))
+def test_an_interrupted_search_ends_like_an_uninterrupted_one(tmp_path, monkeypatch, stop):
+    whole = PolicySearch(data(), SPACE, CONFIG)
+    expected, advance, calls = whole.run(progress=False), PolicySearch.advance, []
+
+    def failing(self):
+        calls.append(1)
+        if len(calls) > stop:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    monkeypatch.setattr(PolicySearch, "advance", failing)
+    with pytest.raises(KeyboardInterrupt):
+        PolicySearch(data(), SPACE, CONFIG, state=tmp_path / "state", save_every=3).run(progress=False)
+    monkeypatch.setattr(PolicySearch, "advance", advance)
+    resumed = PolicySearch(data(), SPACE, CONFIG, state=tmp_path / "state", save_every=3)
+    assert (resumed.layer - 1) * 4 + resumed.step >= stop - 2, "at most the steps since the last save are lost"
+    assert torch.equal(resumed.run(progress=False).probabilities, expected.probabilities) and resumed.history == whole.history
+    assert PolicySearch(data(), SPACE, CONFIG, state=tmp_path / "state").stopped, "a finished search is finished when it is opened again"
+
+
+def test_a_state_of_another_search_or_a_damaged_one_is_refused(tmp_path):
+    path = tmp_path / "state"
+    search = PolicySearch(data(), SPACE, CONFIG, state=path)
+    search.advance()
+    search.save()
+    with pytest.raises(SearchStateError, match="config"):
+        PolicySearch(data(), SPACE, SearchConfig(**{**vars(CONFIG), "lr": 0.4}), state=path)
+    with pytest.raises(SearchStateError, match="model, train, validation"):
+        PolicySearch(data(seed=1), SPACE, CONFIG, state=path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(SearchStateError, match="not a whole search state"):
+        PolicySearch(data(), SPACE, CONFIG, state=path)
+
+
+def test_the_proxy_is_never_touched():
+    looked_at = data()
+    looked_at.model.train()
+    before = {name: value.clone() for name, value in looked_at.model.state_dict().items()}
+    PolicySearch(looked_at, SPACE, CONFIG).run(progress=False)
+    assert all(torch.equal(value, before[name]) for name, value in looked_at.model.state_dict().items()) and looked_at.model.training
+
+
+def test_an_identity_layer_ends_the_search():
+    config = SearchConfig(**{**vars(CONFIG), "layers": 5, "stop_identity": 0.0})
+    search = PolicySearch(data(), SPACE, config)
+    assert search.run(progress=False).layers == 1 and "layer 2 became the identity" in search.stopped
+
+
+def test_too_short_a_search_warns():
+    with pytest.warns(UserWarning, match="may never leave the identity"):
+        PolicySearch(data(), SPACE, SearchConfig(**{**vars(CONFIG), "lr": 0.01, "layers": 1})).run(progress=False)
+
+
+class Dead(nn.Module):
+    """A network whose logits do not depend on its input nor, once it is certain, on its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 3)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, x):
+        return self.head(x.mean((2, 3)) * 0.0) * 0.0
+
+
+def test_pairs_without_a_gradient_are_skipped_and_too_many_end_the_search():
+    looked_at = data()
+    dead = SearchData(Dead(), looked_at.train, looked_at.validation, looked_at.mean, looked_at.std)
+    members = class_members(dead.validation.labels, 5)
+    rewards, cosines, skipped = step_rewards(dead, members, CONFIG, None, uniform_policy(SPACE), step_generator(0, 1, 0))
+    assert rewards.shape == (0, 4) and len(cosines) == 0 and skipped == 2
+    search = PolicySearch(dead, SPACE, SearchConfig(**{**vars(CONFIG), "max_skipped": 3}))
+    assert search.advance()["cosine"] is None and search.skipped == 2
+    with pytest.raises(SearchFailed, match="4 pairs had no usable gradient"):
+        search.run(progress=False)
+
+
+def test_classes_with_too_few_or_no_validation_images():
+    with pytest.raises(ValueError, match="needs 13 validation images"):
+        PolicySearch(data(), SPACE, SearchConfig(**{**vars(CONFIG), "validation_images": 13}))
+    looked_at = data()
+    rows = looked_at.validation.labels != 1
+    two = Split(looked_at.validation.images[rows], looked_at.validation.labels[rows])
+    without = SearchData(looked_at.model, looked_at.train, two, (0.5,) * 3, (0.25,) * 3)
+    with pytest.raises(ValueError, match=r"classes \[1\]"):
+        PolicySearch(without, SPACE, CONFIG)
+
+
+@pytest.mark.parametrize("change", [{"steps": 0}, {"pairs": 1.5}, {"lr": 0.0}, {"lr": float("nan")}, {"penalty": -1.0}, {"chains": 0}])
+def test_settings_that_make_no_sense(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        SearchConfig(**change)
+
+
+def test_a_space_without_identity_and_images_it_cannot_take():
+    with pytest.raises(ValueError, match="no operation 'Identity'"):
+        PolicySearch(data(), SearchSpace("two", SPACE.transforms[1:]), CONFIG)
+    looked_at = data()
+    one_channel = Split(looked_at.train.images[:, :1], looked_at.train.labels)
+    gray = SearchData(looked_at.model, one_channel, looked_at.validation, looked_at.mean, looked_at.std)
+    with pytest.raises(ValueError, match="RGB"):
+        PolicySearch(gray, SPACE, CONFIG)
+
+
+def test_the_search_climbs_what_it_maximises():
+    """With a huge rate on the exact first layer of one fixed pair, the cosine of that pair must not fall."""
+    config = SearchConfig(**{**vars(CONFIG), "layers": 1, "steps": 30, "pairs": 8, "lr": 0.2})
+    search = PolicySearch(data(), SPACE, config)
+    search.run(progress=False)
+    similarity = [record["cosine"] for record in search.history]
+    assert sum(similarity[-10:]) > sum(similarity[:10])
+
+
+def test_held_out_cosine_of_the_identity_is_flat_and_repeats():
+    looked_at = data()
+    found = held_out_cosine(looked_at, identity_policy(SPACE, 2), pairs=4, validation_images=5, chains=3)
+    assert [record["depth"] for record in found] == [0, 1, 2] and all(abs(record["improvement"]) < 1e-4 for record in found)
+    mixed = Policy(torch.full((1, 4), 0.25), SPACE)
+    first, second = (held_out_cosine(looked_at, mixed, pairs=4, validation_images=5, chains=3) for _ in range(2))
+    assert first == second and first[0]["cosine"] == found[0]["cosine"], "depth 0 is the image itself, whatever the policy"
+
+
+def test_the_proxy_repeats_and_does_not_disturb_the_global_generator():
+    looked_at, config = data(), TrainConfig(epochs=1, batch_size=12)
+    state = torch.get_rng_state()
+    args = ("small-convnet", looked_at.train.images, looked_at.train.labels, config, looked_at.mean, looked_at.std)
+    first, second = (pretrain_proxy(*args, num_classes=3, progress=False) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state) and not first.training
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
