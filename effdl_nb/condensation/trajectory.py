@@ -25,7 +25,7 @@ from .experts import Experts
 from .images import STRATEGY, Whitening, augment, draw_augmentation
 from .importance import Importance, importance, layer_inputs
 from .sets import CondensedSet
-from .unroll import parameters_of, unroll
+from .unroll import unroll
 from ..files import atomic_write, settings_hash
 from ..networks import build
 
