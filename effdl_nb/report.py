@@ -21,7 +21,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader
 
 from .files import atomic_write, read_json
-from .study import Place, Profile, Table, load_profile, load_tables, place, row_state, thesis_value
+from .study import Place, Profile, Table, load_profile, load_tables, place, row_state, spread_kind, thesis_value
 
 # %% ../nbs/01_foundations/05_report.ipynb #b9129659
 FIELDS = ("row", "column", "unit", "ours", "spread", "n", "thesis", "thesis_spread", "corrected", "difference", "state")
@@ -120,7 +120,7 @@ def blocks(
             lines.append((table.rows[cell.row].label, ours, f"{cell.n:.0f}" if measured else "", thesis, difference, remark))
         label = column.label + (f" ({column.unit})" if column.unit else "")
         run = frame[frame.column == column.key].state.isin(["measured", "changed", "outdated", "failed", "missing"]).any()
-        made.append(Block(label, tuple(lines), bool(run), "" if column.counted else table.spread))
+        made.append(Block(label, tuple(lines), bool(run), spread_kind(table, column)))
     return made
 
 # %% ../nbs/01_foundations/05_report.ipynb #e36f451c
@@ -330,7 +330,8 @@ def provenance_frame(
     for m in measurements(key, profile, reports):
         p = m["provenance"]
         lines.append({"row": m["row"], "seed": m["seed"], "seconds": p["seconds"], "peak MiB": p["peak_memory_mib"]["host"], "device": p["device"],
-                      "threads": p["threads"], "torch": p["packages"].get("torch"), "commit": (p["commit"] or "none")[:10] + ("+" if p["dirty"] else ""),
+                      "threads": p["threads"], "torch": p["packages"].get("torch"),
+                      "commit": (p["commit"] or "none")[:10] + ("+" if p["dirty"] else ""),
                       "data": p["data"], "started": p["started"]})
     return pd.DataFrame(lines)
 
@@ -417,8 +418,8 @@ def results_markdown(
         if frame is None or not frame.state.isin(["measured", "changed"]).any():
             continue
         cost = effort(row_records(table, spec, at))
-        origin = (f"*Profile {spec.name}; seeds {', '.join(map(str, cost['seeds']))}; {show_seconds(cost['seconds'])} on {', '.join(cost['devices'])}, "
-                  f"{' or '.join(map(str, cost['threads']))} thread(s), torch {', '.join(cost['torch'])}; measured {cost['last'][:10]}.*")
+        origin = (f"*Profile {spec.name}; seeds {', '.join(map(str, cost['seeds']))}; {show_seconds(cost['seconds'])} on "
+                  f"{', '.join(cost['devices'])}, {' or '.join(map(str, cost['threads']))} thread(s), torch {', '.join(cost['torch'])}; measured {cost['last'][:10]}.*")
         parts.append(f"#### Table {table.number}: {table.title}\n\n{to_markdown(table, frame, only_run=True)}\n{origin}\n")
     return "\n".join(parts) or f"*Nothing has been measured at profile {spec.name} in this checkout yet: run `make reproduce`.*\n"
 

@@ -6,7 +6,7 @@
 __all__ = ['PROFILES', 'project_root', 'Column', 'RowSpec', 'Table', 'load_tables', 'load_thesis', 'thesis_value', 'Plan',
            'Profile', 'load_profile', 'experiment_of', 'settings_of', 'Unit', 'units_of', 'imports_of', 'code_hash',
            'provenance', 'peak_memory', 'summary', 'measure', 'Place', 'place', 'kept_measurements', 'row_state',
-           'assemble', 'RowsFailed', 'Outcome', 'shared_folder', 'measure_row', 'run', 'write_plans',
+           'spread_kind', 'assemble', 'RowsFailed', 'Outcome', 'shared_folder', 'measure_row', 'run', 'write_plans',
            'check_parameters', 'main']
 
 # %% ../nbs/01_foundations/04_study.ipynb #72602384
@@ -484,6 +484,11 @@ def row_state(
     return "outdated" if at.row(table.key, row).exists() else "missing"
 
 # %% ../nbs/01_foundations/04_study.ipynb #33a45157
+def spread_kind(table: Table, column: Column) -> str:
+    "What stands after +- in ours: what the dissertation prints in that table, else a confidence interval; nothing for what is counted."
+    return "none" if column.counted else "interval" if table.spread == "none" else table.spread
+
+
 def assemble(
     table: Table,
     plan: Plan,
@@ -501,7 +506,7 @@ def assemble(
                 raise ValueError(f"{table.key}, {row}: {column.metric} is counted and must not depend on the seed, but is {values}")
             values = dict(list(values.items())[:1])
         cells.append({"column": key, "metric": column.metric, "unit": column.unit, "scale": column.scale, "values": values,
-                      **summary(values, "none" if column.counted else table.spread), "spread_kind": "none" if column.counted else table.spread,
+                      **summary(values, spread_kind(table, column)), "spread_kind": spread_kind(table, column),
                       "thesis": thesis_value(table.key, row, key), "measurements": [m["hash"] for m in mine]})
     return {"schema": 1, "table": table.key, "row": row, "label": table.rows[row].label, "cells": cells,
             "measurements": [measurements[unit.hash] for unit in units]}
