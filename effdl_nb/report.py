@@ -419,7 +419,8 @@ def results_markdown(
             continue
         cost = effort(row_records(table, spec, at))
         origin = (f"*Profile {spec.name}; seeds {', '.join(map(str, cost['seeds']))}; {show_seconds(cost['seconds'])} on "
-                  f"{', '.join(cost['devices'])}, {' or '.join(map(str, cost['threads']))} thread(s), torch {', '.join(cost['torch'])}; measured {cost['last'][:10]}.*")
+                  f"{', '.join(cost['devices'])}, {' or '.join(map(str, cost['threads']))} thread(s), torch {', '.join(cost['torch'])}; "
+                  f"measured {cost['last'][:10]}.*")
         parts.append(f"#### Table {table.number}: {table.title}\n\n{to_markdown(table, frame, only_run=True)}\n{origin}\n")
     return "\n".join(parts) or f"*Nothing has been measured at profile {spec.name} in this checkout yet: run `make reproduce`.*\n"
 

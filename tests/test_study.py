@@ -83,7 +83,7 @@ def test_columns_with_equal_settings_share_a_measurement(toy):
     root, _ = toy
     study.run("table_9_1", "toy", say=quiet).check()
     import study_draws
-    # Row a measures size 1 (columns value and size) and size 100 (column large). In row b the row's own setting wins over the column's: one measurement.
+    # Row a measures size 1 (columns value and size) and size 100 (column large). Row b's own setting wins over the column's: one measurement.
     assert study_draws.calls == [("a", 1, 0), ("a", 1, 1), ("a", 100, 0), ("a", 100, 1), ("b", 7, 0), ("b", 7, 1)]
     cells = {cell["column"]: cell for cell in row(root, "a")["cells"]}
     assert cells["value"]["values"] == {"0": [1, 2], "1": [2, 3]} and cells["value"]["mean"] == 2 and cells["value"]["n"] == 4
@@ -111,7 +111,8 @@ def test_one_seed_at_a_time_makes_the_row_when_all_are_there(toy):
     assert not list((root / "reports" / "toy" / "work").rglob("*.json"))   # the row is the only place of its values
 
 
-@pytest.mark.parametrize("bad, words", [("nan", "returned value = .nan."), ("missing", "column value needs value"), ("seeded", "must not depend on the seed")])
+@pytest.mark.parametrize("bad, words", [("nan", "returned value = .nan."), ("missing", "column value needs value"),
+                                        ("seeded", "must not depend on the seed")])
 def test_a_result_that_is_no_number_never_becomes_a_row(toy, bad, words):
     root, profile = toy
     profile(f"{{seeds: [0, 1], rows: [b], settings: {{bad: {bad}}}}}")
@@ -153,7 +154,8 @@ def test_a_damaged_row_is_named(toy, content):
 @pytest.mark.parametrize("plan, words", [
     ("{seeds: []}", "at least one"), ("{seeds: [-1]}", "whole numbers from 0"), ("{seeds: [a]}", "whole numbers"), ("{}", "seeds missing"),
     ("{seeds: [0], rows: [c]}", "unknown row 'c'; allowed are a, b"), ("{seeds: [0], columns: [c]}", "unknown column 'c'"),
-    ("{seeds: [0], row_settings: {c: {}}}", "unknown row 'c'"), ("[0]", "not a mapping"), ("{seeds: [0], colour: 1}", "unknown 'colour'; allowed are seeds")])
+    ("{seeds: [0], row_settings: {c: {}}}", "unknown row 'c'"), ("[0]", "not a mapping"),
+    ("{seeds: [0], colour: 1}", "unknown 'colour'; allowed are seeds")])
 def test_wrong_plans_are_refused(toy, plan, words):
     _, profile = toy
     profile(plan)

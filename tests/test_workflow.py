@@ -219,7 +219,7 @@ def test_the_plain_papermill_command_of_the_readme(tmp_path):
     tiny = ROOT / "tests" / "profiles" / "tiny.yaml"
     out = tmp_path / "out.ipynb"
     environment = os.environ | {"EFFDL_REPORTS": str(tmp_path), "EFFDL_ROOT": ""}
-    done = subprocess.run([sys.executable, "-m", "papermill", "nbs/05_reproduction/table_4_1.ipynb", str(out), "-p", "profile", str(tiny), "-p", "rows", "random"],
-                          cwd=ROOT, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "papermill", "nbs/05_reproduction/table_4_1.ipynb", str(out), "-p", "profile", str(tiny), "-p", "rows", "random"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "tiny" / "rows" / "table_4_1" / "random.json").exists()

@@ -32,5 +32,6 @@ def readme() -> str:
 
 if __name__ == "__main__":
     if "--check" in sys.argv:
-        sys.exit(0 if (ROOT / "README.md").read_text(encoding="utf-8") == readme() else "README.md is not what nbs/index.ipynb makes: run `make readme`")
+        same = (ROOT / "README.md").read_text(encoding="utf-8") == readme()
+        sys.exit(0 if same else "README.md is not what nbs/index.ipynb makes: run `make readme`")
     (ROOT / "README.md").write_text(readme(), encoding="utf-8")

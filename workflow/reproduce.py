@@ -35,7 +35,8 @@ def tell(profile: study.Profile, at: study.Place) -> int:
         states = {row: study.row_state(tables[key], profile, row, at) for row in plan.rows}
         missing = [f"{row} ({state})" for row, state in states.items() if state not in ("measured", "changed")]
         lacking += len(missing)
-        print(f"{tables[key].kind} {tables[key].number}: {len(states) - len(missing)} of {len(states)} rows" + (f"; not there: {', '.join(missing)}" if missing else ""))
+        rest = f"; not there: {', '.join(missing)}" if missing else ""
+        print(f"{tables[key].kind} {tables[key].number}: {len(states) - len(missing)} of {len(states)} rows{rest}")
     return lacking
 
 
