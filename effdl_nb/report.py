@@ -24,7 +24,7 @@ from .files import atomic_write, read_json
 from .study import Place, Profile, Table, load_profile, load_tables, place, row_state, spread_kind, thesis_value
 
 # %% ../nbs/01_foundations/05_report.ipynb #b9129659
-FIELDS = ("row", "column", "unit", "ours", "spread", "n", "thesis", "thesis_spread", "corrected", "difference", "state")
+FIELDS = ("row", "column", "unit", "ours", "spread", "n", "thesis", "thesis_spread", "corrected", "difference", "state", "here")
 
 
 def cells(
@@ -35,14 +35,23 @@ def cells(
     "Every cell of a table: ours, the thesis's, the difference, and the state."
     lines, plan = [], profile.tables.get(table.key)
     for row in table.rows.values():
-        state = "not implemented yet" if table.experiment is None else row_state(table, profile, row.key, at)
+        state = row_state(table, profile, row.key, at)
         path = at.row(table.key, row.key)
-        ours = {cell["column"]: cell for cell in read_json(path)["cells"]} if state in ("measured", "changed") else {}
+        record = read_json(path) if state in ("measured", "changed") else {"cells": [], "measurements": []}
+        ours = {cell["column"]: cell for cell in record["cells"]}
         for column in table.columns.values():
             runs = plan is not None and row.key in plan.rows and column.key in plan.columns
-            here = state if runs or table.experiment is None else "not run at this profile"
-            lines.append(_cell(table, row.key, column, ours.get(column.key) if runs else None, here))
+            line = _cell(table, row.key, column, ours.get(column.key) if runs else None,
+                         state if runs or state.startswith("not ") else "not run at this profile")
+            lines.append(line | {"here": _departures(column, record["measurements"])})
     return pd.DataFrame(lines, columns=FIELDS)
+
+
+def _departures(column, measurements: list[dict]) -> str:
+    "What a column's heading promises and a profile changed: a small network under the heading WRN-28-10 must say that it is one."
+    mine = [m["settings"] for m in measurements if column.key in m["columns"]]
+    changed = {key: mine[0][key] for key, value in column.settings.items() if mine and mine[0].get(key) != value}
+    return ", ".join(f"{key} {value}" for key, value in changed.items())
 
 
 def _cell(table: Table, row: str, column, ours: dict | None, state: str) -> dict:
@@ -99,6 +108,7 @@ class Block:
     lines: tuple[tuple[str, ...], ...]  # row label, ours, n, thesis, difference, remark
     run: bool                           # whether this profile runs anything of it
     spread: str                         # what stands after +- in ours
+    here: str                           # where ours departs from the heading
 
 
 def blocks(
@@ -116,11 +126,12 @@ def blocks(
             if show_number(cell.corrected) != "–":
                 thesis = f"{show_number(cell.corrected, column.digits)} (printed {thesis})"
             difference = show_number(cell.difference, column.digits, True) if measured else ""
-            remark = "older code" if cell.state == "changed" else table.rows[cell.row].note
+            remark = "older code" if cell.state == "changed" else ""
             lines.append((table.rows[cell.row].label, ours, f"{cell.n:.0f}" if measured else "", thesis, difference, remark))
         label = column.label + (f" ({column.unit})" if column.unit else "")
+        here = "; ".join(dict.fromkeys(text for text in frame[frame.column == column.key].here.fillna("") if text))
         run = frame[frame.column == column.key].state.isin(["measured", "changed", "outdated", "failed", "missing"]).any()
-        made.append(Block(label, tuple(lines), bool(run), spread_kind(table, column)))
+        made.append(Block(label, tuple(lines), bool(run), spread_kind(table, column), here))
     return made
 
 # %% ../nbs/01_foundations/05_report.ipynb #e36f451c
@@ -139,8 +150,8 @@ def to_markdown(
         if only_run and not block.run:
             continue
         lines = [line for line in block.lines if not (only_run and line[1].startswith("not "))]
-        spread = f" ({SPREADS[block.spread]})" if SPREADS[block.spread] else ""
-        parts.append("\n".join([f"**{block.label}**{spread}", "",
+        words = "; ".join(text for text in (f"ours: {block.here}" if block.here else "", SPREADS[block.spread]) if text)
+        parts.append("\n".join([f"**{block.label}**" + (f" ({words})" if words else ""), "",
                                 f"| {table.row_head or 'row'} | " + " | ".join(HEAD) + " |", "|---|" + "--:|" * len(HEAD),
                                 *("| " + " | ".join(part.replace("|", "\\|") for part in line[:5]) + " |" for line in lines)]))
     return "\n\n".join(parts) + "\n"
@@ -157,7 +168,8 @@ def to_html(
     made = blocks(table, frame)
     why = "Not implemented yet" if table.experiment is None else "Not run at this profile"
     run, left = [b for b in made if b.run], [b for b in made if not b.run]
-    return _templates.get_template("table.html").render(row_head=table.row_head, run=run, left=left, why=why, spreads=SPREADS)
+    notes = [row for row in table.rows.values() if row.note]
+    return _templates.get_template("table.html").render(row_head=table.row_head, run=run, left=left, why=why, notes=notes, spreads=SPREADS)
 
 # %% ../nbs/01_foundations/05_report.ipynb #52f490f8
 INK, OURS, THESIS = "#333333", "#0072B2", "#D55E00"
@@ -220,7 +232,8 @@ def _dots(axis, shown: pd.DataFrame, rows: list[str], column):
     axis.errorbar(shown.ours.astype(float), y, xerr=spread, fmt="o", color=OURS, markersize=5, capsize=2.5, linewidth=1.2, zorder=3, label="ours")
     thesis = pd.to_numeric(shown.corrected.where(shown.corrected.notna(), shown.thesis), errors="coerce")
     axis.scatter(thesis, y, s=32, facecolors="none", edgecolors=THESIS, linewidths=1.2, label="thesis (full protocol)", zorder=2)
-    axis.set_title(column.label, fontsize=9, color=INK)
+    here = next((text for text in shown.here if text), "")
+    axis.set_title(column.label + (f"\nours: {here}" if here else ""), fontsize=9, color=INK)
     axis.set_xlabel(column.unit, fontsize=8)
     axis.tick_params(labelsize=8, colors=INK)
     axis.grid(axis="x", alpha=0.25, linewidth=0.6)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'project_root', 'Column', 'RowSpec', 'Table', 'load_tables', 'load_thesis', 'thesis_value', 'Plan',
-           'Profile', 'load_profile', 'experiment_of', 'settings_of', 'Unit', 'units_of', 'imports_of', 'code_hash',
-           'provenance', 'peak_memory', 'summary', 'measure', 'Place', 'place', 'kept_measurements', 'row_state',
-           'spread_kind', 'assemble', 'RowsFailed', 'Outcome', 'shared_folder', 'measure_row', 'run', 'write_plans',
-           'check_parameters', 'main']
+           'Profile', 'load_profile', 'experiment_of', 'implemented_rows', 'settings_of', 'Unit', 'units_of',
+           'modules_behind', 'code_hash', 'provenance', 'peak_memory', 'summary', 'measure', 'Place', 'place',
+           'kept_measurements', 'row_state', 'spread_kind', 'assemble', 'RowsFailed', 'Outcome', 'shared_folder',
+           'measure_row', 'run', 'write_plans', 'check_parameters', 'main']
 
 # %% ../nbs/01_foundations/04_study.ipynb #72602384
 import argparse
@@ -227,6 +227,15 @@ def experiment_of(table: Table):
     return function, typing.get_type_hints(function)["settings"]
 
 
+def implemented_rows(table: Table) -> tuple[str, ...]:
+    "The rows that a table's experiment can measure: the keys of `ROWS` in its module, or every row if it has none."
+    if table.experiment is None:
+        return ()
+    function, _ = experiment_of(table)
+    known = getattr(sys.modules[function.__module__], "ROWS", table.rows)
+    return tuple(row for row in table.rows if row in known)
+
+
 def settings_of(
     table: Table,
     plan: Plan,
@@ -235,6 +244,8 @@ def settings_of(
 ):                # an instance of the experiment's settings class
     "The settings of one cell; `ValueError` naming the allowed ones if one is unknown."
     _, kind = experiment_of(table)
+    if row not in (there := implemented_rows(table)):
+        raise ValueError(f"row {row} of {table.kind} {table.number} is not implemented yet; implemented are {', '.join(there)}")
     merged = table.columns[column].settings | table.rows[row].settings | plan.settings
     merged = merged | plan.column_settings.get(column, {}) | plan.row_settings.get(row, {})
     as_tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in merged.items()}
@@ -269,47 +280,52 @@ def units_of(
     return [Unit(table.key, row, seed, settings, tuple(columns)) for settings, columns in groups.values() for seed in plan.seeds]
 
 # %% ../nbs/01_foundations/04_study.ipynb #16f4fd30
-def imports_of(
-    module: str,  # "effdl_nb.msunet.experiments"
-) -> set[str]:    # itself and every module of the package that it imports, directly or not
-    "The modules of `effdl_nb` behind a module, found without importing any of them."
-    seen, todo = set(), [module]
+@functools.lru_cache(maxsize=512)
+def _parsed(path: str, package: str, changed: int) -> tuple[str, tuple[str, ...]]:
+    "The hash of a module's code, and the names in `effdl_nb` that it imports; `changed` is the file's time, so that a new version is read anew."
+    tree, imported = ast.parse(Path(path).read_text(encoding="utf-8")), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            imported += [f"{base}.{alias.name}" for alias in node.names] if _is_package(base) else [base]
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+            body[0].value.value = ""   # a docstring
+    return settings_hash(ast.dump(tree)), tuple(name for name in imported if name.split(".")[0] == "effdl_nb")
+
+
+def _is_package(name: str) -> bool:
+    "Whether a name in `effdl_nb` is a package; nothing outside is looked at."
+    return name.split(".")[0] == "effdl_nb" and bool(importlib.util.find_spec(name).submodule_search_locations)
+
+
+def modules_behind(
+    module: str,        # "effdl_nb.msunet.experiments"
+) -> dict[str, str]:    # itself and every module of the package that it imports, directly or not -> the hash of its code
+    "The modules of `effdl_nb` that shape what a module computes, found without running any of them."
+    seen, todo = {}, [module]
     while todo:
         name = todo.pop()
         spec = importlib.util.find_spec(name)
         if name in seen or spec is None or not spec.origin or spec.submodule_search_locations:
             continue   # a package's own __init__ holds the version at most, which does not shape a number
-        seen.add(name)
-        package = name.rpartition(".")[0]
-        for node in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                todo += [alias.name for alias in node.names if alias.name.split(".")[0] == "effdl_nb"]
-            elif isinstance(node, ast.ImportFrom):
-                base = importlib.util.resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
-                if base.split(".")[0] == "effdl_nb":
-                    is_package = importlib.util.find_spec(base).submodule_search_locations
-                    todo += [f"{base}.{alias.name}" for alias in node.names] if is_package else [base]
+        seen[name], imported = _parsed(spec.origin, name.rpartition(".")[0], Path(spec.origin).stat().st_mtime_ns)
+        todo += imported
     return seen
-
-
-def _code_of(table: Table) -> str:
-    "The code hash of a table's experiment."
-    return code_hash(table.experiment.split(":")[0])
 
 
 def code_hash(
     module: str,  # the module of an experiment
 ) -> str:         # 16 hexadecimal digits
     "A hash of all code of the package behind a module; comments, blanks and docstrings do not count."
-    trees = {}
-    for name in imports_of(module):
-        tree = ast.parse(Path(importlib.util.find_spec(name).origin).read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-                body[0].value.value = ""
-        trees[name] = ast.dump(tree)
-    return settings_hash(trees)
+    return settings_hash(modules_behind(module))
+
+
+def _code_of(table: Table) -> str:
+    "The code hash of a table's experiment."
+    return code_hash(table.experiment.split(":")[0])
 
 # %% ../nbs/01_foundations/04_study.ipynb #c82876c5
 def provenance(root: Path | None = None) -> dict:
@@ -468,11 +484,11 @@ def row_state(
     profile: Profile,
     row: str,  # row key
     at: Place,
-) -> str:      # "measured", "changed" (older code, kept), "outdated" (to be measured again), "failed", "missing" or "not run"
-    "What there is of a row."
+) -> str:      # "measured", "changed", "outdated", "failed", "missing", "not run at this profile" or "not implemented yet"
+    "What there is of a row: \"changed\" is kept though its code is older, \"outdated\" will be measured again."
     plan = profile.tables.get(table.key)
     if plan is None or row not in plan.rows:
-        return "not run"
+        return "not run at this profile" if row in implemented_rows(table) else "not implemented yet"
     wanted = {unit.hash for unit in units_of(table, plan, row)}
     if at.row(table.key, row).exists():
         kept = kept_measurements(table, profile, row, at)

@@ -24,7 +24,7 @@ def snakemake(profile: str, cores: int, at: study.Place, more: list[str]) -> int
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(Path(__file__).with_name("Snakefile")), "--cores", str(cores),
                "--config", f"profile={profile}", f"reports={at.reports}",
                "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock",   # the lock of `main` is released when its holder dies
-               "--quiet", "rules", "progress", "host", *more]
+               "--quiet", "all", *more]
     return subprocess.run(command, cwd=study.project_root()).returncode
 
 
