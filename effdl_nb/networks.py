@@ -13,7 +13,6 @@ from collections import OrderedDict
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 # %% ../nbs/01_foundations/02_networks.ipynb #d75855c2
 def count_parameters(
@@ -116,7 +115,7 @@ def _vgg11(num_classes, width, norm, image_size, in_channels):
     return _plain(plan, num_classes, norm, image_size, in_channels)
 
 # %% ../nbs/01_foundations/02_networks.ipynb #5e197a77
-_RESNETS = {"18": (BasicBlock, (2, 2, 2, 2)), "50": (Bottleneck, (3, 4, 6, 3)), "200": (Bottleneck, (3, 24, 36, 3))}
+_RESNETS = {"18": ("BasicBlock", (2, 2, 2, 2)), "50": ("Bottleneck", (3, 4, 6, 3)), "200": ("Bottleneck", (3, 24, 36, 3))}
 IMAGENET_FORM_FROM = 128  # images this large or larger get the ImageNet stem
 
 
@@ -125,8 +124,9 @@ class ResNet(nn.Module):
 
     def __init__(self, depth: str, num_classes: int, width: int, norm: str, large: bool, in_channels: int):
         super().__init__()
-        self.block, blocks = _RESNETS[depth]
-        self.norm, self.inplanes = norm, width
+        from torchvision.models import resnet  # takes seconds to import, which the other networks need not spend
+        block, blocks = _RESNETS[depth]
+        self.block, self.norm, self.inplanes = getattr(resnet, block), norm, width
         self.conv1 = nn.Conv2d(in_channels, width, *((7, 2, 3) if large else (3, 1, 1)), bias=False)
         self.bn1 = norm_layer(norm, width)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()

@@ -22,7 +22,7 @@ from effdl_nb.files import lock
 def snakemake(profile: str, cores: int, at: study.Place, more: list[str]) -> int:
     "Let Snakemake make what is missing; its exit status."
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(Path(__file__).with_name("Snakefile")), "--cores", str(cores),
-               "--config", f"profile={profile}", f"reports={at.reports}",
+               "--config", f"profile={profile}", f"reports={at.reports}", "planned=true",
                "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock",   # the lock of `main` is released when its holder dies
                "--quiet", "all", *more]
     return subprocess.run(command, cwd=study.project_root()).returncode
@@ -51,6 +51,7 @@ def main() -> int:
         profile = study.load_profile(given.profile)
         at = study.place(profile, Path(given.reports).absolute() if given.reports else None)
         with lock(at.folder / "reproduce", timeout=0):
+            study.write_plans(given.profile, at.reports)
             status = snakemake(given.profile, given.cores, at, given.more)
             page = report.write_report(given.profile, at.reports)
     except TimeoutError:
