@@ -141,7 +141,8 @@ def test_running_needs_neither_nbdev_nor_papermill_nor_snakemake():
 
 @pytest.mark.parametrize("module, absent", [
     ("effdl_nb.files", "torch"), ("effdl_nb.study", "torch"), ("effdl_nb.training", "torchvision"), ("effdl_nb.data", "torchvision"),
-    ("effdl_nb.msunet.network", "torchvision"), ("effdl_nb.networks", "torchvision"), ("effdl_nb.condensation.experiments", "torchvision"), ("effdl_nb.training", "pandas")])
+    ("effdl_nb.msunet.network", "torchvision"), ("effdl_nb.networks", "torchvision"), ("effdl_nb.condensation.experiments", "torchvision"),
+    ("effdl_nb.training", "pandas")])
 def test_a_module_pulls_in_only_what_it_needs(module, absent):
     code = f"import sys, {module}\nprint({absent!r} in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
