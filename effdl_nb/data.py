@@ -12,6 +12,7 @@ __all__ = ['SAMPLE_PER_CLASS', 'NPM_CIFAR10', 'TINY_IMAGENET', 'NAMES', 'Split',
 import argparse
 import contextlib
 import hashlib
+import http.client
 import json
 import logging
 import os
@@ -304,7 +305,9 @@ def _decode(path: Path, size: int | None) -> np.ndarray:
 
 def _decode_all(paths: list[Path], size: int, resize: bool, description: str) -> np.ndarray:
     "Image files as one array (N, size, size, 3)."
-    images = np.empty((len(paths), size, size, 3), np.uint8)
+    shape = (len(paths), size, size, 3)
+    # Beyond a gigabyte the array lives in a temporary file, not in memory: ImageNet has 193 of them.
+    images = np.empty(shape, np.uint8) if np.prod(shape, dtype=float) < 2**30 else np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=shape)
     for i, path in enumerate(tqdm(paths, desc=description)):
         image = _decode(path, size if resize else None)
         if image.shape != (size, size, 3):
@@ -461,7 +464,8 @@ def prepare(
             _log.info("%s: trying %s", name, what)
             try:
                 arrays, classes = fetch(root)
-            except (OSError, ValueError, RuntimeError, KeyError, tarfile.TarError, zipfile.BadZipFile, subprocess.TimeoutExpired) as error:
+            except (OSError, ValueError, RuntimeError, KeyError, http.client.HTTPException, subprocess.TimeoutExpired, tarfile.TarError,
+                    zipfile.BadZipFile) as error:
                 tried.append(f"{what}: {error or type(error).__name__}")
                 _log.info("%s: %s", name, tried[-1])
                 continue

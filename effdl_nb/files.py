@@ -83,7 +83,10 @@ def lock(
     path: str | Path,             # what is being made; the lock itself is a hidden file beside it
     timeout: float | None = None,  # seconds to wait; None waits for ever
 ):
-    "Hold the only lock on `path` among all processes of this machine; `TimeoutError` after `timeout` seconds."
+    """Hold the only lock on `path` among all processes of this machine; `TimeoutError` after `timeout` seconds.
+
+    Gives the open lock file: a child process that inherits it (`pass_fds`) holds the lock as well, until both have ended.
+    """
     import fcntl  # not on Windows; everything else in this module is
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,4 +100,4 @@ def lock(
                 if end is not None and time.monotonic() > end:
                     raise TimeoutError(f"another process has held the lock on {path} for over {timeout} s") from None
                 time.sleep(0.05)
-        yield
+        yield handle

@@ -283,9 +283,9 @@ def row_records(
     profile: Profile,
     at: Place,
 ) -> list[dict]:
-    "The rows of a table that are there, as written by the study."
-    paths = [at.row(table.key, row) for row in table.rows]
-    return [read_json(path) for path in paths if path.exists()]
+    "The rows of a table that count, as written by the study."
+    rows = [row for row in table.rows if row_state(table, profile, row, at) in ("measured", "changed")]
+    return [read_json(at.row(table.key, row)) for row in rows]
 
 
 def common_settings(
@@ -355,7 +355,7 @@ CHAPTERS = {2: "MSUNet", 3: "Deep AutoAugment", 4: "Dataset condensation via imp
 def _item(table: Table, profile: Profile, at: Place) -> dict:
     "What the page shows of one table or figure."
     item = {"table": table, "state": "not implemented yet", "there": False, "failed": False, "failures": [],
-            "figure": False, "html": "", "notebook": ""}
+            "figure": False, "html": "", "notebooks": [], "remark": ""}
     if table.kind == "table":
         rendered = _write_table(table, profile, at)
         item["html"], item["figure"] = rendered.html, rendered.picture is not None
@@ -363,7 +363,8 @@ def _item(table: Table, profile: Profile, at: Place) -> dict:
         return item
     plan = profile.tables.get(table.key)
     states = {row: row_state(table, profile, row, at) for row in (plan.rows if plan else ())}
-    records = [r for r in row_records(table, profile, at) if states.get(r["row"]) in ("measured", "changed")]
+    records = row_records(table, profile, at)
+    item["remark"] = plan.remark if plan else ""
     item["failures"] = [read_json(at.failure(table.key, row)) for row, state in states.items() if state == "failed"]
     item["there"], item["failed"] = bool(records), bool(item["failures"])
     item["shared"], item["own"] = common_settings(records)
@@ -373,8 +374,9 @@ def _item(table: Table, profile: Profile, at: Place) -> dict:
     item["state"] = ("not run at this profile" if plan is None else "" if done == wanted
                      else f"{len(item['failures'])} of {wanted} rows failed" if item["failures"] else f"{done} of {wanted} rows so far")
     for ending in ("html", "ipynb"):
-        if (at.folder / "notebooks" / f"{table.key}.{ending}").exists():
-            item["notebook"] = f"notebooks/{table.key}.{ending}"
+        there = sorted((at.folder / "notebooks").glob(f"{table.key}.{ending}")) + sorted((at.folder / "notebooks" / table.key).glob(f"*.{ending}"))
+        if there:
+            item["notebooks"] = [(path.stem, path.relative_to(at.folder).as_posix()) for path in there]
             break
     return item
 
@@ -386,7 +388,7 @@ def render_notebooks(at: Place) -> list[Path]:
         from nbconvert import HTMLExporter
     except ImportError:
         return made
-    for path in sorted(folder.glob("*.ipynb")):
+    for path in sorted(folder.rglob("*.ipynb")):
         target = path.with_suffix(".html")
         if not target.exists() or target.stat().st_mtime < path.stat().st_mtime:
             body, _ = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True).from_filename(str(path))
@@ -434,7 +436,8 @@ def results_markdown(
         origin = (f"*Profile {spec.name}; seeds {', '.join(map(str, cost['seeds']))}; {show_seconds(cost['seconds'])} on "
                   f"{', '.join(cost['devices'])}, {' or '.join(map(str, cost['threads']))} thread(s), torch {', '.join(cost['torch'])}; "
                   f"measured {cost['last'][:10]}.*")
-        parts.append(f"#### Table {table.number}: {table.title}\n\n{to_markdown(table, frame, only_run=True)}\n{origin}\n")
+        remark = f"{spec.tables[table.key].remark}\n\n" if spec.tables[table.key].remark else ""
+        parts.append(f"#### Table {table.number}: {table.title}\n\n{to_markdown(table, frame, only_run=True)}\n{remark}{origin}\n")
     return "\n".join(parts) or f"*Nothing has been measured at profile {spec.name} in this checkout yet: run `make reproduce`.*\n"
 
 # %% ../nbs/01_foundations/05_report.ipynb #af2f5e3b

@@ -19,6 +19,7 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import json
 import math
 import os
 import platform
@@ -162,7 +163,7 @@ class Plan:
     settings: dict = field(default_factory=dict)         # for every row and column
     row_settings: dict = field(default_factory=dict)     # row key -> settings
     column_settings: dict = field(default_factory=dict)  # column key -> settings
-    estimate: str = ""               # its cost, as estimated from measured steps
+    remark: str = ""                 # what a reader must know of these sizes; shown with the table
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,14 @@ def experiment_of(table: Table):
         raise ValueError(f"{table.kind} {table.number} has no experiment yet")
     module, name = table.experiment.split(":")
     function = getattr(importlib.import_module(module), name)
+    _code_when_loaded(function)
     return function, typing.get_type_hints(function)["settings"]
+
+
+@functools.lru_cache(maxsize=64)
+def _code_when_loaded(function) -> str:
+    "The code hash of an experiment as it was when this process first used it: an hours-long run must not be stamped with code edited meanwhile."
+    return code_hash(function.__module__)
 
 
 def implemented_rows(table: Table) -> tuple[str, ...]:
@@ -414,12 +422,16 @@ def measure(
     "Run one experiment and record it with its provenance."
     import torch
     function, _ = experiment_of(table)
+    code = _code_when_loaded(function)
+    if code != _code_of(table):
+        raise RuntimeError(f"the code behind {table.experiment} was changed after this process had loaded it: "
+                           "start again, so that the number and its code agree")
     torch.set_num_threads(threads)
     where, start = provenance(), time.perf_counter()
     result = function(unit.row, unit.settings, unit.seed, Path(work))
     metrics = _checked(result, table, unit)
     where |= {"seconds": round(time.perf_counter() - start, 2), "peak_memory_mib": peak_memory(), "data": _data_digest(unit.settings)}
-    return {"hash": unit.hash, "code": _code_of(table), "seed": unit.seed, "columns": list(unit.columns),
+    return {"hash": unit.hash, "code": code, "seed": unit.seed, "columns": list(unit.columns),
             "settings": dataclasses.asdict(unit.settings), "metrics": metrics, "details": result.get("details", {}), "provenance": where}
 
 
@@ -471,7 +483,7 @@ def kept_measurements(
     if path.exists():
         found = {m["hash"]: m for m in read_json(path)["measurements"]}
     for unit in units_of(table, profile.tables[table.key], row):
-        if unit.hash not in found and at.unit(unit).exists():
+        if at.unit(unit).exists():   # written after the row, or there is no row yet
             found[unit.hash] = read_json(at.unit(unit))
     if profile.changed == "mark":
         return found
@@ -572,7 +584,9 @@ def measure_row(
         say(f"{table.key} {row} seed {unit.seed}: {_short(measurement['metrics'])} in {measurement['provenance']['seconds']:.0f} s")
     if not all(unit.hash in kept for unit in units):
         return False
-    write_json(at.row(table.key, row), {"profile": profile.name} | assemble(table, plan, row, kept))
+    record, path = {"profile": profile.name} | assemble(table, plan, row, kept), at.row(table.key, row)
+    if not path.exists() or read_json(path) != json.loads(json.dumps(record)):   # for instance a column was added that needs no measurement
+        write_json(path, record)
     at.failure(table.key, row).unlink(missing_ok=True)
     for unit in units:
         at.unit(unit).unlink(missing_ok=True)
@@ -605,8 +619,6 @@ def run(
     failures = {}
     for row in chosen:
         try:
-            if row_state(spec, plans, row, at) in ("measured", "changed"):
-                continue
             measure_row(spec, plans, row, at, chosen_seeds, say)
         except Exception as error:   # whatever it is: it is recorded, the other rows go on, and Outcome.check raises at the end
             failures[row] = f"{type(error).__name__}: {error}"
@@ -643,7 +655,9 @@ def write_plans(
         code, missing[key] = _code_of(tables[key]), []
         for row in plan.rows:
             wanted = [unit.hash for unit in units_of(tables[key], plan, row)]
-            wish = {"profile": spec.name, "table": key, "row": row, "wanted": wanted} | ({"code": code} if spec.changed == "remake" else {})
+            shown = settings_hash([dataclasses.asdict(tables[key]), plan.columns])
+            wish = {"profile": spec.name, "table": key, "row": row, "wanted": wanted, "shown": shown}
+            wish |= ({"code": code} if spec.changed == "remake" else {})
             path = at.plan(key, row)
             if row_state(tables[key], spec, row, at) not in ("measured", "changed"):
                 missing[key].append(row)

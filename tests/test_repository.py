@@ -179,3 +179,13 @@ def test_nothing_committed_names_a_registry_or_a_machine_and_no_pickle_is_read()
         text = path.read_text(encoding="utf-8")
         assert not hosts.search(text), name
         assert not unsafe.search(text), name
+
+
+def test_the_readme_is_made_from_the_index_notebook():
+    done = subprocess.run([sys.executable, ROOT / "workflow" / "readme.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_links_of_the_readme_lead_somewhere():
+    for link in re.findall(r"\]\((?!https?:|#)([^)]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / link).exists(), link

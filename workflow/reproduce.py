@@ -19,13 +19,14 @@ from effdl_nb import report, study
 from effdl_nb.files import lock
 
 
-def snakemake(profile: str, cores: int, at: study.Place, more: list[str]) -> int:
-    "Let Snakemake make what is missing; its exit status."
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(Path(__file__).with_name("Snakefile")), "--cores", str(cores),
+def snakemake(profile: str, cores: int, at: study.Place, more: list[str], held) -> int:
+    "Let Snakemake make what is missing; its exit status. It shares the lock `held`, which so lasts while it works, even if this process is killed."
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(Path(__file__).with_name("Snakefile")),
+               *([] if "--executor" in more else ["--cores", str(cores)]),   # a cluster's jobs are not bound by this machine's cores
                "--config", f"profile={profile}", f"reports={at.reports}", "planned=true",
-               "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock",   # the lock of `main` is released when its holder dies
+               "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock",   # Snakemake's own lock would outlive a kill
                "--quiet", "all", *more]
-    return subprocess.run(command, cwd=study.project_root()).returncode
+    return subprocess.run(command, cwd=study.project_root(), pass_fds=[held.fileno()]).returncode
 
 
 def tell(profile: study.Profile, at: study.Place) -> int:
@@ -48,11 +49,13 @@ def main() -> int:
     parser.add_argument("more", nargs="*", metavar="-- SNAKEMAKE OPTIONS", help="passed on to Snakemake")
     given, start = parser.parse_args(), time.monotonic()
     try:
+        if given.profile.endswith(".yaml"):
+            given.profile = str(Path(given.profile).absolute())
         profile = study.load_profile(given.profile)
         at = study.place(profile, Path(given.reports).absolute() if given.reports else None)
-        with lock(at.folder / "reproduce", timeout=0):
+        with lock(at.folder / "reproduce", timeout=0) as held:
             study.write_plans(given.profile, at.reports)
-            status = snakemake(given.profile, given.cores, at, given.more)
+            status = snakemake(given.profile, given.cores, at, given.more, held)
             page = report.write_report(given.profile, at.reports)
     except TimeoutError:
         print(f"another run of profile {given.profile} is at work in {at.folder}; wait for it, or stop it", file=sys.stderr)

@@ -182,6 +182,7 @@ class TrajectoryConfig:
     min_start: int = 0  # T-, the smallest start epoch
     first_start: int = 4  # T, the largest start epoch at the beginning
     max_start: int = 4  # T+, the largest start epoch in the end
+    expert_epochs: int | None = None  # T of the text, in the readings that use it; None: the epochs that the experts were trained for
     interval: int = 100  # iterations between raises of the largest start epoch
     batch_size: int = 100  # synthetic images per student step, at most
     image_optimizer: str = "sgd"  # "sgd" (momentum 0.5) or "adam"; also for the learning rate
@@ -271,7 +272,7 @@ class _Matching:
         end = unroll(self.model, start, images, labels, rate, c.student_steps, prepare, c.memory)
         if c.method == "mtt":
             return mtt_loss(end, start, target), {"epoch": t}
-        f = energy_fraction(c.reading, t, c.max_start, self.experts.config.epochs, iteration, c.iterations)
+        f = energy_fraction(c.reading, t, c.max_start, c.expert_epochs or self.experts.config.epochs, iteration, c.iterations)
         layers = self.analysed(expert, t + c.expert_steps, target)
         ranks = [layer.components.rank_at(f, "within" if c.reading == "literal" else "reach") for layer in layers]
         return iatm_loss(end, start, target, layers, f, c.reading), {"epoch": t, "fraction": f, "ranks": ranks}

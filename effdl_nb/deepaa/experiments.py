@@ -15,7 +15,7 @@ from torch import nn
 
 from ..data import ImageDataset, Split, load
 from .operations import SearchSpace
-from .policy import Policy, load_policy, mirrored_policy, save_policy, top_operations, trivial_augment_wide_policy
+from .policy import Policy, deep_ta_policy, load_policy, mirrored_policy, save_policy, top_operations, trivial_augment_wide_policy
 from .search import PolicySearch, SearchConfig, SearchData, held_out_cosine, pretrain_proxy
 from ..files import lock, settings_hash
 from ..networks import build
@@ -125,15 +125,19 @@ def find_policy(
     with lock(path):
         if path.exists():
             return load_policy(path, SearchSpace.cifar())
-        fit, held = split_for_search(data.train, settings.search_images, settings.search_seed)
+        fit, rest = split_for_search(data.train, settings.search_images, settings.search_seed)
+        guide, unseen = split_for_search(rest, len(rest) // 2, settings.search_seed)
         proxy = trained_proxy(settings, data, fit, device, progress)
-        accuracy = evaluate(proxy, held.images, held.labels, mean=data.mean, std=data.std, device=device)
-        searched = SearchData(proxy, fit, held, data.mean, data.std)
+        accuracy = evaluate(proxy, unseen.images, unseen.labels, mean=data.mean, std=data.std, device=device)
+        searched = SearchData(proxy, fit, guide, data.mean, data.std)
         state, origin = path.with_suffix(".state.safetensors"), {"dataset": data.name, "data": data.digest}
         search = PolicySearch(searched, SearchSpace.cifar(), search_config(settings), state=state, provenance=origin)
         policy = search.run(progress)
-        similarity = held_out_cosine(searched, policy, settings.held_out_pairs, settings.search_validation_images, settings.held_out_chains)
-        more = {"proxy_held_out_accuracy": round(accuracy, 3), "held_out": similarity, "network": settings.search_network, "device": device.type}
+        sizes = (settings.held_out_pairs, settings.search_validation_images, settings.held_out_chains)
+        measured = SearchData(proxy, fit, unseen, data.mean, data.std)
+        similarity = {key: held_out_cosine(measured, p, *sizes) for key, p in (
+            ("held_out", policy), ("held_out_deep_ta", deep_ta_policy(policy.space, policy.layers)))}
+        more = {"proxy_held_out_accuracy": round(accuracy, 3), **similarity, "network": settings.search_network, "device": device.type}
         save_policy(Policy(policy.probabilities, policy.space, {**policy.provenance, **more}), path)
         state.unlink(missing_ok=True)
         return load_policy(path, SearchSpace.cifar())
@@ -156,7 +160,7 @@ def row_augmentation(row: str, settings: CifarSettings, data: ImageDataset, work
 
 def policy_details(policy: Policy) -> dict:
     "What the report shows of a searched policy: operations, entropies, held-out similarity before (depth 0) and after."
-    known = ("held_out", "seconds", "skipped_pairs", "stopped", "proxy_held_out_accuracy")
+    known = ("held_out", "held_out_deep_ta", "seconds", "skipped_pairs", "stopped", "proxy_held_out_accuracy")
     entropy = [round(value, 4) for value in policy.entropy().tolist()]
     return {"top_operations": top_operations(policy), "entropy": entropy, **{key: policy.provenance.get(key) for key in known}}
 
@@ -176,7 +180,10 @@ def cifar_accuracy(
         torch.manual_seed(seed)
         model = build(settings.network, data.num_classes, image_size=data.image_size)
     constants = {"mean": data.mean, "std": data.std}
-    history = train(model, data.train.images, data.train.labels, train_config(settings, seed), augment=augment, **constants)
+    policy = settings_hash(augment.probabilities.tolist()) if isinstance(augment, Policy) else None
+    checkpoint = Path(work) / f"deepaa_{row}_{seed}_{settings_hash([asdict(settings), data.digest, policy])}.ckpt"
+    history = train(model, data.train.images, data.train.labels, train_config(settings, seed), augment=augment, checkpoint=checkpoint, **constants)
+    checkpoint.unlink(missing_ok=True)
     accuracy = evaluate(model, data.test.images, data.test.labels, **constants)
     details = {"train_loss": round(history.loss[-1], 4) if history.loss else None, "steps": history.steps}
     return {"accuracy": accuracy, "details": {**details, **(policy_details(augment) if row == "deepaa" else {})}}
