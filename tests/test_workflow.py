@@ -200,6 +200,25 @@ def test_two_runs_at_once_do_not_disturb_each_other(toy):
     assert first.returncode == 0 and toy.there() == ["one", "seven", "three"]
 
 
+def test_the_lock_outlives_a_killed_parent(toy):
+    toy.profile(", settings: {wait: 3}")
+    first = toy.start()
+    end = time.monotonic() + 120
+    while not (toy.root / "calls").exists():
+        assert time.monotonic() < end and first.poll() is None
+        time.sleep(0.2)
+    first.kill()   # reproduce.py alone: Snakemake and the notebook go on
+    status, output = toy.run()
+    assert status != 0 and "another run of profile toy is at work" in output
+    while len(toy.there()) < 3:
+        assert time.monotonic() < end + 60
+        time.sleep(0.5)
+    first.communicate(timeout=120)   # the pipe closes when Snakemake, too, has ended
+    status, output = toy.run()
+    assert status == 0 and "3 of 3 rows" in output
+    assert toy.calls() == ALL
+
+
 @pytest.mark.timeout(900)
 def test_the_real_tables_at_a_tiny_profile(tmp_path):
     tiny = ROOT / "tests" / "profiles" / "tiny.yaml"
