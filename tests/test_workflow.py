@@ -127,14 +127,18 @@ def test_a_broken_row_fails_alone_and_is_tried_again(toy):
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_run_continues_and_loses_no_finished_seed(toy, how):
-    toy.profile(", row_settings: {seven: {wait: 60}}")
+    toy.profile(", row_settings: {seven: {wait: 300}}")
     process = toy.start()
     end = time.monotonic() + 120
     while "seven:0" not in ((toy.root / "calls").read_text() if (toy.root / "calls").exists() else ""):
         assert time.monotonic() < end and process.poll() is None, process.stdout.read()
         time.sleep(0.2)
     os.killpg(process.pid, how)   # everything at once, as a power cut or a Ctrl-C in a terminal would
-    process.communicate(timeout=60)
+    try:
+        process.communicate(timeout=60)
+    except subprocess.TimeoutExpired:   # who pressed Ctrl-C and waited a minute for Snakemake to clean up kills it
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
     subprocess.run(["pkill", "-9", "-f", str(toy.root)], check=False)   # a kernel that outlived its parents
     assert toy.there() == ["one", "three"]
     toy.calls()

@@ -34,4 +34,6 @@ if __name__ == "__main__":
     if "--check" in sys.argv:
         same = (ROOT / "README.md").read_text(encoding="utf-8") == readme()
         sys.exit(0 if same else "README.md is not what nbs/index.ipynb makes: run `make readme`")
-    (ROOT / "README.md").write_text(readme(), encoding="utf-8")
+    if "Nothing has been measured" in (text := readme()):
+        sys.exit("README.md opens with measured tables, and there are none here: run `make reproduce` first")
+    (ROOT / "README.md").write_text(text, encoding="utf-8")

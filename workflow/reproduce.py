@@ -25,7 +25,7 @@ def snakemake(profile: str, cores: int, at: study.Place, more: list[str], held) 
                *([] if "--executor" in more else ["--cores", str(cores)]),   # a cluster's jobs are not bound by this machine's cores
                "--config", f"profile={profile}", f"reports={at.reports}", "planned=true",
                "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock",   # Snakemake's own lock would outlive a kill
-               "--quiet", "all", *more]
+               "--quiet", "rules", "progress", "host", "reason", *more]
     return subprocess.run(command, cwd=study.project_root(), pass_fds=[held.fileno()]).returncode
 
 
