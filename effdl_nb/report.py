@@ -197,6 +197,8 @@ class Picture:
     "A saved figure, as notebooks show it."
     path: Path
 
+    def __repr__(self) -> str: return f"Picture({self.path.name})"
+
     def _repr_png_(self) -> bytes: return self.path.read_bytes()
 
 
