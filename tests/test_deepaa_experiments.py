@@ -12,7 +12,7 @@ from effdl_nb.deepaa.search import PolicySearch
 
 TINY = CifarSettings(
     dataset="cifar10-sample",
-    train_size=200,
+    train_size=240,
     test_size=50,
     network="small-convnet",
     epochs=1,
@@ -43,7 +43,7 @@ def test_every_row_gives_an_accuracy_and_repeats(tmp_path):
 
 
 def test_the_policy_is_searched_once_for_all_seeds_and_trainings(tmp_path, monkeypatch):
-    data = load(TINY.dataset, train_size=200, test_size=50)
+    data = load(TINY.dataset, train_size=240, test_size=50)
     policy = find_policy(TINY, data, tmp_path, progress=False)
     monkeypatch.setattr(PolicySearch, "run", lambda *_: pytest.fail("searched again"))
     longer = replace(TINY, epochs=2, network="convnet-2", lr=0.05)
@@ -55,7 +55,7 @@ def test_the_policy_is_searched_once_for_all_seeds_and_trainings(tmp_path, monke
 
 
 def test_an_interrupted_search_continues(tmp_path, monkeypatch):
-    data, advance, calls = load(TINY.dataset, train_size=200, test_size=50), PolicySearch.advance, []
+    data, advance, calls = load(TINY.dataset, train_size=240, test_size=50), PolicySearch.advance, []
     expected = find_policy(TINY, data, tmp_path / "whole", progress=False)
 
     def failing(self):
@@ -74,7 +74,7 @@ def test_an_interrupted_search_continues(tmp_path, monkeypatch):
 
 
 def test_a_damaged_policy_file_is_an_error_and_not_a_new_search(tmp_path):
-    data = load(TINY.dataset, train_size=200, test_size=50)
+    data = load(TINY.dataset, train_size=240, test_size=50)
     find_policy(TINY, data, tmp_path, progress=False)
     path = policy_path(TINY, data, tmp_path)
     path.write_text(path.read_text().replace("DeepAA", "DeepBB"))
