@@ -62,7 +62,7 @@ def fit(data, config=CONFIG, model=None, **kw):
 # settings and schedule
 
 @pytest.mark.parametrize(("field", "value"), [
-    ("schedule", "linear"), ("mix", "cutout"), ("precision", "fp16"), ("epochs", -1), ("epochs", 1.5), ("steps", -1), ("batch_size", 0),
+    ("schedule", "linear"), ("mix", "cutout"), ("precision", "fp8"), ("epochs", -1), ("epochs", 1.5), ("steps", -1), ("batch_size", 0),
     ("batch_repeats", 0), ("seed", -1), ("lr", -0.1), ("lr", math.nan), ("lr", None), ("momentum", 1.0), ("weight_decay", -1e-4),
     ("warmup_epochs", -1), ("gamma", math.inf), ("label_smoothing", 1.0), ("clip_norm", 0.0), ("mix_alpha", -1.0), ("milestones", (1,))])
 def test_settings_that_make_no_sense(field, value):
@@ -143,7 +143,7 @@ def test_equals_a_plain_loop_bit_for_bit(data, changes):
 
 
 @pytest.mark.parametrize("changes", [
-    {}, {"precision": "bf16"}, {"channels_last": True}, {"mix": "mixup"}, {"mix": "cutmix"}, {"batch_repeats": 3}, {"momentum": 0.0}, {"seed": 2}])
+    {}, {"precision": "bf16"}, {"precision": "fp16"}, {"channels_last": True}, {"mix": "mixup"}, {"mix": "cutmix"}, {"batch_repeats": 3}, {"momentum": 0.0}, {"seed": 2}])
 def test_two_runs_are_equal_and_the_global_state_is_not_touched(data, changes):
     config = replace(CONFIG, **changes)
     first, history = fit(data, config, augment=crop_flip)
@@ -159,7 +159,7 @@ def test_two_runs_are_equal_and_the_global_state_is_not_touched(data, changes):
 
 
 @pytest.mark.parametrize("changes", [
-    {"precision": "bf16"}, {"mix": "mixup"}, {"mix": "cutmix"}, {"batch_repeats": 3}, {"seed": 2}, {"clip_norm": 0.01}, {"label_smoothing": 0.1}])
+    {"precision": "bf16"}, {"precision": "fp16"}, {"mix": "mixup"}, {"mix": "cutmix"}, {"batch_repeats": 3}, {"seed": 2}, {"clip_norm": 0.01}, {"label_smoothing": 0.1}])
 def test_every_switch_does_something(data, changes):
     assert not same(fit(data, augment=crop_flip)[0], fit(data, replace(CONFIG, **changes), augment=crop_flip)[0])
 
@@ -287,6 +287,7 @@ RESUMABLE = {
     "small": (lambda: network(), {"nesterov": True, "warmup_epochs": 0.5, "mix": "cutmix", "batch_repeats": 2}),
     "shake": (lambda: (torch.manual_seed(0), build("shake-shake-26-2x2d", image_size=8))[1], {}),   # draws from the global random state
     "bf16": (lambda: network(), {"precision": "bf16", "channels_last": True, "schedule": "step", "milestones": (1,)}),
+    "fp16": (lambda: network(), {"precision": "fp16", "clip_norm": 1.0}),
     "no momentum": (lambda: network(), {"momentum": 0.0}),
 }
 
@@ -306,6 +307,36 @@ def test_resuming_is_exact(data, tmp_path, kind, at, every):
     assert steps[0] == (at // every * every if every else 5)
     assert same(resumed, whole) and again.loss == history.loss and again.lr == history.lr and again.steps == 10
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run.safetensors"]
+
+
+def test_fp16_leaves_out_steps_whose_gradients_overflow(data):
+    start = network()
+    config = replace(CONFIG, precision="fp16", epochs=1, weight_decay=0.0, lr=1e-6)
+
+    def steep(model, x, y):
+        return 1e4 * torch.nn.functional.cross_entropy(model(x), y)
+
+    changed = []
+    model, history = fit(data, config, loss=steep, on_step=lambda m, s, e: changed.append(not same_parameters(m, start)))
+    assert not changed[1] and changed[-1], "the first factor overflows, a smaller one does not"
+    assert all(torch.isfinite(p).all() for p in model.parameters()) and math.isfinite(history.loss[0])
+
+
+def same_parameters(a, b) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_a_checkpoint_knows_the_settings_of_a_loss_that_tells_them(data, tmp_path):
+    class Scaled:
+        def __init__(self, factor): self.factor = factor
+        def __call__(self, model, x, y): return self.factor * torch.nn.functional.cross_entropy(model(x), y)
+        def __repr__(self): return f"Scaled({self.factor})"
+
+    with contextlib.suppress(Killed):
+        fit(data, loss=Scaled(1.0), checkpoint=tmp_path / "c", on_step=killer(7))
+    with pytest.raises(CheckpointError, match="they differ in: loss"):
+        fit(data, loss=Scaled(2.0), checkpoint=tmp_path / "c")
+    fit(data, loss=Scaled(1.0), checkpoint=tmp_path / "c")
 
 
 def test_resuming_starts_from_the_file_and_not_from_the_model(data, tmp_path):
