@@ -33,7 +33,7 @@ def mixup_consistency(
     features_b: Tensor,  # (B, ...) f(x_j)
     lam: float | Tensor,  # share of the first image
 ) -> Tensor:
-    "Equation 2.7: squared distance of f(x') from Equation 2.6's z, summed over features, averaged over the batch; a scalar. Gradients reach all three."
+    "Equation 2.7: squared distance of f(x') from Equation 2.6's z, summed over features, averaged over the batch; gradients reach all three."
     _same_shapes(features_mixed, features_a, features_b)
     z = torch.lerp(_single(features_b), _single(features_a), lam)
     return (z - _single(features_mixed)).square().flatten(1).sum(1).mean()
