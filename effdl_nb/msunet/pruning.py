@@ -43,7 +43,7 @@ def cubic_sparsity(
         raise ValueError(f"epoch {epoch} of a schedule from {begin} to {end}; numbers with begin <= end are needed")
     if epoch >= end:
         return final
-    t = max(0.0, (epoch - begin) / (end - begin))
+    t = (epoch - begin) / (end - begin) if epoch > begin else 0.0
     return final + (initial - final) * (1 - t) ** 3
 
 # %% ../../nbs/02_msunet/02_pruning.ipynb #1a27d1ce
@@ -213,7 +213,7 @@ class MagnitudePruner:
         zeros = {}
         for name, (module, _) in self.layers.items():
             weight = module.weight.detach() if self.finalized else module.weight.detach().masked_fill(~module.weight_mask, 0)
-            zeros[name] = 1 - int(weight.count_nonzero()) / weight.numel()
+            zeros[name] = (weight.numel() - int(weight.count_nonzero())) / weight.numel()
         return zeros
 
     def finalize(self) -> dict[str, float]:
