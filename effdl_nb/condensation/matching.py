@@ -207,6 +207,11 @@ class MatchingConfig:
     def __post_init__(self):
         _check_config(self)
 
+    def published(self) -> dict:
+        "What the method's paper says."
+        outer, inner = published_loops(self.ipc)
+        return {"outer_steps": outer, "inner_epochs": inner, **PUBLISHED[self.method]}
+
 # %% ../../nbs/04_condensation/05_matching.ipynb #0130aa66
 def _allowed(config, name: str, values):
     if getattr(config, name) not in values:
@@ -239,12 +244,10 @@ def _check_config(c: MatchingConfig):
 
 
 def resolve(
-    config: MatchingConfig,
-) -> MatchingConfig:  # without None, except for the width
-    "Fill in what the method's paper says."
-    outer, inner = published_loops(config.ipc)
-    source = {"outer_steps": outer, "inner_epochs": inner, **PUBLISHED[config.method]}
-    return replace(config, **{k: v for k, v in source.items() if getattr(config, k) is None})
+    config,  # a configuration with `.published()`
+):  # of the same class
+    "Fill in what the method's paper says wherever the configuration says None."
+    return replace(config, **{k: v for k, v in config.published().items() if getattr(config, k) is None})
 
 # %% ../../nbs/04_condensation/05_matching.ipynb #55ca53df
 class Learned:
@@ -257,6 +260,7 @@ class Learned:
         self.optimizer = torch.optim.SGD(groups, momentum=momentum) if optimizer == "sgd" else torch.optim.Adam(groups)
         self.generator = torch.Generator().manual_seed(seed)
         self.iteration, self.losses, self.skipped, self.row = 0, [], 0, 0
+        self.extra: dict[str, Tensor] = {}  # whatever else must survive, such as a network in training
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
@@ -280,10 +284,10 @@ class Learned:
 
 # %% ../../nbs/04_condensation/05_matching.ipynb #a7070739
 def _save(learned: Learned, path: Path, mark: str):
-    tensors = {f"learned.{k}": v.detach() for k, v in learned.tensors.items()} | {"generator": learned.generator.get_state()}
+    tensors = {f"learned.{k}": v.detach() for k, v in learned.tensors.items()} | {f"extra.{k}": v for k, v in learned.extra.items()}
     for i, state in learned.optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer.{i}.{k}": v for k, v in state.items() if torch.is_tensor(v)})
-    tensors["losses"] = torch.tensor(learned.losses, dtype=torch.float64)
+    tensors |= {"generator": learned.generator.get_state(), "losses": torch.tensor(learned.losses, dtype=torch.float64)}
     header = {"mark": mark, "iteration": learned.iteration, "skipped": learned.skipped, "row": learned.row}
     with atomic_write(path) as part:
         save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, part, {"learned": json.dumps(header)})
@@ -297,7 +301,7 @@ def _load(learned: Learned, path: Path, mark: str):
         raise ValueError(f"{path} is not a whole checkpoint ({e}); delete it to start again") from e
     if header.get("mark") != mark:
         raise ValueError(f"{path} is a checkpoint of other settings or images; delete it or choose another path")
-    record = learned.optimizer.state_dict()
+    record, device = learned.optimizer.state_dict(), next(iter(learned.tensors.values())).device
     with torch.no_grad():
         for name, v in learned.tensors.items():
             v.copy_(tensors[f"learned.{name}"])
@@ -306,6 +310,7 @@ def _load(learned: Learned, path: Path, mark: str):
             _, i, key = name.split(".")
             record["state"].setdefault(int(i), {})[key] = v
     learned.optimizer.load_state_dict(record)
+    learned.extra = {name.removeprefix("extra."): v.to(device) for name, v in tensors.items() if name.startswith("extra.")}
     learned.generator.set_state(tensors["generator"])
     learned.losses = tensors["losses"].tolist()
     learned.iteration, learned.skipped, learned.row = (header[k] for k in ("iteration", "skipped", "row"))
