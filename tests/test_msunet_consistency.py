@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from effdl_nb.msunet.consistency import PASSES, ConsistencyLoss, draw_mix, features_and_logits, mixup_consistency, released_consistency
 from effdl_nb.msunet.network import msunet
-from effdl_nb.training import CheckpointError, TrainConfig, cutmix, mixup, train
+from effdl_nb.training import CheckpointError, TrainConfig, mixup, train
 
 
 class Net(nn.Module):
