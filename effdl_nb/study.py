@@ -559,9 +559,11 @@ class Outcome:
 
 
 def shared_folder(table: Table, profile: Profile, at: Place) -> Path:
-    """Where a table's experiments share what several rows need (experts, policies, checkpoints). Where changed code means measuring again, it must
-    not find what older code left: the folder's name has the code's hash. Where rows cost hours and are kept, so are these."""
-    return at.work / (f"{table.key}-{_code_of(table)}" if profile.changed == "remake" else table.key)
+    """Where experiments share what several rows need (experts, policies, half-trained networks): one folder for all tables of a module. Where
+    changed code means measuring again, it must not find what older code left: the folder's name has the code's hash. Where rows cost hours and
+    are kept, so are these."""
+    module = table.experiment.split(":")[0].removeprefix("effdl_nb.")
+    return at.work / (f"{module}-{_code_of(table)}" if profile.changed == "remake" else module)
 
 
 def measure_row(
