@@ -116,7 +116,8 @@ class _TernaryState:
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         state_dict.setdefault(prefix + "alpha", self.alpha)  # a plain checkpoint
         if prefix + "signs" in state_dict and self.signs is None:  # a frozen one
-            self.signs, self.scale = torch.zeros_like(self.weight, dtype=torch.int8), torch.zeros_like(self.alpha)
+            scale = state_dict.get(prefix + "scale", self.alpha)  # of the layer, or of each channel once deployed
+            self.signs, self.scale = torch.zeros_like(self.weight, dtype=torch.int8), torch.zeros_like(scale, device=self.alpha.device)
             self.weight.requires_grad_(False)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

@@ -1,0 +1,378 @@
+"""Properties and faults of effdl_nb.msunet.packing that its notebook does not show."""
+
+import copy
+import json
+import shutil
+import struct
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+from effdl_nb.msunet import packing
+from effdl_nb.msunet.network import msunet
+from effdl_nb.msunet.packing import (
+    DamagedFile,
+    DoesNotFit,
+    ForeignFile,
+    PackedError,
+    WrongVersion,
+    decode_signs,
+    decode_values,
+    deploy,
+    encode_signs,
+    encode_values,
+    load_packed,
+    packed_table,
+    save_packed,
+    unpack_,
+)
+from effdl_nb.msunet.score import micronet_score
+from effdl_nb.msunet.ternary import TernaryConv2d, convert_ternary_, freeze_ternary_, ternary_layers
+
+X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+
+
+def everything(name, module):
+    return True
+
+
+def uneven(model, seed=0):
+    "Batch norms and biases away from their initial values, evaluation mode."
+    torch.manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for tensor in (module.bias, module.running_mean):
+                nn.init.uniform_(tensor, -0.2, 0.2) if tensor is not None else None
+            for tensor in (module.weight, module.running_var):
+                nn.init.uniform_(tensor, 0.5, 1.5) if tensor is not None else None
+        elif isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
+            nn.init.normal_(module.bias, 0, 0.1)
+    return model.eval()
+
+
+def small(**kwargs):
+    return uneven(msunet("v3", width=0.125, num_classes=10, **kwargs))
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    "A small network and its file."
+    model, path = small(), tmp_path_factory.mktemp("packed") / "small.safetensors"
+    save_packed(model, path)
+    return model, path
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from([-1, 0, 1]), max_size=200), st.integers(0, 60))
+def test_signs_and_values_survive_and_never_take_more_than_mask_or_trits(values, zeros):
+    signs = torch.tensor(values[: len(values) // 2] + [0] * zeros + values[len(values) // 2 :], dtype=torch.int8)
+    n, count = int(signs.count_nonzero()), len(signs)
+    encoding, data = encode_signs(signs)
+    assert decode_signs(encoding, data, count, n).equal(signs)
+    assert len(data) <= min(-(-count // 8) + -(-n // 8), -(-count // 5))
+    for dtype in (torch.float16, torch.float32):
+        encoding, data = encode_values(signs.to(dtype) * 0.3)
+        assert decode_values(encoding, data, count, n, dtype).equal(signs.to(dtype) * 0.3)
+
+
+@pytest.mark.parametrize("share, encoding", [(0.0, "all"), (0.2, "trits"), (0.5, "mask"), (0.9, "gaps"), (1.0, "gaps")])
+def test_the_encoding_follows_the_share_of_zeros(share, encoding):
+    signs = torch.ones(10_000, dtype=torch.int8)
+    signs[torch.randperm(10_000, generator=torch.Generator().manual_seed(0))[: int(share * 10_000)]] = 0
+    assert encode_signs(signs)[0] == encoding
+
+
+def test_minus_zero_is_zero_and_other_odd_values_stay():
+    values = torch.tensor([-0.0, 0.0, torch.inf, -torch.inf, 1e-45, torch.nan])
+    encoding, data = encode_values(values)
+    back = decode_values(encoding, data, 6, 4, torch.float32)
+    assert back[2:].view(torch.int32).equal(values[2:].view(torch.int32)) and not back[:2].signbit().any()
+
+
+def test_the_given_model_is_not_changed(packed, tmp_path):
+    model = packed[0].train()
+    before = copy.deepcopy(model.state_dict())
+    save_packed(model, tmp_path / "a", 16)
+    deploy(model, 16)
+    assert model.training and not any(layer.frozen for _, layer in ternary_layers(model))
+    assert before.keys() == model.state_dict().keys() and all(before[k].equal(v) for k, v in model.state_dict().items())
+    model.eval()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_every_float_type_returns_as_it_was(dtype, frozen, tmp_path):
+    model = small()
+    if frozen:
+        freeze_ternary_(model)
+    model, x = model.to(dtype), X.to(dtype)
+    save_packed(model, tmp_path / "a")
+    back = load_packed(tmp_path / "a")
+    with torch.no_grad():
+        assert {p.dtype for p in back.parameters()} == {dtype} and back(x).equal(model(x))
+
+
+@pytest.mark.parametrize("variant, width, recipe", [("v3", 0.3, "released"), ("v0", 0.05, "thesis"), ("v3", 1.37, "thesis")])
+def test_the_constructor_is_found_from_the_shapes(variant, width, recipe):
+    model = msunet(variant, width=width, num_classes=7, recipe=recipe)
+    record = packing._network_record(model)
+    rebuilt = packing._network(json.loads(json.dumps(record)), "meta")
+    assert packing._weight_shapes(rebuilt) == packing._weight_shapes(model)
+    model.classifier = nn.Linear(model.classifier.in_features, 7, bias=False)
+    model.head[0] = nn.Conv2d(4, 4, 3)
+    assert packing._network_record(model) is None
+
+
+def test_binary_layers_take_one_bit(tmp_path):
+    model = small(quantization="binary")
+    records = [r for r in save_packed(model, tmp_path / "a").values() if r["kind"] == "ternary"]
+    assert {r["encoding"] for r in records} == {"all"} and {r["alpha"] for r in records} == {0.0}
+    assert load_packed(tmp_path / "a")(X).equal(model(X))
+
+
+def test_resnet_18(tmp_path):
+    from torchvision.models import resnet18
+
+    model = uneven(resnet18(num_classes=10))
+    convert_ternary_(model, filter_fn=everything, mode="twn", alpha=0.7)
+    x = torch.randn(1, 3, 40, 40)
+    save_packed(model, tmp_path / "a")
+    with pytest.raises(DoesNotFit, match="not an MSUNet"):
+        load_packed(tmp_path / "a")
+    with torch.no_grad():
+        assert load_packed(tmp_path / "a", resnet18(num_classes=10))(x).equal(model(x))
+    weights = sum(layer.weight.numel() for _, layer in ternary_layers(model))
+    assert (tmp_path / "a").stat().st_size * 8 < 1.75 * weights, "batch norms and header included"
+    skeleton = resnet18(num_classes=11)
+    before = copy.deepcopy(skeleton.state_dict())
+    with pytest.raises(DoesNotFit, match=r"fc.bias: \(11,\) in the model, \(10,\) in the file"):
+        load_packed(tmp_path / "a", skeleton)
+    assert before.keys() == skeleton.state_dict().keys() and not list(ternary_layers(skeleton))
+
+
+def test_wrappers_are_looked_through(packed, tmp_path):
+    model = packed[0]
+    for wrapped in (nn.DataParallel(model), torch.compile(model), nn.DataParallel(torch.compile(model))):
+        save_packed(wrapped, tmp_path / "a")
+        assert (tmp_path / "a").read_bytes() == packed[1].read_bytes(), "and files are reproducible"
+    wrapped = nn.DataParallel(small())
+    assert load_packed(packed[1], wrapped) is wrapped and wrapped.module(X).equal(model(X))
+
+
+def test_shared_modules_and_weights_are_stored_once(tmp_path):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(32, 32)
+            self.b = self.a
+            self.c, self.d = nn.Linear(32, 32, bias=False), nn.Embedding(32, 32)
+            self.d.weight = self.c.weight
+
+        def forward(self, x):
+            return self.b(self.a(x)) + self.c(x) @ self.d.weight
+
+    model = Twice()
+    convert_ternary_(model, filter_fn=lambda name, module: name == "a")
+    save_packed(model, tmp_path / "a")
+    x = torch.randn(3, 32)
+    back = load_packed(tmp_path / "a", Twice())
+    assert back(x).equal(model(x)) and back.a is back.b and back.c.weight is back.d.weight
+    assert {row["name"] for row in packed_table(tmp_path / "a")} == {"(header)", "a.weight", "a.bias", "c.weight"}
+
+
+def test_memory_formats_and_views(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 8, 1)).to(memory_format=torch.channels_last)
+    model[0].weight.data = torch.randn(3, 8, 3, 3).transpose(0, 1)
+    convert_ternary_(model)
+    save_packed(model, tmp_path / "a")
+    back = load_packed(tmp_path / "a", nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 8, 1)))
+    assert back[0].weight.equal(model[0].weight) and back[1].signs.equal(model[1].signs_and_scale()[0])
+
+
+def test_folding_is_exact_in_double_precision_and_loads_into_any_skeleton(tmp_path):
+    model = small().double()
+    folded = deploy(model, 32)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
+    torch.testing.assert_close(folded(X.double()), model(X.double()), rtol=1e-9, atol=1e-9)
+    save_packed(folded, tmp_path / "a")
+    for skeleton in (None, small().double(), small(quantization=None).double(), deploy(small().double(), 32)):
+        assert load_packed(tmp_path / "a", skeleton)(X.double()).equal(folded(X.double()))
+    other = deploy(small().double(), 32)
+    unfrozen = deploy(uneven(msunet("v3", width=0.125, num_classes=10), 1).double(), 32)
+    unfrozen.load_state_dict(folded.state_dict())
+    assert unfrozen(X.double()).equal(folded(X.double())) and not other.training
+
+
+def test_shared_or_hooked_convolutions_are_not_folded():
+    conv = nn.Conv2d(4, 4, 1)
+    shared = uneven(nn.Sequential(conv, nn.BatchNorm2d(4), conv, nn.BatchNorm2d(4)))
+    hooked = uneven(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)))
+    hooked[0].register_forward_hook(lambda module, args, out: None)
+    alone = uneven(nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4, affine=False), nn.Conv2d(4, 4, 1)).train())
+    x = torch.randn(2, 4, 5, 5)
+    for model, norms in ((shared, 2), (hooked, 1), (alone, 1)):
+        folded = deploy(model, 32)
+        assert sum(isinstance(m, nn.BatchNorm2d) for m in folded.modules()) == norms
+        torch.testing.assert_close(folded(x), model(x))
+
+
+def test_half_precision_refuses_what_a_half_cannot_hold(tmp_path):
+    model = small()
+    model.classifier.bias.data[3] = 1e5
+    with pytest.raises(PackedError, match="classifier.bias reaches 1e.05; a half holds at most 65504"):
+        save_packed(model, tmp_path / "a", 16)
+    with pytest.raises(ValueError, match="precision is 8; allowed are 16 and 32"):
+        save_packed(model, tmp_path / "a", 8)
+    with pytest.raises(ValueError, match="precision is 8; allowed are 16 and 32"):
+        deploy(model, 8)
+    model.head[0].weight.data[0, 0] = torch.nan
+    with pytest.raises(PackedError, match="layer 'head.0': 1 of"):
+        save_packed(model, tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_save_leaves_the_old_file(packed, tmp_path, monkeypatch):
+    (tmp_path / "a").write_bytes(b"old")
+    monkeypatch.setattr(packing, "save_file", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        save_packed(packed[0], tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_any_cut_and_any_flipped_bit_is_refused(packed, tmp_path):
+    whole, bad = packed[1].read_bytes(), tmp_path / "bad"
+    for cut in (0, 1, 7, 8, 9, 300, len(whole) // 2, len(whole) - 1):
+        bad.write_bytes(whole[:cut])
+        with pytest.raises(ForeignFile):
+            load_packed(bad)
+    bad.write_bytes(whole + b"\0")
+    with pytest.raises(PackedError):
+        load_packed(bad)
+    for place in torch.randint(0, len(whole), (60,), generator=torch.Generator().manual_seed(0)).tolist() + [8, 60, len(whole) - 1]:
+        flipped = bytearray(whole)
+        flipped[place] ^= 1
+        (length,) = struct.unpack("<Q", whole[:8])
+        if place >= 8 + len(whole[8 : 8 + length].rstrip()) and place < 8 + length:
+            continue  # a space that fills the header
+        bad.write_bytes(flipped)
+        with pytest.raises(PackedError):
+            load_packed(bad)
+
+
+def test_foreign_files_are_refused_and_nothing_is_executed(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (pytest.fail, ("a pickle was loaded",))
+
+    bad = tmp_path / "bad"
+    torch.save({"a": Trap()}, bad)
+    with pytest.raises(ForeignFile):
+        load_packed(bad)
+    save_file({"a": torch.ones(2)}, bad)
+    with pytest.raises(ForeignFile, match="without 'effdl_packed' in its metadata"):
+        load_packed(bad)
+    for text in ("[]", "{", '{"format": "else"}', "[" * 100_000):
+        save_file({"a": torch.ones(2)}, bad, metadata={"effdl_packed": text})
+        with pytest.raises(ForeignFile):
+            load_packed(bad)
+    with pytest.raises(FileNotFoundError):
+        load_packed(tmp_path / "absent")
+
+
+def tampered(path, target, change):
+    "A file whose record was changed and whose checksum is right again."
+    record, tensors = packing._read(path)
+    record.pop("sha256")
+    change(record, tensors)
+    text = '",' + json.dumps(record)[1:]
+    save_file(tensors, target, metadata={"effdl_packed": '{"sha256":"' + packing._digest(text, tensors) + text})
+
+
+HEAD = "head.0.weight"
+
+
+@pytest.mark.parametrize(
+    "change, error",
+    [
+        (lambda r, t: r.update(version=2), WrongVersion),
+        (lambda r, t: r.update(version=True), WrongVersion),
+        (lambda r, t: r.update(halves="Q4"), DamagedFile),
+        (lambda r, t: r.pop("coded"), DamagedFile),
+        (lambda r, t: r["coded"].update(absent=r["coded"][HEAD]), DamagedFile),
+        (lambda r, t: r["coded"][HEAD].update(shape=[2**31, 2**31]), DamagedFile),
+        (lambda r, t: r["coded"][HEAD].update(shape=[-32, -32]), PackedError),
+        (lambda r, t: r["coded"][HEAD].update(shape="wide"), DamagedFile),
+        (lambda r, t: r["coded"][HEAD].update(nonzero=3), DamagedFile),
+        (lambda r, t: r["coded"][HEAD].update(nonzero=-1), DamagedFile),
+        (lambda r, t: r["coded"][HEAD].update(nonzero=2.5), DamagedFile),
+        (lambda r, t: r["coded"][HEAD].update(encoding="trits"), DamagedFile),
+        (lambda r, t: r["coded"][HEAD].update(encoding="gaps"), DamagedFile),
+        (lambda r, t: r["coded"][HEAD].update(encoding="zip"), DamagedFile),
+        (lambda r, t: r["coded"][HEAD].update(kind="code"), DamagedFile),
+        (lambda r, t: r["coded"][HEAD].update(mode="else"), DamagedFile),
+        (lambda r, t: r["coded"][HEAD].update(alpha="1"), DamagedFile),
+        (lambda r, t: r["coded"][HEAD].update(scale="1"), DamagedFile),
+        (lambda r, t: r["coded"][HEAD].pop("scale"), DoesNotFit),
+        (lambda r, t: r["shared"].update(other="nowhere"), DamagedFile),
+        (lambda r, t: t.pop("stem.1.running_var"), DoesNotFit),
+        (lambda r, t: r["network"].update(width=1e9), DamagedFile),
+        (lambda r, t: r["network"].update(width=2.0), DoesNotFit),
+        (lambda r, t: r["network"].update(name="os.system"), DamagedFile),
+        (lambda r, t: r["network"].update(expansions=[10**9] * 4), DamagedFile),
+        (lambda r, t: r.update(network=None), DoesNotFit),
+    ],
+)
+def test_records_that_contradict_the_bytes_are_refused_even_with_a_right_checksum(packed, tmp_path, change, error):
+    tampered(packed[1], tmp_path / "bad", change)
+    with pytest.raises(error):
+        load_packed(tmp_path / "bad")
+
+
+def test_unpacked_layers_are_ordinary_and_equal(packed):
+    model = copy.deepcopy(packed[0])
+    n = len(list(ternary_layers(model)))
+    assert unpack_(model) == n and unpack_(model) == 0
+    assert not any(isinstance(m, TernaryConv2d) for m in model.modules())
+    assert model.state_dict().keys() == small(quantization=None).state_dict().keys()
+    assert model(X).equal(packed[0](X))
+
+
+def test_v3_on_disk(tmp_path):
+    model = uneven(msunet("v3"))
+    for name, role in model.layer_roles().items():
+        share = {"se": 0.9, "depthwise": 0.5}.get(role, 0)
+        weight = model.get_submodule(name).weight.data
+        weight.view(-1)[weight.abs().flatten().argsort()[: int(share * weight.numel())]] = 0
+    save_packed(model, tmp_path / "v3", precision=16)
+    size = (tmp_path / "v3").stat().st_size
+    counted = 4 * micronet_score(model, policy="msunet-v3", precision=16).params
+    assert size <= 402_000 and abs(size / counted - 1) < 0.02 and abs(size / (4 * 98_604) - 1) < 0.02
+    with torch.no_grad():
+        assert load_packed(tmp_path / "v3")(X).equal(deploy(model)(X))
+
+
+@pytest.mark.parametrize("form", ["frozen", "deployed"])
+def test_onnx_runtime_agrees(form, packed, tmp_path):
+    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime")
+    model = load_packed(packed[1]) if form == "frozen" else deploy(nn.Sequential(packed[0].stem, packed[0].stages[0]), 16)
+    with torch.no_grad():
+        assert torch.export.export(model, (X,)).module()(X).equal(model(X))
+        torch.onnx.export(model, (X,), dynamo=True, verbose=False).save(tmp_path / "m.onnx")
+        session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+        out = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: X.numpy()})[0])
+        torch.testing.assert_close(out, model(X), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_frozen_layers_agree():
+    model = uneven(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU()))
+    convert_ternary_(model)
+    freeze_ternary_(model)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, fullgraph=True)(X), model(X))
