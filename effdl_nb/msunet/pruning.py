@@ -151,7 +151,35 @@ def targets_by_role(
     return targets
 
 # %% ../../nbs/02_msunet/02_pruning.ipynb #6f686d34
-class MagnitudePruner:
+class _MaskedLayers:
+    "The layers of a pruner and their masks."
+
+    def __init__(self, model: nn.Module, targets: Mapping[str, float]):
+        self.model, self.finalized = model, False
+        self.layers = _matches(model, targets)  # name -> (module, final sparsity)
+        for name, (module, _) in self.layers.items():
+            mask = getattr(module, "weight_mask", None)
+            if mask is None:
+                module.register_buffer("weight_mask", torch.ones_like(module.weight, dtype=torch.bool))
+            elif mask.dtype != torch.bool or mask.shape != module.weight.shape:
+                raise ValueError(f"layer {name!r} has a weight_mask of {mask.dtype} {tuple(mask.shape)}; a bool one like the weight is needed")
+
+    def _masked(self) -> list[tuple[str, nn.Module, float]]:
+        "Names, modules and targets; ValueError once finalized."
+        if self.finalized:
+            raise ValueError("this pruner is finalized and its masks are gone; make a new MagnitudePruner to prune on")
+        return [(name, module, final) for name, (module, final) in self.layers.items()]
+
+    def sparsity(self) -> dict[str, float]:
+        "Share of exact zeros of each layer's weight, once its mask is applied."
+        zeros = {}
+        for name, (module, _) in self.layers.items():
+            weight = module.weight.detach() if self.finalized else module.weight.detach().masked_fill(~module.weight_mask, 0)
+            zeros[name] = (weight.numel() - int(weight.count_nonzero())) / weight.numel()
+        return zeros
+
+# %% ../../nbs/02_msunet/02_pruning.ipynb #04363f25
+class MagnitudePruner(_MaskedLayers):
     """Gradual magnitude pruning of chosen layers by a cubic schedule (Section 2.3.2; Zhu and Gupta, 2017).
 
     `targets` maps names or shell patterns of layers (see Section 5 of the notebook) to final shares of zeros. Adds a bool buffer `weight_mask`
@@ -168,21 +196,8 @@ class MagnitudePruner:
         if not targets:
             raise ValueError("targets is empty; at least one name or pattern is needed")
         cubic_sparsity(begin, begin, end, 0.0)
-        self.model, self.begin, self.end = model, begin, end
-        self.layers = _matches(model, targets)  # name -> (module, final sparsity)
-        self.finalized = False
-        for name, (module, _) in self.layers.items():
-            mask = getattr(module, "weight_mask", None)
-            if mask is None:
-                module.register_buffer("weight_mask", torch.ones_like(module.weight, dtype=torch.bool))
-            elif mask.dtype != torch.bool or mask.shape != module.weight.shape:
-                raise ValueError(f"layer {name!r} has a weight_mask of {mask.dtype} {tuple(mask.shape)}; a bool one like the weight is needed")
-
-    def _masked(self) -> list[tuple[str, nn.Module, float]]:
-        "Names, modules and targets; ValueError once finalized."
-        if self.finalized:
-            raise ValueError("this pruner is finalized and its masks are gone; make a new MagnitudePruner to prune on")
-        return [(name, module, final) for name, (module, final) in self.layers.items()]
+        self.begin, self.end = begin, end
+        super().__init__(model, targets)
 
     @torch.no_grad()
     def update(self, epoch: float) -> None:
@@ -207,14 +222,6 @@ class MagnitudePruner:
         if epoch == int(epoch):
             self.update(epoch)
         self.apply()
-
-    def sparsity(self) -> dict[str, float]:
-        "Share of exact zeros of each layer's weight, once its mask is applied."
-        zeros = {}
-        for name, (module, _) in self.layers.items():
-            weight = module.weight.detach() if self.finalized else module.weight.detach().masked_fill(~module.weight_mask, 0)
-            zeros[name] = (weight.numel() - int(weight.count_nonzero())) / weight.numel()
-        return zeros
 
     def finalize(self) -> dict[str, float]:
         "Zero the masked weights for good and remove the buffers; the share of zeros of each layer. Calling it again changes nothing."
