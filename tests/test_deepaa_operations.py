@@ -1,5 +1,7 @@
 """Operations of the search space: Pillow's bytes at odd sizes, randomness, and what must be refused."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from effdl_nb.deepaa.operations import SearchSpace, Transform, apply_transforms, draw_noise, pillow_transform
+from effdl_nb.deepaa.operations import (
+    SearchSpace,
+    Transform,
+    _resized,
+    apply_drawn,
+    apply_transforms,
+    draw_noise,
+    keyed_uniform,
+    pillow_transform,
+    resized_crop_boxes,
+)
 
 SPACE = SearchSpace.cifar()
 
@@ -54,6 +66,72 @@ def test_any_rotation_is_pillows(angle, height, width):
     space = SearchSpace("one", (Transform("Rotate", angle),))
     images, index = random_images(1, height, width), torch.zeros(1, dtype=torch.long)
     assert torch.equal(apply_transforms(images, index, space), by_pillow(images, index, space, torch.zeros(1, 2)))
+
+
+@pytest.mark.parametrize("size", [(224, 224), (61, 300), (200, 180)])
+def test_large_images_are_pillows_by_every_path(size):
+    space = SearchSpace.imagenet()
+    indices = torch.tensor([space.indices(name)[k] for name in space.operations() for k in (0, -1)])
+    coarse = random_images(len(indices), 12, 12).float()
+    images = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear").to(torch.uint8)
+    noise = draw_noise(len(indices), torch.Generator().manual_seed(5))
+    want = by_pillow(images, indices, space, noise)
+    for path in ("auto", "tensor", "pillow"):
+        assert torch.equal(apply_transforms(images, indices, space, noise=noise, path=path), want), path
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.floats(0, 0.999999), st.floats(0, 0.999999))
+def test_the_exact_resize_is_pillows_at_any_size(height, width, first, second):
+    noise = torch.tensor([[first, second]], dtype=torch.float64)
+    image, boxes = random_images(1, height, width), resized_crop_boxes(noise, height, width)
+    left, top, w, h = boxes[0].tolist()
+    assert 0 <= left <= width - w and 0 <= top <= height - h and w >= 1 and h >= 1
+    part = Image.fromarray(image[0].permute(1, 2, 0).contiguous().numpy()).crop((left, top, left + w, top + h))
+    want = np.array(part.resize((width, height), Image.Resampling.BICUBIC))
+    assert np.array_equal(_resized(image, torch.from_numpy(boxes))[0].permute(1, 2, 0).numpy(), want)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from(["Solarize", "Posterize", "Cutout"]), st.floats(0, 1), st.integers(16, 60), st.integers(16, 60))
+def test_magnitudes_off_the_grid_are_pillows(name, share, height, width):
+    t = Transform(name, {"Solarize": 300 * share - 20, "Posterize": 1 + 7.9 * share, "Cutout": share}[name])
+    noise, image = draw_noise(1, torch.Generator().manual_seed(height)), random_images(1, height, width)
+    want = pillow_transform(Image.fromarray(image[0].permute(1, 2, 0).contiguous().numpy()), t, SPACE, tuple(noise[0].tolist()))
+    assert np.array_equal(apply_drawn(image, [t], SPACE, noise)[0].permute(1, 2, 0).numpy(), np.asarray(want))
+
+
+def test_whole_pixels_are_cut_towards_zero():
+    space = SearchSpace.of("whole", {"TranslateX": [-0.4, 0.4]}, translate="whole")
+    image, noise = random_images(2, 20, 32), torch.zeros(2, 2)
+    moved = apply_transforms(image, torch.tensor([0, 1]), space, noise=noise)
+    assert torch.equal(moved[0, :, :, 12:], image[0, :, :, :20]) and torch.equal(moved[1, :, :, :20], image[1, :, :, 12:])
+    assert torch.equal(moved, by_pillow(image, torch.tensor([0, 1]), space, noise))
+
+
+def test_pieces_do_not_show(monkeypatch):
+    images, indices, noise = random_images(200), torch.arange(200) % 139, draw_noise(200, torch.Generator().manual_seed(1))
+    whole = apply_transforms(images, indices, SPACE, noise=noise)
+    monkeypatch.setattr("effdl_nb.deepaa.operations.PIECE", 3 * 1024)
+    assert torch.equal(apply_transforms(images, indices, SPACE, noise=noise), whole)
+
+
+def test_keyed_numbers_have_no_state():
+    keys = np.array([[1, 2, 3], [1, 2, 4], [-1, 0, 2**40]])
+    found = keyed_uniform(keys, 6)
+    assert np.array_equal(keyed_uniform(keys[::-1], 4), found[::-1, :4]) and ((found >= 0) & (found < 1)).all()
+    assert len(np.unique(found)) == 18
+
+
+def test_the_spaces_and_their_hashes():
+    imagenet = SearchSpace.imagenet()
+    assert len(imagenet) == 139 and imagenet.distinct() == 130 and imagenet.cutout == 60 and imagenet.crop == "resized"
+    hashes = [SPACE.hash(), imagenet.hash(), SearchSpace.wide().hash()]
+    assert hashes == ["83be49c788ada13c", "74199db8b82be92d", "ade1cda8d4c869f3"], "files name them: they must never change"
+    for space in (SPACE, imagenet, SearchSpace.of("own", {"Rotate": [5], "Crop": None}, crop_fill=(0, 0, 0))):
+        assert SearchSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
+    with pytest.raises(ValueError, match="keys"):
+        SearchSpace.from_dict({"name": "x"})
 
 
 def test_the_space_of_table_3_1():
@@ -126,7 +204,22 @@ def test_wrong_indices_are_refused(indices):
         apply_transforms(random_images(2), indices, SPACE)
 
 
-@pytest.mark.parametrize("arguments", [{"pad": -1}, {"cutout": 0}, {"fill": (0, 0)}, {"fill": (0, 0, 300)}, {"translate": "miles"}])
+@pytest.mark.parametrize("path", ["fast", "cuda", None])
+def test_an_unknown_path_is_refused(path):
+    with pytest.raises(ValueError, match="path is"):
+        apply_transforms(random_images(1), torch.zeros(1, dtype=torch.long), SPACE, path=path)
+
+
+@pytest.mark.parametrize("transform", [Transform("Posterize", 9.5), Transform("Posterize", 0.5), Transform("Cutout", 1.5), Transform("Crop", 2.0)])
+def test_magnitudes_that_cannot_work_are_refused(transform):
+    with pytest.raises(ValueError):
+        SearchSpace("bad", (transform,))
+    with pytest.raises(ValueError):
+        apply_drawn(random_images(1), [transform], SPACE, torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("arguments", [{"pad": -1}, {"cutout": 0}, {"fill": (0, 0)}, {"fill": (0, 0, 300)}, {"translate": "miles"},
+                                       {"crop": "no"}, {"crop_fill": (0, 0, -1)}])
 def test_a_space_checks_its_constants(arguments):
     with pytest.raises(ValueError):
         SearchSpace("bad", SPACE.transforms, **arguments)
@@ -140,5 +233,6 @@ def test_a_gray_image_is_a_fixed_point_of_color():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_makes_the_same_bytes():
-    images, indices, noise = random_images(139), torch.arange(139), draw_noise(139, torch.Generator().manual_seed(1))
-    assert torch.equal(apply_transforms(images.cuda(), indices, SPACE, noise=noise).cpu(), apply_transforms(images, indices, SPACE, noise=noise))
+    for space in (SPACE, SearchSpace.imagenet()):
+        images, indices, noise = random_images(139, 64, 70), torch.arange(139), draw_noise(139, torch.Generator().manual_seed(1))
+        assert torch.equal(apply_transforms(images.cuda(), indices, space, noise=noise).cpu(), apply_transforms(images, indices, space, noise=noise))
