@@ -2,12 +2,17 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torch.utils.data import DataLoader
 
 from effdl_nb.deepaa.operations import SearchSpace, Transform
 from effdl_nb.deepaa.policy import (
+    Augmented,
     Policy,
+    _checksum,
     deep_ta_policy,
     identity_policy,
     load_policy,
@@ -149,12 +154,96 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
         load_policy(tmp_path / "absent.json")
 
 
-def test_a_users_space_must_be_given(tmp_path):
-    mine = SearchSpace("mine", (Transform("Identity"), Transform("Invert")))
+def test_a_file_brings_its_space(tmp_path):
+    mine = SearchSpace.of("mine", {"Identity": None, "Rotate": [-7, 7], "Crop": None}, pad=2, crop_fill=(0, 0, 0))
     save_policy(uniform_policy(mine), tmp_path / "p.json")
+    assert load_policy(tmp_path / "p.json").space == mine == load_policy(tmp_path / "p.json", mine).space
+    with pytest.raises(ValueError, match="was made for space 'mine'"):
+        load_policy(tmp_path / "p.json", SPACE)
+
+
+def signed(body):
+    return {**body, "checksum": _checksum(body)}
+
+
+def test_files_of_the_first_schema_are_still_read(tmp_path):
+    policy, path = deep_ta_policy(SPACE, 2), tmp_path / "p.json"
+    space = {"name": "cifar", "hash": SPACE.hash(), "size": 139}
+    old = {"schema": "effdl_nb/deepaa-policy/1", "space": space, "provenance": {}, "probabilities": policy.probabilities.tolist()}
+    path.write_text(json.dumps(signed(old)))
+    assert torch.equal(load_policy(path).probabilities, policy.probabilities)
+    path.write_text(json.dumps(signed({**old, "space": {**space, "name": "mine"}})))
     with pytest.raises(ValueError, match="pass it"):
-        load_policy(tmp_path / "p.json")
-    assert load_policy(tmp_path / "p.json", mine).layers == 1
+        load_policy(path)
+    assert load_policy(path, SPACE).layers == 2
+
+
+def test_files_of_another_kind_or_with_a_bent_space_are_refused(tmp_path):
+    path = tmp_path / "p.json"
+    save_policy(deep_ta_policy(SPACE), path)
+    body = json.loads(path.read_text())
+    bent = {"space": {**body["space"], "pad": 5}}
+    for change, match in ({"kind": "dream"}, "known are"), (bent, "was made for space"), ({"probabilities": [[1.0]]}, "shape"):
+        path.write_text(json.dumps(signed({**body, **change})))
+        with pytest.raises(ValueError, match=match):
+            load_policy(path)
+    path.write_text(json.dumps(signed({key: value for key, value in body.items() if key != "probabilities"})))
+    with pytest.raises(ValueError, match="incomplete"):
+        load_policy(path)
+
+
+def test_draws_by_key_depend_on_seed_epoch_and_index_alone():
+    policy = deep_ta_policy(SPACE, 3)
+    whole = policy.sample_at(range(1000), seed=5, epoch=2)
+    some = policy.sample_at([999, 3], seed=5, epoch=2)
+    assert torch.equal(some.indices, whole.indices[[999, 3]]) and torch.equal(some.noise, whole.noise[[999, 3]])
+    assert policy.sample_at([], seed=0).indices.shape == (0, 3)
+    other = [policy.sample_at(range(1000), seed=5, epoch=3), policy.sample_at(range(1000), seed=6, epoch=2)]
+    assert all((o.indices == whole.indices).all(1).float().mean() < 0.02 for o in other)
+    counts = torch.bincount(policy.sample_at(range(20_000), seed=0).indices[:, 1], minlength=139).double()
+    expected = policy.probabilities[1] * 20_000
+    assert ((counts - expected) ** 2 / expected).sum() < 197, "chi-square with 138 degrees of freedom, above 197 once in 1,000"
+
+
+def test_what_was_drawn_can_be_read():
+    policy = deep_ta_policy(SPACE, 2)
+    draw = policy.sample(3, seeded())
+    chains = policy.transforms(draw)
+    assert [[SPACE.transforms.index(t) for t in chain] for chain in chains] == draw.indices.tolist()
+
+
+def test_a_pipeline_step_keeps_form_size_and_label():
+    step, big = deep_ta_policy(SearchSpace.imagenet(), 2).as_transform(), images(1)[0].repeat(1, 6, 8)
+    picture = Image.fromarray(big.permute(1, 2, 0).contiguous().numpy())
+    for seed in range(8):
+        torch.manual_seed(seed)
+        (first, label), _ = step(picture, 4), torch.manual_seed(seed)
+        assert first.size == (256, 192) and label == 4
+        assert np.array_equal(np.asarray(first), step(big).permute(1, 2, 0).numpy())
+    for wrong in (big.float(), picture.convert("RGBA"), None, big[:1], big[:, :20]):
+        with pytest.raises((TypeError, ValueError)):
+            step(wrong)
+    boxes = type("BoundingBoxes", (), {})()
+    with pytest.raises(TypeError, match="BoundingBoxes"):
+        step(picture, boxes)
+
+
+def test_a_loaders_workers_do_not_matter():
+    data = [(image, k) for k, image in enumerate(images(24))]
+    wrapped = Augmented(data, deep_ta_policy(SPACE, 2), seed=1)
+
+    def epoch(**arguments):
+        found = list(DataLoader(wrapped, **arguments))
+        return torch.cat([x for x, _ in found])[torch.cat([k for _, k in found]).argsort()]
+
+    first = epoch(batch_size=24)
+    assert torch.equal(epoch(batch_size=5, num_workers=2), first)
+    loader = DataLoader(wrapped, batch_size=24, num_workers=1, persistent_workers=True)
+    assert torch.equal(next(iter(loader))[0], first)
+    wrapped.set_epoch(1)
+    second = next(iter(loader))[0]
+    assert torch.equal(second, epoch(batch_size=7)) and not torch.equal(second, first), "a living worker sees the new epoch"
+    assert torch.equal(Augmented(images(24), deep_ta_policy(SPACE, 2), seed=1)[3], first[3]), "items need not be pairs"
 
 
 def test_a_provenance_that_json_cannot_hold_leaves_the_old_file(tmp_path):
