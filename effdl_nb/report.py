@@ -6,12 +6,13 @@
 __all__ = ['FIELDS', 'HEAD', 'SPREADS', 'INK', 'OURS', 'THESIS', 'CHAPTERS', 'cells', 'show_number', 'show_pair', 'Block',
            'blocks', 'to_markdown', 'to_html', 'save_figure', 'Picture', 'plot_table', 'Rendered', 'write_table',
            'row_records', 'common_settings', 'effort', 'show_seconds', 'measurements', 'provenance_frame',
-           'render_notebooks', 'write_report', 'results_markdown', 'main']
+           'paired_differences', 'render_notebooks', 'write_report', 'results_markdown', 'main']
 
 # %% ../nbs/01_foundations/05_report.ipynb #7faf16c0
 import argparse
 import datetime
 import math
+import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader
 
 from .files import atomic_write, read_json
-from .study import Place, Profile, Table, load_profile, load_tables, place, row_state, spread_kind, thesis_value
+from .study import Place, Profile, Table, load_profile, load_tables, place, row_state, spread_kind, summary, thesis_value
 
 # %% ../nbs/01_foundations/05_report.ipynb #b9129659
 FIELDS = ("row", "column", "unit", "ours", "spread", "n", "thesis", "thesis_spread", "corrected", "difference", "state", "here")
@@ -348,6 +349,27 @@ def provenance_frame(
                       "threads": p["threads"], "torch": p["packages"].get("torch"),
                       "commit": (p["commit"] or "none")[:10] + ("+" if p["dirty"] else ""),
                       "data": p["data"], "started": p["started"]})
+    return pd.DataFrame(lines)
+
+# %% ../nbs/01_foundations/05_report.ipynb #7d6a75bc
+def paired_differences(
+    found: list[dict],                                  # what `measurements` gave
+    comparisons: dict[str, list[tuple[str, str]]],      # what is compared -> pairs of rows (one, other)
+    metric: str = "accuracy",                           # as the experiment returns it
+) -> pd.DataFrame:                                      # a line per comparison that has a seed with all its rows
+    "Mean differences between rows, seed by seed, with the 95 % interval."
+    values = {(m["row"], m["seed"]): statistics.fmean(m["metrics"][metric]) for m in found}
+    lines = []
+    for name, pairs in comparisons.items():
+        each = {}
+        for seed in sorted({seed for _, seed in values}):
+            there = [values[one, seed] - values[other, seed] for one, other in pairs if {(one, seed), (other, seed)} <= values.keys()]
+            if len(there) == len(pairs):
+                each[seed] = [statistics.fmean(there)]
+        if each:
+            difference = summary(each, "interval")
+            lines.append({f"difference in {metric}": name, "mean": difference["mean"], "95 % interval": difference["spread"],
+                          "seeds": difference["n"]})
     return pd.DataFrame(lines)
 
 # %% ../nbs/01_foundations/05_report.ipynb #a8d249c2
