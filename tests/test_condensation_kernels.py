@@ -1,0 +1,130 @@
+"""The neural tangent kernel and KIP: laws, failure cases, resuming."""
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from effdl_nb.condensation import kernels as module
+from effdl_nb.condensation.images import ChannelWhitening
+from effdl_nb.condensation.kernels import KernelConfig, centred, condense_kernel, kernel_accuracy, kernel_loss, ntk, ridge_regression
+from effdl_nb.condensation.sets import CondensedSet
+from effdl_nb.condensation.trajectory import NonFiniteSteps
+
+W = ChannelWhitening((0.5,) * 3, (0.25,) * 3)
+CONFIG = KernelConfig(iterations=6, batch_real=12, image_lr=0.05, label_lr=0.05)
+
+
+@pytest.fixture(scope="module")
+def real():
+    gen = torch.Generator().manual_seed(0)
+    means = torch.randn(3, 3, 8, 8, generator=gen)
+    labels = torch.arange(30) % 3
+    return means[labels] + torch.randn(30, 3, 8, 8, generator=gen), labels
+
+
+def condense(real, config=CONFIG, classes=("a", "b", "c"), **kw):
+    return condense_kernel(*real, config, classes=classes, whitening=W, progress=False, **kw)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_the_kernel_is_symmetric_positive_and_has_a_known_diagonal(depth):
+    x = torch.randn(7, 10, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    K = ntk(x, x, depth)
+    torch.testing.assert_close(K, K.T)
+    assert torch.linalg.eigvalsh(K).min() > 0
+    # on the diagonal E0 = 1/2, so Theta <- Sigma + Theta, Sigma <- Sigma + b: a sum of depth + 1 terms
+    q = 2 * x.square().mean(1) + 0.01
+    torch.testing.assert_close(K.diagonal(), sum(q + 0.01 * i for i in range(depth + 1)))
+
+
+def test_the_kernel_does_not_depend_on_the_coordinates():
+    x = torch.randn(5, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    rotation, _ = torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    torch.testing.assert_close(ntk(x, x, 2), ntk(x @ rotation, x @ rotation, 2))
+
+
+@pytest.mark.parametrize("x", [torch.zeros(2, 4), torch.ones(2, 4), torch.tensor([[1.0, 0, 0, 0], [-1, 0, 0, 0]])])
+def test_zero_equal_and_opposite_inputs(x):
+    for bias in (0.0, 0.1):
+        leaf = x.double().requires_grad_()
+        K = ntk(leaf, leaf, 2, math.sqrt(2), bias)
+        assert torch.isfinite(K).all() and torch.isfinite(torch.autograd.grad(K.sum(), leaf)[0]).all()
+
+
+def test_gradient_where_all_correlations_are_one():
+    # one image against itself: K(x, x) is a polynomial of |x|^2, whose slope is known
+    x = torch.tensor([[1.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    slope, = torch.autograd.grad(ntk(x, x, 1).sum(), x)
+    torch.testing.assert_close(slope, 2 * 2 * x.detach() * 2 / 2)  # K = 2 q + b with q = 2 |x|^2 / 2 + b, dK/dx = 2 * 2 x
+
+
+def test_regression_labels_and_ridge():
+    assert centred(torch.tensor([1]), 4).tolist() == [[-0.25, 0.75, -0.25, -0.25]]
+    K = torch.eye(2, dtype=torch.float64) * 3
+    torch.testing.assert_close(ridge_regression(K, K, torch.ones(2, 1).double(), 1.0), torch.full((2, 1), 0.5).double())
+
+
+def test_it_learns(real):
+    made = condense(real, replace(CONFIG, iterations=60))
+    loss = made.details["curve"]["loss"]
+    assert sum(loss[-10:]) < 0.7 * sum(loss[:10]) and made.labels.tolist() == [0, 1, 2]
+    assert kernel_accuracy(made, *real, CONFIG) > 80
+
+
+def test_labels_are_learned_in_two_forms(real, tmp_path):
+    made = condense(real, replace(CONFIG, learn_labels=True, iterations=20))
+    raw = torch.tensor(made.details["regression_labels"])
+    assert made.labels.shape == (3, 3) and (made.labels >= 0).all() and not torch.equal(raw, centred(torch.arange(3), 3))
+    torch.testing.assert_close(made.labels.sum(1), torch.ones(3))
+    before = kernel_accuracy(made, *real)
+    made.save(tmp_path / "set.safetensors")
+    assert kernel_accuracy(CondensedSet.load(tmp_path / "set.safetensors"), *real) == before
+
+
+def test_deterministic_and_resumable(real, tmp_path):
+    def stop(iteration, *_):
+        if iteration == 5:
+            raise KeyboardInterrupt
+
+    config, path = replace(CONFIG, learn_labels=True), tmp_path / "state.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        condense(real, config, checkpoint=path, checkpoint_every=2, on_iteration=stop)
+    with pytest.raises(ValueError, match="other settings"):
+        condense(real, replace(config, depth=2), checkpoint=path)
+    resumed, straight = condense(real, config, checkpoint=path), condense(real, config)
+    assert torch.equal(resumed.images, straight.images) and resumed.details == straight.details and not path.exists()
+
+
+def test_too_few_images_and_one_class(real):
+    with pytest.raises(ValueError, match="class 0 has 10 images, fewer than the 11"):
+        condense(real, replace(CONFIG, ipc=11))
+    made = condense((real[0], torch.zeros_like(real[1])), classes=("only",))
+    assert len(made) == 1 and torch.isfinite(made.images).all()
+
+
+def test_a_nan_step_and_a_singular_system_are_skipped(real, monkeypatch):
+    calls = []
+
+    def sometimes(*args, **kw):
+        calls.append(1)
+        if len(calls) == 3:
+            raise torch.linalg.LinAlgError("singular")
+        return kernel_loss(*args, **kw) * (math.nan if len(calls) == 2 else 1)
+
+    monkeypatch.setattr(module, "kernel_loss", sometimes)
+    made = condense(real)
+    assert made.details["skipped"] == 2 and made.details["curve"]["loss"][1:3] == [None, None] and torch.isfinite(made.images).all()
+
+
+def test_divergence_is_an_error(real, monkeypatch):
+    monkeypatch.setattr(module, "kernel_loss", lambda *a, **k: kernel_loss(*a, **k) * math.inf)
+    with pytest.raises(NonFiniteSteps, match="in a row"):
+        condense(real, replace(CONFIG, iterations=20))
+
+
+@pytest.mark.parametrize("wrong", [{"depth": 0}, {"init": "zeros"}, {"ridge": -1.0}, {"iterations": 0}, {"weight_std": math.inf}, {"ipc": 0},
+                                   {"image_lr": math.nan}])
+def test_wrong_settings(wrong):
+    with pytest.raises(ValueError):
+        replace(CONFIG, **wrong)
