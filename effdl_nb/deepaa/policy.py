@@ -90,11 +90,12 @@ class Augmentation:
 
     def apply(self, images: torch.Tensor, draw: Draw) -> torch.Tensor:
         "Apply a draw to (N,3,H,W) uint8 images, layer 1 first; N must be the draw's."
+        chains = None if draw.magnitudes is None else self.transforms(draw)
         for layer in range(draw.indices.shape[1]):
-            if draw.magnitudes is None:
+            if chains is None:
                 images = apply_transforms(images, draw.indices[:, layer], self.space, noise=draw.noise[:, layer])
             else:
-                images = apply_drawn(images, [chain[layer] for chain in self.transforms(draw)], self.space, draw.noise[:, layer])
+                images = apply_drawn(images, [chain[layer] for chain in chains], self.space, draw.noise[:, layer])
         return images
 
     def transforms(self, draw: Draw) -> list[list[Transform]]:
