@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .images import Draw, STRATEGY, Whitening, augment, draw_augmentation
+from .images import STRATEGY, Draw, Whitening, augment, draw_augmentation
 from .sets import CondensedSet
 from .trajectory import NonFiniteSteps, real_images
 from ..files import atomic_write, settings_hash
@@ -115,7 +115,7 @@ def layer_outputs(
         for h in hooks:
             h.remove()
     if not outputs:
-        raise ValueError(f"layers are the outputs of AvgPool2d or MaxPool2d, and {type(model).__name__} has none; allowed: convnet-D, vgg-11, alexnet")
+        raise ValueError(f"layers are the outputs of poolings, and {type(model).__name__} has none; allowed: convnet-D, vgg-11, alexnet")
     return [*outputs, logits], seen["features"]
 
 
@@ -156,7 +156,7 @@ def layer_terms(
 # %% ../../nbs/04_condensation/05_matching.ipynb #040ca93f
 LOOPS = {1: (1, 1), 10: (10, 50), 50: (50, 10)}  # images per class: (outer steps, inner epochs) of DC
 _DC = {"iterations": 1000, "image_lr": 0.1, "init": "noise", "strategy": "none", "milestones": ()}
-_CAFE = {"iterations": 2000, "image_lr": 0.1, "init": "noise", "strategy": "none", "milestones": (1200, 1400, 1800), "outer_steps": 10, "inner_epochs": 50}
+_CAFE = {**_DC, "iterations": 2000, "milestones": (1200, 1400, 1800), "outer_steps": 10, "inner_epochs": 50}
 PUBLISHED = {
     "dc": _DC,
     "dsa": {**_DC, "init": "real", "strategy": STRATEGY},
@@ -488,4 +488,5 @@ def condense_matching(
 
 def run_mark(config, images: Tensor, index: list[int]) -> str:
     "What a checkpoint must agree with: settings, real images and the choice among them."
-    return settings_hash([type(config).__name__, json.loads(json.dumps(asdict(config))), list(images.shape), images.sum(dtype=torch.float64).item(), index])
+    settings = json.loads(json.dumps(asdict(config)))
+    return settings_hash([type(config).__name__, settings, list(images.shape), images.sum(dtype=torch.float64).item(), index])
