@@ -210,6 +210,9 @@ def test_what_was_drawn_can_be_read():
     draw = policy.sample(3, seeded())
     chains = policy.transforms(draw)
     assert [[SPACE.transforms.index(t) for t in chain] for chain in chains] == draw.indices.tolist()
+    rng = seeded()
+    assert [policy.draw_one(rng) for _ in range(3)] == [list(zip(chain, map(tuple, noise), strict=True))
+                                                        for chain, noise in zip(chains, draw.noise.tolist(), strict=True)]
 
 
 def test_a_pipeline_step_keeps_form_size_and_label():

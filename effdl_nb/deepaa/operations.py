@@ -678,28 +678,35 @@ def _pillow_batch(images: torch.Tensor, transforms: Sequence[Transform], noise: 
     return out
 
 # %% ../../nbs/03_deepaa/01_operations.ipynb #f3791a7f
-def _in_pieces(kind: str, images: torch.Tensor, rows: dict, noise: torch.Tensor, space: SearchSpace) -> None:
-    "One kind for all images, in place, piece by piece."
-    size = max(1, PIECE // (images.shape[-1] * images.shape[-2])) if images.device.type == "cpu" else 4096
-    for begin in range(0, len(images), size):
-        piece = slice(begin, begin + size)
-        images[piece] = _apply_kind(kind, images[piece], {key: value[piece] for key, value in rows.items()}, noise[piece], space)
+def _piece(kind, images, indices, tables, transforms, noise, space: SearchSpace, by_pillow: bool) -> torch.Tensor:
+    "One kind for a few images that all need it."
+    if kind == "Identity":
+        return images
+    if by_pillow:
+        return _pillow_batch(images, [transforms[n] for n in indices.tolist()], noise, space)
+    return _apply_kind(kind, images, {key: value[indices] for key, value in tables.items()}, noise, space)
 
 
 def _apply_rows(images, indices, tables, transforms, space, noise, path: str = "auto") -> torch.Tensor:
     "Row indices[i] of the tables for image i; transforms: what the rows mean; path: 'auto', 'tensor' or 'pillow'."
     kinds, order = torch.sort(tables["kind"][indices], stable=True)
-    sizes, pixels = torch.bincount(kinds, minlength=len(_KINDS)).tolist(), images.shape[-1] * images.shape[-2]
-    out, indices, noise, begin = images.index_select(0, order).contiguous(), indices[order], noise[order], 0
-    for kind, size in zip(_KINDS, sizes, strict=True):
-        part, begin = slice(begin, begin + size), begin + size
-        if size == 0 or kind == "Identity":
-            continue
-        if path == "pillow" or (path == "auto" and images.device.type == "cpu" and pixels >= PILLOW_FROM.get(kind, math.inf)):
-            out[part] = _pillow_batch(out[part], [transforms[n] for n in indices[part].tolist()], noise[part], space)
-        else:
-            _in_pieces(kind, out[part], {key: value[indices[part]] for key, value in tables.items()}, noise[part], space)
-    return out.index_select(0, order.argsort())
+    counts, pixels = torch.bincount(kinds, minlength=len(_KINDS)).tolist(), images.shape[-1] * images.shape[-2]
+    on_cpu, indices, noise, begin = images.device.type == "cpu", indices[order], noise[order], 0
+    large, size = on_cpu and pixels >= SLIDE_FROM, max(1, PIECE // pixels) if on_cpu else 4096
+    out = torch.empty_like(images, memory_format=torch.contiguous_format)
+    done = out if large else torch.empty_like(out)
+    for kind, count in zip(_KINDS, counts, strict=True):
+        by_pillow = path == "pillow" or (path == "auto" and on_cpu and pixels >= PILLOW_FROM.get(kind, math.inf))
+        for first in range(begin, begin + count, size):
+            part = slice(first, min(first + size, begin + count))
+            result = _piece(kind, images.index_select(0, order[part]), indices[part], tables, transforms, noise[part], space, by_pillow)
+            if large:
+                for place, image in zip(order[part].tolist(), result, strict=True):
+                    out[place] = image
+            else:
+                done[part] = result
+        begin += count
+    return out if large else torch.index_select(done, 0, order.argsort(), out=out)
 
 # %% ../../nbs/03_deepaa/01_operations.ipynb #cbdbeb65
 def apply_transforms(

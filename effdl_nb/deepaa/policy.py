@@ -12,6 +12,7 @@ __all__ = ['SIGNED', 'SCHEMA', 'check_probabilities', 'Draw', 'Augmentation', 'P
 import hashlib
 import importlib
 import json
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,11 @@ class Augmentation:
         keys = [[seed, epoch, int(index)] for index in indices]
         return self._draw(torch.from_numpy(keyed_uniform(torch.tensor(keys, dtype=torch.int64).view(-1, 3).numpy(), self.numbers)))
 
+    def draw_one(self, generator: torch.Generator | None = None) -> list[tuple[Transform, tuple[float, float]]]:
+        "`sample(1)` as a list of transforms with their noise, for a single image."
+        draw = self.sample(1, generator)
+        return list(zip(self.transforms(draw)[0], map(tuple, draw.noise[0].tolist()), strict=True))
+
     def apply(self, images: torch.Tensor, draw: Draw) -> torch.Tensor:
         "Apply a draw to (N,3,H,W) uint8 images, layer 1 first; N must be the draw's."
         chains = None if draw.magnitudes is None else self.transforms(draw)
@@ -129,6 +135,7 @@ class Policy(Augmentation):
         self.space, self.provenance = space, dict(provenance or {})
         self.probabilities = check_probabilities(probabilities, space)
         self._cumulated = _cumulated(self.probabilities)
+        self._rows = self._cumulated.tolist()
 
     @property
     def layers(self) -> int:
@@ -150,6 +157,12 @@ class Policy(Augmentation):
     def _draw(self, uniform: torch.Tensor) -> Draw:
         uniform = uniform.view(len(uniform), self.layers, 3)
         return Draw(_invert(self._cumulated.to(uniform.device), uniform[..., 0]), uniform[..., 1:])
+
+    def draw_one(self, generator: torch.Generator | None = None) -> list[tuple[Transform, tuple[float, float]]]:
+        "`sample(1)` as a list of transforms with their noise; the same draw without tensors, whose overhead one image would feel."
+        device = generator.device if generator is not None else "cpu"
+        u = torch.rand(1, self.numbers, dtype=torch.float64, generator=generator, device=device)[0].tolist()
+        return [(self.space[bisect_right(row, u[3 * k])], (u[3 * k + 1], u[3 * k + 2])) for k, row in enumerate(self._rows)]
 
     def body(self) -> dict:
         "What a file holds of it."
@@ -256,11 +269,7 @@ def augment_one(
 ):
     "The image with the draw applied, in the form it came in."
     if isinstance(image, Image.Image):
-        if image.mode != "RGB":
-            raise ValueError(f"the image must be RGB, convert it first; got mode {image.mode!r}")
-        for t, noise in zip(policy.transforms(draw)[0], draw.noise[0].tolist(), strict=True):
-            image = pillow_transform(image, t, policy.space, tuple(noise))
-        return image
+        return _by_pillow(image, zip(policy.transforms(draw)[0], map(tuple, draw.noise[0].tolist()), strict=True), policy.space)
     if not isinstance(image, torch.Tensor):
         raise TypeError(f"the image must be a PIL image or a uint8 tensor; got {type(image).__name__}")
     plain = image.as_subclass(torch.Tensor)
@@ -268,6 +277,15 @@ def augment_one(
     check_images(batch, policy.space)
     out = policy.apply(batch, draw).view_as(plain)
     return out if type(image) is torch.Tensor else _wrapped(out, image)
+
+
+def _by_pillow(image: Image.Image, chain, space: SearchSpace) -> Image.Image:
+    "A chain of (transform, noise) on one PIL image."
+    if image.mode != "RGB":
+        raise ValueError(f"the image must be RGB, convert it first; got mode {image.mode!r}")
+    for t, noise in chain:
+        image = pillow_transform(image, t, space, noise)
+    return image
 
 
 def _wrapped(out: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -287,8 +305,11 @@ class PolicyTransform(nn.Module):
         "The augmented image, and whatever came beside it unchanged."
         if moved := [type(o).__name__ for o in others if type(o).__name__ in ("BoundingBoxes", "Mask", "KeyPoints")]:
             raise TypeError(f"a policy moves pixels but not {', '.join(moved)}: only labels may come beside the image")
-        count = len(image) if isinstance(image, torch.Tensor) and image.ndim == 4 else 1
-        image = augment_one(self.policy, image, self.policy.sample(count))
+        if isinstance(image, Image.Image):
+            image = _by_pillow(image, self.policy.draw_one(), self.policy.space)
+        else:
+            count = len(image) if isinstance(image, torch.Tensor) and image.ndim == 4 else 1
+            image = augment_one(self.policy, image, self.policy.sample(count))
         return (image, *others) if others else image
 
     def extra_repr(self) -> str:
