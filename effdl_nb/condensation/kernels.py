@@ -28,7 +28,7 @@ def relu_expectations(
     p: Tensor,  # (m,) variances of the second inputs
 ) -> tuple[Tensor, Tensor]:  # each (n, m)
     "(E0, E1): expectations of phi'(z) phi'(z') and phi(z) phi(z') for the ReLU, differentiable also where the correlation is one."
-    scale = (q[:, None] * p).sqrt().clamp_min(torch.finfo(covariance.dtype).tiny)
+    scale = (q[:, None] * p).clamp_min(torch.finfo(covariance.dtype).tiny).sqrt()
     rho = covariance / scale
     inside = rho.abs() < 1 - 1e-14
     ends = torch.where(rho > 0, 0.0, math.pi).to(rho)
@@ -46,8 +46,8 @@ def ntk(
     "Neural tangent kernel of an infinitely wide fully-connected ReLU network with one output (NTK parameterisation)."
     x, y = x.flatten(1).double(), y.flatten(1).double()
     w, b = weight_std**2, bias_std**2
-    sigma = w * x @ y.T / x.shape[1] + b
-    q, p = (w * v.square().mean(1) + b for v in (x, y))
+    sigma = x @ y.T * (w / x.shape[1]) + b
+    q, p = (torch.linalg.vector_norm(v, dim=1).square() * (w / x.shape[1]) + b for v in (x, y))
     theta = sigma
     for _ in range(depth):
         E0, E1 = relu_expectations(sigma, q, p)
