@@ -1,11 +1,12 @@
 """One layer of augmentation, images a second on one core, side by side in one process, at 32x32 and at 224x224.
 
-    OMP_NUM_THREADS=1 python benchmarks/augmentation.py [--images 2000] [--large 64] [--repeats 5] [--kinds]
+    OMP_NUM_THREADS=1 python benchmarks/augmentation.py [--images 2000] [--large 256] [--repeats 5] [--kinds]
 
 Every path but kornia's gives every image its own random operation. The peers are torchvision v2's TrivialAugmentWide on PIL images and
 on tensors (one image at a time, as in its own data loaders), loops over Pillow with one operation an image, and kornia's TrivialAugment,
 which draws one operation for the whole batch and so is another method; it is shown for its speed alone, where it is installed. Of the
-loops over Pillow one stays among PIL images, the other reads and writes tensors as our batch does. Times are the process's own processor
+loops over Pillow one stays among PIL images, the other reads and writes tensors as our batch does; all paths with the 139 transforms make
+the same draws, since one operation costs forty times another. Times are the process's own processor
 time, repeats of all paths alternate, and the best one counts, so that a busy machine disturbs them alike. `--kinds` prints each operation
 at several sizes, computed by tensors and by Pillow, which is how the sizes in `effdl_nb.deepaa.operations.PILLOW_FROM` were found.
 """
@@ -31,11 +32,11 @@ def pillow_loops(images: torch.Tensor, pictures: list, policy, generator: torch.
         return pillow_transform(picture, policy.space[n], policy.space, noise)
 
     def bare():
-        draw = policy.sample(len(pictures), generator)
+        draw = policy.sample(len(pictures), generator.manual_seed(0))
         return [one(*drawn) for drawn in zip(pictures, draw.indices[:, 0].tolist(), draw.noise[:, 0].tolist(), strict=True)]
 
     def between_tensors():
-        draw, out = policy.sample(len(images), generator), []
+        draw, out = policy.sample(len(images), generator.manual_seed(0)), []
         for image, n, noise in zip(images, draw.indices[:, 0].tolist(), draw.noise[:, 0].tolist(), strict=True):
             out.append(torch.from_numpy(np.array(one(Image.fromarray(image.permute(1, 2, 0).numpy()), n, noise))))
         return torch.stack(out).permute(0, 3, 1, 2).contiguous()
@@ -49,12 +50,17 @@ def paths(images: torch.Tensor, space: SearchSpace) -> dict:
     generator = torch.Generator().manual_seed(0)
     policy, wide, peer = deep_ta_policy(space), trivial_augment_wide_policy(defaults=False), v2.TrivialAugmentWide()
     step = policy.as_transform()
+
+    def seeded(transform, items):
+        torch.manual_seed(0)
+        return [transform(item) for item in items]
+
     found = {
-        "effdl_nb, 139 transforms": lambda: policy(images, generator),
-        "effdl_nb, TrivialAugment (Wide)": lambda: wide(images, generator),
-        "effdl_nb, as_transform on PIL": lambda: [step(picture) for picture in pictures],
-        "torchvision v2, PIL": lambda: [peer(picture) for picture in pictures],
-        "torchvision v2, tensor": lambda: [peer(image) for image in images],
+        "effdl_nb, 139 transforms": lambda: policy(images, generator.manual_seed(0)),
+        "effdl_nb, TrivialAugment (Wide)": lambda: wide(images, generator.manual_seed(0)),
+        "effdl_nb, as_transform on PIL": lambda: seeded(step, pictures),
+        "torchvision v2, PIL": lambda: seeded(peer, pictures),
+        "torchvision v2, tensor": lambda: seeded(peer, images),
         **pillow_loops(images, pictures, policy, generator),
     }
     if importlib.util.find_spec("kornia"):
@@ -111,7 +117,7 @@ def operations_by_size(images: torch.Tensor, space: SearchSpace, repeats: int) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--large", type=int, default=64)
+    parser.add_argument("--large", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--kinds", action="store_true")
     arguments = parser.parse_args()
