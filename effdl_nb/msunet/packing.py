@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from ..files import atomic_write
 from .network import MSUNet, SplitConv2d, scaled
+from .pruning import unwrapped
 from .ternary import MODES, TernaryConv2d, convert_ternary_, ternarize, ternary_layers
 
 # %% ../../nbs/02_msunet/06_packing.ipynb #5f9b6b81
@@ -210,17 +211,6 @@ def decode_values(
     return values
 
 # %% ../../nbs/02_msunet/06_packing.ipynb #7691f7ad
-def _bare(model: nn.Module) -> nn.Module:
-    "The model inside torch.compile and DataParallel."
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            model = model.module
-        else:
-            return model
-
-
 def _norm_pairs(
     model: nn.Module,  # any model
 ) -> Iterator[tuple[list[str], str]]:
@@ -268,7 +258,7 @@ def deploy(
     are halves widened again. Raises ValueError for another precision, a non-finite weight, or a number that no half can hold."""
     if precision not in (16, 32):
         raise ValueError(f"precision is {precision!r}; allowed are 16 and 32")
-    model = copy.deepcopy(_bare(model)).eval()
+    model = copy.deepcopy(unwrapped(model)).eval()
     for name, layer in ternary_layers(model):
         _set_signs(layer, *_signs_of(name, layer))
     for convs, norm in list(_norm_pairs(model)):
@@ -412,7 +402,7 @@ def save_packed(
     Raises PackedError (a ValueError) for non-finite ternary weights and tensors of other kinds, ValueError for another precision."""
     if precision not in (16, 32):
         raise ValueError(f"precision is {precision!r}; allowed are 16 and 32")
-    model = deploy(model, 16) if precision == 16 else _bare(model)
+    model = deploy(model, 16) if precision == 16 else unwrapped(model)
     types = {t.dtype for t in model.state_dict().values() if isinstance(t, Tensor)}
     halves = torch.float16 not in types
     tensors, coded, shared, owner = {}, {}, {}, {}
@@ -539,7 +529,7 @@ def load_packed(
     if model is None:
         _plan(_network(network, "meta"), plain, ternary)
         model = _network(network, "cpu")
-    _fill(_bare(model), plain, ternary)
+    _fill(unwrapped(model), plain, ternary)
     return model.eval()
 
 # %% ../../nbs/02_msunet/06_packing.ipynb #985247f9
