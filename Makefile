@@ -9,7 +9,7 @@ PROFILE ?= quick
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN := .venv/bin
 READY := .venv/.ready
-# Two one-thread processes do more than one with two threads; tests and notebooks run two at a time.
+# Two one-thread processes do more than one with two threads; tests and notebooks run side by side, one a core.
 TEST_ENV := OMP_NUM_THREADS=1 EFFDL_ROOT=$(CURDIR)
 
 .PHONY: setup reproduce report test check export lint tags lab readme benchmark lock clean
@@ -31,8 +31,8 @@ report: setup
 	@$(BIN)/python -m effdl_nb.report --profile $(PROFILE)
 
 test: setup
-	$(TEST_ENV) $(BIN)/nbdev_test --n_workers 2
-	$(TEST_ENV) $(BIN)/python -m pytest
+	$(TEST_ENV) $(BIN)/nbdev_test --n_workers $(CORES)
+	$(TEST_ENV) $(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal
 
 check: export lint tags test
 

@@ -558,12 +558,10 @@ class Outcome:
             raise RowsFailed(f"{len(self.failures)} of {len(self.rows)} rows of {self.table.kind} {self.table.number} failed:\n{lines}")
 
 
-def shared_folder(table: Table, profile: Profile, at: Place) -> Path:
-    """Where experiments share what several rows need (experts, policies, half-trained networks): one folder for all tables of a module. Where
-    changed code means measuring again, it must not find what older code left: the folder's name has the code's hash. Where rows cost hours and
-    are kept, so are these."""
-    module = table.experiment.split(":")[0].removeprefix("effdl_nb.")
-    return at.work / (f"{module}-{_code_of(table)}" if profile.changed == "remake" else module)
+def shared_folder(table: Table, at: Place) -> Path:
+    """Where experiments share what several rows need (experts, policies, half-trained networks): one folder for all tables of a module. Its name has
+    the code's hash: no row may rest on what other code left there."""
+    return at.work / f"{table.experiment.split(':')[0].removeprefix('effdl_nb.')}-{_code_of(table)}"
 
 
 def measure_row(
@@ -581,7 +579,7 @@ def measure_row(
     for unit in units:
         if unit.hash in kept or (seeds is not None and unit.seed not in seeds):
             continue
-        kept[unit.hash] = measurement = measure(table, unit, shared_folder(table, profile, at), profile.threads)
+        kept[unit.hash] = measurement = measure(table, unit, shared_folder(table, at), profile.threads)
         write_json(at.unit(unit), measurement)
         say(f"{table.key} {row} seed {unit.seed}: {_short(measurement['metrics'])} in {measurement['provenance']['seconds']:.0f} s")
     if not all(unit.hash in kept for unit in units):

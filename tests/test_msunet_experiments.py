@@ -17,7 +17,7 @@ TINY = MSUNetSettings(
     dataset="cifar10-sample", train_size=20, test_size=10, image_size=16, width=0.125, variant="v0", epochs=1, batch_size=10, schedule="cosine",
     alpha_ramp=(0.0, 0.5), stage2_epochs=1, prune_until=0.5,
 )
-METRICS = {"accuracy", "flops", "params", "score", "flops_trained", "params_trained", "score_trained"}
+METRICS = {"accuracy", "flops", "params", "score", "flops_trained", "params_trained", "score_trained", "score_official"}
 
 
 @pytest.mark.parametrize("kind", ["none", "binary", "ternary"])
@@ -41,6 +41,15 @@ def test_counts_of_table_2_3():
     assert more.flops < counts["ternary"].flops and more.params < counts["ternary"].params
 
 
+def test_one_rule_for_all_counts_techniques_and_not_rules():
+    for policy in ("official", "msunet-v3"):
+        counts = [count(MSUNetSettings(variant=name, recipe="thesis"), policy=policy) for name in ("v0", "v1", "v2", "v3")]
+        assert counts[1].flops == counts[2].flops and counts[1].params == counts[2].params, "a loss is no part of the network"
+        assert counts[0].flops > counts[1].flops > counts[3].flops and counts[0].score > counts[1].score > counts[3].score
+    released = [count(MSUNetSettings(variant=name), policy="official").score for name in ("v0", "v1", "v2", "v3")]
+    assert released == sorted(released, reverse=True)
+
+
 def test_zeros_are_those_of_the_weights_that_compute():
     model = msunet("v0", 0.125, 10)
     zeros = zeros_by_layer(model)
@@ -56,8 +65,8 @@ def test_the_ablation_is_a_full_design_on_one_network():
     table = study.load_tables()["ablation_2"]
     plan = study.Plan(seeds=(0,), columns=tuple(table.columns))
     cells = [study.settings_of(table, plan, row, "accuracy") for row in table.rows]
-    assert len({(s.quantization, s.consistency, s.pruning) for s in cells}) == len(cells) == 12
-    assert {(s.variant, s.stage2_epochs) for s in cells} == {("v0", TINY.stage2_epochs and MSUNetSettings().stage2_epochs)}
+    assert len({(s.quantization, s.consistency, s.pruning) for s in cells}) == len(cells) == 20
+    assert {(s.variant, s.stage2_epochs) for s in cells} == {("v0", 160)}
     for row, s in zip(table.rows, cells, strict=True):
         assert row == f"{s.quantization}_{s.consistency}_{'pruned' if s.pruning == 'full' else 'dense'}"
 

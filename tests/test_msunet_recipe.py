@@ -133,7 +133,7 @@ def test_masks_are_renewed_a_hundred_times_along_the_ramp_and_not_after():
     ("precision", "fp8", "allowed are fp32, bf16, fp16"),
     ("augment", "", "allowed are released, crop-flip, none"),
     ("quantization", "float", "allowed are ternary, binary, none"),
-    ("consistency", "on", "allowed are variant, off, thesis, released"),
+    ("consistency", "on", "allowed are variant, off, mixup, thesis, cutmix, released"),
     ("pruning", True, "allowed are variant, off, full"),
     ("variant", "v4", "allowed are v0, v1, v2, v3"),
     ("recipe", "ours", "allowed are thesis, released"),

@@ -24,7 +24,8 @@ TABLES = [name for name in ORDER if name.startswith("table")]
 ABLATIONS = ["ablation_2"]  # tables this study adds, after those of their chapter
 OURS = {"table_2_1": ["v1_released", "v2_released", "v3_released"], "table_2_3": ["float"], "table_3_2": ["none"]}  # rows this study adds
 _TRAINED = ["flops_trained", "params_trained", "score_trained"]
-OUR_COLUMNS = {"table_2_1": ["sparse_depthwise", "parameters"], "table_2_2": _TRAINED, "table_2_3": ["score", *_TRAINED]}  # columns this study adds
+OUR_COLUMNS = {  # columns this study adds
+    "table_2_1": ["sparse_depthwise", "parameters"], "table_2_2": ["score_official", *_TRAINED], "table_2_3": ["score", *_TRAINED]}
 TRANSPOSED = {"table_3_2", "table_3_3", "table_3_4", "table_3_5", "table_3_6", "table_3_7"}  # methods are columns in the dissertation
 CORRECTED = {
     ("table_2_2", "v1", "params"),
@@ -175,7 +176,7 @@ def test_printed_parameters_of_v1_contradict_its_score():
 
 def test_ternary_row_is_v0():
     ternary, v0 = _values("table_2_3")["ternary"], _values("table_2_2")["v0"]
-    assert {**ternary, "score": v0["score"]} == v0
+    assert all(ternary[column] == v0[column] for column in ("accuracy", "flops", "params"))
 
 
 def test_configuration_adds_one_technique_a_row():

@@ -32,6 +32,7 @@ def counting_policy(
 def count(
     s: MSUNetSettings,  # which network
     zeros: dict[str, float] | None = None,  # share of zeros by layer name; None: the design's
+    policy: str | None = None,  # rules, as `micronet_score` names them; None: the authors' for this variant
 ) -> Score:
     "Operations and parameters of the full-width network for 100 classes; nothing is trained."
     on, quantization = switches(s), None if s.quantization == "none" else s.quantization
@@ -39,7 +40,7 @@ def count(
         zeros = {"se": on.sparse_se, "depthwise": on.sparse_depthwise} | ({"ternary": DESIGN_ZEROS} if quantization == "ternary" else {})
     with torch.random.fork_rng(devices=[]):  # the weights do not matter: leave the global random state alone
         model = msunet(s.variant, recipe=s.recipe, quantization=None)
-    return micronet_score(model, policy=counting_policy(s), quantization=quantization, precision=on.precision, sparsity=zeros)
+    return micronet_score(model, policy=policy or counting_policy(s), quantization=quantization, precision=on.precision, sparsity=zeros)
 
 # %% ../../nbs/02_msunet/08_experiments.ipynb #977d25a8
 def zeros_by_layer(
@@ -62,12 +63,13 @@ def trained_and_counted(
     work: Path,  # folder for the shared stage 1 and checkpoints
 ) -> dict:
     """One row of Table 2.2, 2.3 or the ablation at one seed: accuracy (percent, trained); flops, params and score (operations and parameters
-    at full width with the design's shares of zeros); and these three with the suffix _trained, with the zeros of the trained network."""
+    at full width with the design's shares of zeros); these three with the suffix _trained, with the zeros of the trained network; and
+    score_official, the score with the design's zeros by the challenge's own rules."""
     designed, trained = count(settings), train_msunet(settings, seed, work)
     zeros, on = zeros_by_layer(trained.model), switches(settings)
     ours = count(settings, zeros)
     metrics = {"accuracy": trained.accuracy} | {what: getattr(designed, what) for what in COUNTED}
-    metrics |= {f"{what}_trained": getattr(ours, what) for what in COUNTED}
+    metrics |= {f"{what}_trained": getattr(ours, what) for what in COUNTED} | {"score_official": count(settings, policy="official").score}
     metrics["details"] = {
         "counted": f"{settings.variant} network, expansions {','.join(map(str, on.expansions))}, width 1, 100 classes, "
                    f"{on.precision} bit, policy {counting_policy(settings)}",

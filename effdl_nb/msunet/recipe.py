@@ -28,7 +28,7 @@ from .consistency import ConsistencyLoss
 from .network import MSUNet, Variant, msunet, variant_of
 from .packing import deploy
 from .pruning import MagnitudePruner, targets_by_role
-from .ternary import ALPHA_HALF, alpha_at, freeze_ternary_, set_alpha_, ternary_layers, zero_fraction
+from .ternary import ALPHA_HALF, alpha_at, freeze_ternary_, set_alpha_, ternary_layers
 from ..training import TrainConfig, crop_flip, evaluate, steps_per_epoch, train
 
 # %% ../../nbs/02_msunet/07_recipe.ipynb #066b0afa
@@ -86,7 +86,8 @@ AUGMENTATIONS = {"released": released_augmentation, "crop-flip": crop_flip, "non
 
 # %% ../../nbs/02_msunet/07_recipe.ipynb #9574d9b7
 EPOCHS, EPOCHS2 = 1050, 160  # of the released stages; 160 is V1's stage 2
-CONSISTENCY, PRUNING, FULL_PRUNING = ("variant", "off", "thesis", "released"), ("variant", "off", "full"), (0.9, 0.5)
+CONSISTENCY = ("variant", "off", "mixup", "thesis", "cutmix", "released")
+PRUNING, FULL_PRUNING = ("variant", "off", "full"), (0.9, 0.5)
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ class MSUNetSettings:
     recipe: str = "released"  # "released": the authors' runs; "thesis": Table 2.1 to the letter
     width: float = 1.0  # multiplier of the trained network's channels; counts are always made at width 1
     quantization: str = "ternary"  # of the pointwise layers: "ternary", "binary" or "none"
-    consistency: str = "variant"  # "variant": as the variant has it; "off"; "thesis": Equation 2.7; "released": the authors' code
+    consistency: str = "variant"  # "variant": as the variant has it; "off"; "thesis": Equation 2.7 with mixup; "mixup": that mixing without it;
+    # "released": the authors' code with CutMix; "cutmix": that mixing without it
     pruning: str = "variant"  # "variant": as the variant has it; "off"; "full": 90 % of squeeze-excitation, half of the depthwise weights
     epochs: int = EPOCHS  # of stage 1
     batch_size: int = 64  # images in a step
@@ -119,7 +121,7 @@ class MSUNetSettings:
     stage2_schedule: str = "cosine"  # of stage 2
     stage2_milestones: tuple[float, ...] = ()  # fractions of stage 2, for "step"
     stage2_precision: str = "fp32"  # of stage 2
-    prune_until: float = 100 / EPOCHS2  # fraction of stage 2 after which the final sparsity is reached
+    prune_until: float = 100 / EPOCHS2  # fraction of stage 2 after which the final sparsity is reached; at 1 the last cut follows the training
     augment: str = "released"  # "released": crop, flip, colour jitter, erasing; "crop-flip"; "none"
     channels_last: bool = True  # memory layout; faster on CPUs and tensor cores
 
@@ -159,16 +161,16 @@ def switches(
     if s.pruning != "variant" or s.stage2_epochs == 0:
         se, depthwise = FULL_PRUNING if s.pruning == "full" else (0.0, 0.0)
         variant = dataclasses.replace(variant, sparse_se=se, sparse_depthwise=depthwise)
-    return variant if s.consistency == "variant" else dataclasses.replace(variant, consistency=s.consistency != "off")
+    return variant if s.consistency == "variant" else dataclasses.replace(variant, consistency=s.consistency in ("thesis", "released"))
 
 
 def consistency_form(
     s: MSUNetSettings,  # which variant, and what overrides it
 ) -> str:
-    'The form of the consistency regularizer: "off", "thesis" or "released".'
-    if not switches(s).consistency:
-        return "off"
-    return s.recipe if s.consistency == "variant" else s.consistency
+    'What replaces plain cross-entropy: "off" (nothing), "thesis", "released", or "mixup" and "cutmix", which mix and do not regularize.'
+    if s.consistency != "variant":
+        return s.consistency
+    return s.recipe if switches(s).consistency else "off"
 
 # %% ../../nbs/02_msunet/07_recipe.ipynb #f84bd696
 def shrink(
@@ -198,7 +200,7 @@ def _network(s: MSUNetSettings, seed: int, num_classes: int) -> MSUNet:
     "The network, initialised under the seed; the global random state is as before afterwards."
     quantization = None if s.quantization == "none" else s.quantization
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return msunet(s.variant, s.width, num_classes, s.recipe, quantization, alpha=0.0)
 
 
@@ -216,7 +218,8 @@ def _config(s: MSUNetSettings, stage: int, seed: int, images: int) -> TrainConfi
 def _loss(s: MSUNetSettings) -> ConsistencyLoss | None:
     "The loss that replaces cross-entropy, or None."
     form = consistency_form(s)
-    return None if form == "off" else ConsistencyLoss(as_released=form == "released")
+    weight = 1.0 if form in ("thesis", "released") else 0.0
+    return None if form == "off" else ConsistencyLoss(weight, as_released=form in ("released", "cutmix"))
 
 
 def _raise_threshold(s: MSUNetSettings, model: nn.Module, step: int, epoch: float) -> None:
@@ -261,7 +264,8 @@ def stage_one(
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock(path):
         if path.exists():
-            return model.eval(), _stored(path, model)
+            history = _stored(path, model)
+            return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), history   # where the trainer would have left it
         checkpoint = path.with_suffix(".checkpoint")
         history = train(
             model, data.train.images, data.train.labels, _config(s, 1, seed, len(data.train.images)), mean=data.mean, std=data.std,
@@ -287,6 +291,11 @@ def _prune(pruner: MagnitudePruner, ramp: int, model: nn.Module, step: int, epoc
     pruner.apply()
 
 
+def _second_seed(seed: int) -> int:
+    "Another order of the images and other draws than in stage 1."
+    return int(settings_hash(["stage 2", seed])[:8], 16)
+
+
 def stage_two(
     model: MSUNet,  # after stage 1; trained on in place
     s: MSUNetSettings,  # sizes and recipe
@@ -300,9 +309,10 @@ def stage_two(
     if s.stage2_epochs:
         data = training_data(s, seed)
         shares = {role: share for role, share in (("se", on.sparse_se), ("depthwise", on.sparse_depthwise)) if share}
-        pruner = MagnitudePruner(model, targets_by_role(model, shares), 0.0, s.prune_until * s.stage2_epochs) if shares else None
-        config = _config(s, 2, seed, len(data.train.images))
+        config = _config(s, 2, _second_seed(seed), len(data.train.images))
         ramp = round(s.prune_until * config.steps)
+        end = ramp / steps_per_epoch(len(data.train.images), config)
+        pruner = MagnitudePruner(model, targets_by_role(model, shares), 0.0, end) if shares else None
         hook = partial(_prune, pruner, ramp) if pruner else None
         checkpoint = Path(work) / f"stage2-{settings_hash([seed, dataclasses.asdict(s)])}.checkpoint"
         found = train(model, data.train.images, data.train.labels, config, mean=data.mean, std=data.std, augment=AUGMENTATIONS[s.augment],
@@ -320,7 +330,7 @@ class Trained:
 
     model: MSUNet  # in evaluation mode
     accuracy: float  # percent of the test images, in the form that is deployed
-    accuracy_stage1: float  # the same before stage 2
+    accuracy_stage1: float  # before stage 2, in single precision
     loss: list[float]  # of each epoch of both stages
     seconds: list[float]  # of training in each stage; of a stage 1 that was there, the time it once took
     steps: list[int]  # of each stage
