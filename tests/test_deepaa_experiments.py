@@ -90,7 +90,7 @@ def test_mirrored_evaluation_uses_the_same_file(tmp_path):
 
 
 def test_an_unknown_row_and_wrong_settings(tmp_path):
-    with pytest.raises(ValueError, match="none, baseline, ta_wide, deepaa"):
+    with pytest.raises(ValueError, match="none, baseline, aa, ra, ua, ta_ra, ta_wide, deepaa"):
         cifar_accuracy("autoaugment", TINY, 0, tmp_path)
     for change in ({"precision": "fp8"}, {"search_steps": 0}, {"held_out_pairs": 1}, {"search_images": 0}, {"lr": -1.0}):
         with pytest.raises(ValueError):

@@ -15,7 +15,8 @@ from torch import nn
 
 from ..data import ImageDataset, Split, load
 from .operations import SearchSpace
-from .policy import Policy, deep_ta_policy, load_policy, mirrored_policy, save_policy, top_operations, trivial_augment_wide_policy
+from .policy import Policy, deep_ta_policy, load_policy, mirrored_policy, save_policy, top_operations
+from .rivals import rival
 from .search import PolicySearch, SearchConfig, SearchData, held_out_cosine, pretrain_proxy
 from ..files import lock, settings_hash
 from ..networks import build
@@ -25,6 +26,10 @@ from ..training import TrainConfig, crop_flip, evaluate, train
 ROWS = {
     "none": "No augmentation",
     "baseline": "Baseline (crop and flip)",
+    "aa": "AutoAugment",
+    "ra": "RandAugment",
+    "ua": "UniformAugment",
+    "ta_ra": "TrivialAugment (RA)",
     "ta_wide": "TrivialAugment (Wide)",
     "deepaa": "DeepAA (searched in the run)",
 }
@@ -150,12 +155,12 @@ def row_augmentation(row: str, settings: CifarSettings, data: ImageDataset, work
             return None
         case "baseline":
             return crop_flip
-        case "ta_wide":
-            return trivial_augment_wide_policy()
         case "deepaa":
             policy = find_policy(settings, data, work)
             return mirrored_policy(policy) if settings.mirror else policy
-    raise ValueError(f"unknown row {row!r}; allowed: {', '.join(ROWS)}")
+    if row not in ROWS:
+        raise ValueError(f"unknown row {row!r}; allowed: {', '.join(ROWS)}")
+    return rival(row, SearchSpace.cifar())
 
 
 def policy_details(policy: Policy) -> dict:
