@@ -30,6 +30,7 @@ from effdl_nb.msunet.packing import (
     save_packed,
     unpack_,
 )
+from effdl_nb.msunet.pruning import MagnitudePruner, targets_by_role
 from effdl_nb.msunet.score import micronet_score
 from effdl_nb.msunet.ternary import TernaryConv2d, convert_ternary_, freeze_ternary_, ternary_layers
 
@@ -341,6 +342,64 @@ def test_unpacked_layers_are_ordinary_and_equal(packed):
     assert model(X).equal(packed[0](X))
 
 
+def test_a_subclass_of_a_convolution_is_refused_before_anything_changes(tmp_path):
+    class Other(nn.Conv2d):
+        pass
+
+    def make(kind):
+        return uneven(nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), kind(8, 8, 1, bias=False)))
+
+    model = make(nn.Conv2d)
+    convert_ternary_(model)
+    for saved in (model, deploy(model, 32)):
+        save_packed(saved, tmp_path / "a")
+        skeleton = make(Other)
+        before = copy.deepcopy(skeleton.state_dict())
+        with pytest.raises(DoesNotFit, match="3: a Other, which has no ternary form"):
+            load_packed(tmp_path / "a", skeleton)
+        assert isinstance(skeleton[1], nn.BatchNorm2d) and before.keys() == skeleton.state_dict().keys()
+        assert all(before[k].equal(v) for k, v in skeleton.state_dict().items())
+
+
+def test_a_pruner_must_be_finalized_first(tmp_path):
+    model = small()
+    pruner = MagnitudePruner(model, targets_by_role(model, {"se": 0.9}), end=2)
+    pruner.update(2)
+    for call in (lambda: save_packed(model, tmp_path / "a"), lambda: save_packed(model, tmp_path / "a", 16), lambda: deploy(nn.DataParallel(model))):
+        with pytest.raises(PackedError, match=r"8 layers have a weight_mask, the first 'stages.2.0.se.reduce': call the pruner's finalize\(\) first"):
+            call()
+    assert not list(tmp_path.iterdir())
+    pruner.finalize()
+    save_packed(model, tmp_path / "a")
+    with torch.no_grad():
+        assert load_packed(tmp_path / "a")(X).equal(model(X))
+
+
+def test_what_a_deployed_network_counts_is_what_its_tensors_take(tmp_path):
+    model = deploy(small(), 16)
+    save_packed(model, tmp_path / "a")
+    rows = packed_table(tmp_path / "a")[1:]
+    assert any(row["name"].endswith(".scale") for row in rows) and "gaps" not in {row["encoding"] for row in rows}
+    stored = sum(row["bytes"] for row in rows)
+    counted = 4 * micronet_score(model, policy="official", precision=16).params
+    mine = {name: layer for name, layer in ternary_layers(model)}
+    in_record = 2 * sum(layer.scale.numel() == 1 for layer in mine.values())
+    smaller = sum(-(-row_n // 8) + -(-nonzero // 8) - row["bytes"] for row in rows if row["encoding"] == "trits"
+                  for row_n, nonzero in [(mine[row["name"].removesuffix(".weight")].signs.numel(),
+                                          int(mine[row["name"].removesuffix(".weight")].signs.count_nonzero()))])
+    assert 0 <= stored + in_record + smaller - counted < 2 * len(mine), "bytes are whole, nothing else differs"
+    scales = 2 * sum(layer.scale.numel() for layer in mine.values())
+    assert scales > 10 * len(mine), "so that one scale a layer would not have passed"
+
+
+def test_the_mode_of_a_file_becomes_the_mode_of_the_layer(tmp_path):
+    model = small(quantization=None)
+    convert_ternary_(model, mode="twn", alpha=0.7)
+    save_packed(model, tmp_path / "a")
+    back = load_packed(tmp_path / "a", small())
+    assert {layer.mode for _, layer in ternary_layers(back)} == {"twn"} and {int(layer.mode_index) for _, layer in ternary_layers(back)} == {2}
+
+
 def test_v3_on_disk(tmp_path):
     model = uneven(msunet("v3"))
     for name, role in model.layer_roles().items():
@@ -376,3 +435,12 @@ def test_compiled_frozen_layers_agree():
     freeze_ternary_(model)
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(model, fullgraph=True)(X), model(X))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_frozen_block_agrees(packed):
+    model = load_packed(packed[1]).stages[3][1]
+    x = torch.randn(2, 32, 4, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(model, fullgraph=True)(x), model(x), rtol=1e-4, atol=1e-5)

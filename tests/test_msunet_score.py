@@ -13,13 +13,13 @@ from effdl_nb.msunet.network import msunet
 from effdl_nb.msunet.score import POLICIES, WRN_FLOPS, WRN_PARAMS, UnknownOperation, layer_roles, micronet_score
 from effdl_nb.msunet.ternary import convert_ternary_, freeze_ternary_
 
-GOLDEN = [
-    ("v0", "msunet-v1", "ternary", {"ternary": 0.5, "se": 0.9}, 32, 127.3215, 0.212754, 0.01797),
-    ("v0", "msunet-v3", "ternary", {"ternary": 0.5, "se": 0.9, "depthwise": 0.5}, 16, 104.5905, 0.121269, 0.01329),
-    ("v3", "msunet-v3", None, None, 32, 318.0821, 1.200648, 0.06322),
-    ("v3", "msunet-v3", "binary", None, 16, 170.0400, 0.220173, 0.02224),
-    ("v3", "msunet-v3", "ternary", {"ternary": 0.5}, 32, 109.3499, 0.427674, 0.02214),
-    ("v3", "msunet-v3", "ternary", {"ternary": 0.5, "se": 0.9, "depthwise": 0.5}, 16, 90.7727, 0.098604, 0.01135),
+GOLDEN = [  # exact operations and parameters, and how the released networks' own counts print them in millions, with the score
+    ("v0", "msunet-v1", "ternary", {"ternary": 0.5, "se": 0.9}, 32, 127_321_500, 212_754, ("127.3215", "0.212754", "0.01797")),
+    ("v0", "msunet-v3", "ternary", {"ternary": 0.5, "se": 0.9, "depthwise": 0.5}, 16, 104_590_492, 121_269, ("104.5905", "0.121269", "0.01329")),
+    ("v3", "msunet-v3", None, None, 32, 318_082_076, 1_200_648, ("318.0821", "1.200648", "0.06322")),
+    ("v3", "msunet-v3", "binary", None, 16, 170_040_028, 220_173, ("170.0400", "0.220173", "0.02224")),
+    ("v3", "msunet-v3", "ternary", {"ternary": 0.5}, 32, 109_349_916, 427_674, ("109.3499", "0.427674", "0.02214")),
+    ("v3", "msunet-v3", "ternary", {"ternary": 0.5, "se": 0.9, "depthwise": 0.5}, 16, 90_772_674.4, 98_604.05, ("90.7727", "0.098604", "0.01135")),
 ]
 
 
@@ -28,16 +28,55 @@ def nets():
     return {(v, q): msunet(v, quantization=q) for v in ("v0", "v3") for q in (None, "ternary")}
 
 
-@pytest.mark.parametrize("live, variant, policy, quantization, sparsity, precision, flops, params, score", [
+@pytest.mark.parametrize("live, variant, policy, quantization, sparsity, precision, flops, params, printed", [
     (live, *row) for row in GOLDEN for live in (None, "ternary") if row[2] or not live  # quantization=None counts live weights as they are
 ])
-def test_golden_rows(nets, live, variant, policy, quantization, sparsity, precision, flops, params, score):
+def test_golden_rows(nets, live, variant, policy, quantization, sparsity, precision, flops, params, printed):
     found = micronet_score(nets[variant, live], policy=policy, quantization=quantization, sparsity=sparsity, precision=precision)
-    assert abs(found.flops / 1e6 - flops) <= 5.001e-5
-    assert abs(found.params / 1e6 - params) <= 5.001e-7
-    assert abs(found.score - score) <= 5.001e-6
+    assert math.isclose(found.flops, flops, rel_tol=1e-6) and math.isclose(found.params, params, rel_tol=1e-6)
+    assert math.isclose(found.score, flops / 10.49e9 + params / 36.5e6, rel_tol=1e-6)
+    assert (f"{flops / 1e6:.4f}", f"{params / 1e6:.6f}", f"{found.score:.5f}") == printed
     assert found.score == found.flops / WRN_FLOPS + found.params / WRN_PARAMS
     assert found.flops == found.mults + found.adds and not found.unknown and not found.unused
+
+
+def as_compiled(model):
+    "A module that holds another under the name that torch.compile uses."
+    holder = nn.Module()
+    holder._orig_mod = model
+    return holder
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, as_compiled, lambda m: as_compiled(nn.DataParallel(m)), nn.Sequential])
+def test_wrapped_networks_count_alike(nets, wrap):
+    settings = dict(policy="msunet-v3", quantization="ternary", precision=16, sparsity={"ternary": 0.5, "se": 0.9, "depthwise": 0.5})
+    found = micronet_score(wrap(nets["v3", None]), **settings)
+    assert math.isclose(found.flops, 90_772_674.4, rel_tol=1e-9) and math.isclose(found.params, 98_604.05, rel_tol=1e-9)
+
+
+def test_roles_of_an_inner_network_have_its_prefix_and_the_outermost_word_holds(nets):
+    inner = nets["v3", None]
+    outer = nn.Sequential(nn.Conv2d(3, 3, 1), inner, nn.ModuleList([as_compiled(inner.head)]))
+    expected = {"0": "ternary"} | {f"1.{name}": role for name, role in inner.layer_roles().items()}
+    assert layer_roles(outer) == expected
+
+    class Says(nn.Sequential):
+        def layer_roles(self):
+            return {"0.0": "other"}
+
+    assert layer_roles(nn.Sequential(Says(Says(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))))) == {"0.0.0": "other", "0.0.1": "ternary"}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_stored_scale_of_a_deployed_layer_counts(policy):
+    model = nn.Sequential(nn.Conv2d(8, 6, 1, bias=False))
+    convert_ternary_(model)
+    freeze_ternary_(model)
+    one = micronet_score(model, (8, 4, 4), policy=policy)
+    model[0].scale = model[0].scale * torch.ones(6, 1, 1, 1)
+    each = micronet_score(model, (8, 4, 4), policy=policy)
+    assert each.params == one.params + 5 and each.flops == one.flops
+    assert micronet_score(model, (8, 4, 4), policy=policy, precision=16).params == one.params - 1 + 3
 
 
 def conv(**more):
@@ -244,9 +283,7 @@ def test_empty_containers_and_compiled_models():
 
     found = micronet_score(Shortcut(), (3, 4, 4))
     assert found.mults == 9 * 16 and found.adds == 6 * 16 + 3 * 16 + 48
-    compiled = nn.Module()  # has the module under the name that torch.compile uses
-    compiled._orig_mod = Shortcut()
-    assert micronet_score(compiled, (3, 4, 4)) == found
+    assert micronet_score(as_compiled(Shortcut()), (3, 4, 4)) == found
 
 
 def test_default_roles():

@@ -23,6 +23,7 @@ from effdl_nb.msunet.ternary import (
     set_alpha_,
     ternarize,
     ternary_layers,
+    unwrapped,
     zero_fraction,
 )
 
@@ -272,6 +273,67 @@ def test_checkpoints_pass_between_plain_ternary_and_frozen_models():
     thawed.load_state_dict(saved(ternary))
     assert thawed[0].frozen and not thawed[0].weight.requires_grad and torch.equal(thawed(x), ternary(x))
     make().load_state_dict(latent_state_dict(ternary))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_checkpoint_of_another_mode_is_refused_and_changes_nothing(frozen):
+    saver, loader = (nn.Sequential(nn.Linear(4, 4)) for _ in range(2))
+    convert_ternary_(saver, everything, mode="twn")
+    convert_ternary_(loader, everything)
+    if frozen:
+        freeze_ternary_(saver)
+    before = copy.deepcopy(loader.state_dict())
+    for strict in (True, False):
+        with pytest.raises(RuntimeError, match="0.weight was saved in mode 'twn'; this layer has mode 'msunet'"):
+            loader.load_state_dict(saved(saver), strict=strict)
+    assert before.keys() == loader.state_dict().keys() and all(torch.equal(v, before[k]) for k, v in loader.state_dict().items())
+    with pytest.raises(RuntimeError, match="saved in mode 'number 9'"):
+        loader.load_state_dict(before | {"0.mode_index": torch.tensor(9, dtype=torch.uint8)})
+    loader[0].mode = "twn"
+    loader.load_state_dict(saved(saver))
+    x = normal(2, 4)
+    assert torch.equal(loader(x), saver(x)) and "mode" not in "".join(latent_state_dict(loader))
+    with pytest.raises(ValueError, match="mode is 'x'"):
+        loader[0].mode = "x"
+    nn.Sequential(nn.Linear(4, 4)).load_state_dict(latent_state_dict(loader))
+    older = {k: v for k, v in saved(saver).items() if k != "0.mode_index"}
+    loader.load_state_dict(older)
+
+
+def test_modes_keep_their_places_in_checkpoints():
+    assert MODES[:4] == ("msunet", "raw", "twn", "absmean")
+
+
+def as_compiled(model):
+    "A module that holds another under the name that torch.compile uses."
+    holder = nn.Module()
+    holder._orig_mod = model
+    return holder
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, as_compiled, lambda m: nn.DataParallel(as_compiled(m))])
+def test_conversion_and_state_see_through_wrappers(wrap):
+    def make():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(16, 2))
+
+    direct, wrapped = make(), wrap(make())
+    report = convert_ternary_(direct, lambda name, module: name == "2")
+    assert convert_ternary_(wrapped, lambda name, module: name == "2") == report and unwrapped(wrapped)[2].frozen is False
+    state = latent_state_dict(wrapped)
+    make().load_state_dict(state)
+    assert state.keys() == make().state_dict().keys() and all(torch.equal(v, state[k]) for k, v in latent_state_dict(direct).items())
+    freeze_ternary_(wrapped)
+    make().load_state_dict(latent_state_dict(wrapped))
+    assert str(convert_ternary_(wrap(make()))) == str(convert_ternary_(make()))
+
+
+def test_a_shared_ternary_module_leaves_no_key_under_either_name():
+    layer = nn.Linear(4, 4)
+    plain = nn.ModuleDict({"a": layer, "b": layer})
+    model = copy.deepcopy(plain)
+    convert_ternary_(model, everything)
+    plain.load_state_dict(latent_state_dict(model))
 
 
 def test_freezing_can_be_undone_and_blocks_the_schedule():

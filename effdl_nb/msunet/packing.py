@@ -25,8 +25,7 @@ from torch.nn import functional as F
 
 from ..files import atomic_write
 from .network import MSUNet, SplitConv2d, scaled
-from .pruning import unwrapped
-from .ternary import MODES, TernaryConv2d, convert_ternary_, ternarize, ternary_layers
+from .ternary import MODES, TERNARY_KEYS, TernaryConv2d, TernaryLinear, convert_ternary_, ternarize, ternary_layers, unwrapped
 
 # %% ../../nbs/02_msunet/06_packing.ipynb #5f9b6b81
 class PackedError(ValueError):
@@ -247,6 +246,13 @@ def _remove_norm(model: nn.Module, convs: list[str], norm: str) -> None:
             conv.bias = nn.Parameter(conv.weight.new_zeros(conv.out_channels))
 
 # %% ../../nbs/02_msunet/06_packing.ipynb #87fd79fa
+def _check_finalized(model: nn.Module) -> None:
+    "PackedError if a layer has a pruner's mask: its weight may hold values that the mask is about to zero."
+    masked = [name for name, module in model.named_modules() if getattr(module._buffers.get("weight_mask"), "dtype", None) == torch.bool]
+    if masked:
+        raise PackedError(f"{len(masked)} layers have a weight_mask, the first {masked[0]!r}: call the pruner's finalize() first")
+
+
 @torch.no_grad()
 def deploy(
     model: nn.Module,  # trained; not changed
@@ -255,9 +261,10 @@ def deploy(
     """A copy for inference: ternary layers frozen, batch norm folded into the convolution before it, numbers rounded to `precision` bits.
 
     A ternary layer before a batch norm gets a scale (C_out, 1, 1, 1) and a bias (C_out). Types stay as they are: rounded numbers
-    are halves widened again. Raises ValueError for another precision, a non-finite weight, or a number that no half can hold."""
+    are halves widened again. Raises ValueError for another precision, a non-finite weight, a pruner's mask, or a number that no half can hold."""
     if precision not in (16, 32):
         raise ValueError(f"precision is {precision!r}; allowed are 16 and 32")
+    _check_finalized(unwrapped(model))
     model = copy.deepcopy(unwrapped(model)).eval()
     for name, layer in ternary_layers(model):
         _set_signs(layer, *_signs_of(name, layer))
@@ -374,7 +381,7 @@ def _plain_entry(tensor: Tensor, halves: bool) -> tuple[Tensor, dict | None]:
 def _entries(model: nn.Module, halves: bool) -> Iterator[tuple[str, tuple, Tensor, dict | None]]:
     "Key, identity (equal for shared weights), stored tensor and record of everything a model consists of."
     layers = _ternary_modules(model)
-    own = {_join(name, key) for name in layers for key in ("weight", "alpha", "signs", "scale")}
+    own = {_join(name, key) for name in layers for key in ("weight", *TERNARY_KEYS)}
     for name, layer in layers.items():
         data, record = _ternary_entry(name, layer)
         yield _join(name, "weight"), (id(layer.weight), data.numpy().tobytes(), str(record)), data, record
@@ -399,9 +406,11 @@ def save_packed(
     """Write a model as a packed safetensors file (layout: Section 5) and give the records of its coded tensors.
 
     `load_packed` gives back the same function in evaluation mode: bit-equal logits with `model`, or with `deploy(model, 16)`.
-    Raises PackedError (a ValueError) for non-finite ternary weights and tensors of other kinds, ValueError for another precision."""
+    Raises PackedError (a ValueError) for non-finite ternary weights, masks of a pruner that is not finalized and tensors of other kinds,
+    ValueError for another precision."""
     if precision not in (16, 32):
         raise ValueError(f"precision is {precision!r}; allowed are 16 and 32")
+    _check_finalized(unwrapped(model))
     model = deploy(model, 16) if precision == 16 else unwrapped(model)
     types = {t.dtype for t in model.state_dict().values() if isinstance(t, Tensor)}
     halves = torch.float16 not in types
@@ -533,6 +542,11 @@ def load_packed(
     return model.eval()
 
 # %% ../../nbs/02_msunet/06_packing.ipynb #985247f9
+def _can_be_ternary(layer: nn.Module) -> bool:
+    "True for what `convert_ternary_` makes and for what it converts; a subclass may compute something else."
+    return isinstance(layer, TernaryConv2d | TernaryLinear) or type(layer) in (nn.Conv2d, nn.Linear)
+
+
 def _plan(model: nn.Module, plain: dict[str, Tensor], ternary: dict[str, tuple]) -> list[tuple[list[str], str]]:
     "The batch norms to remove; DoesNotFit if the model then still has other keys or shapes than the file."
     shapes = {key: tuple(getattr(t, "shape", ())) for key, t in model.state_dict().items()}
@@ -542,14 +556,15 @@ def _plan(model: nn.Module, plain: dict[str, Tensor], ternary: dict[str, tuple])
         shapes |= {f"{conv}.bias": (model.get_submodule(conv).out_channels,) for conv in convs}
     given = {key: tuple(t.shape) for key, t in plain.items()}
     for name, (signs, scale, _) in ternary.items():
-        shapes = {key: shape for key, shape in shapes.items() if key not in [_join(name, k) for k in ("alpha", "signs", "scale")]}
+        shapes = {key: shape for key, shape in shapes.items() if key not in [_join(name, k) for k in TERNARY_KEYS]}
         given[_join(name, "weight")] = tuple(signs.shape)
         if scale is None:
             shapes[_join(name, "scale")] = (signs.shape[0], *[1] * (signs.dim() - 1))
     wrong = [f"{key}: {shapes.get(key, 'absent')} in the model, {given.get(key, 'absent')} in the file" for key in sorted(shapes | given)
              if shapes.get(key) != given.get(key)]
     named = dict(model.named_modules(remove_duplicate=False))
-    wrong += [f"{name}: a {type(named[name]).__name__}" for name in ternary if not wrong and not isinstance(named.get(name), nn.Conv2d | nn.Linear)]
+    unfit = [] if wrong else [name for name in ternary if not _can_be_ternary(named[name])]
+    wrong += [f"{name}: a {type(named[name]).__name__}, which has no ternary form" for name in unfit]
     if wrong:
         raise DoesNotFit(f"the file and the model differ in {len(wrong)} entries: " + "; ".join(wrong[:5]) + ("; ..." if len(wrong) > 5 else ""))
     return removed
@@ -599,8 +614,8 @@ def unpack_(
     layers = list(ternary_layers(model))
     for name, layer in layers:
         _set_signs(layer, *_signs_of(name, layer))
-        for key in ("alpha", "signs", "scale"):
+        for key in TERNARY_KEYS:
             del layer._buffers[key]
-        del layer.mode
+        del layer._mode
         layer.__class__ = nn.Linear if isinstance(layer, nn.Linear) else nn.Conv2d
     return len(layers)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .ternary import is_squeeze_excite, ternary_layers
+from .ternary import is_squeeze_excite, ternary_layers, unwrapped
 
 # %% ../../nbs/02_msunet/05_score.ipynb #716c97f1
 WRN_FLOPS, WRN_PARAMS = 10.49e9, 36.5e6  # WideResNet-28-10, the denominators of Equation 2.8
@@ -151,13 +151,17 @@ ROLES = ("ternary", "se", "depthwise", "other")
 def layer_roles(
     model: nn.Module,  # any model
 ) -> dict[str, str]:
-    "Role of each convolution and linear layer by name; the model's own `layer_roles()` if it has one."
-    if hasattr(model, "layer_roles"):
+    "Role of each convolution and linear layer by name: by `layer_roles()` of the outermost module around it that has one, or guessed."
+    if unwrapped(model) is model and hasattr(model, "layer_roles"):
         return model.layer_roles()
+    told = {}
+    for name, module in model.named_modules():
+        if unwrapped(module) is module and hasattr(module, "layer_roles"):  # a compiled wrapper seems to have what its model has
+            told = {f"{name}.{layer}": role for layer, role in module.layer_roles().items()} | told
     inside = tuple(name + "." for name, module in model.named_modules() if is_squeeze_excite(module))
     ternary = {name for name, _ in ternary_layers(model)}
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)]
-    return {name: _role_of(name, module, inside, ternary) for name, module in layers}
+    return {name: told.get(name) or _role_of(name, module, inside, ternary) for name, module in layers}
 
 
 def _role_of(name: str, module: nn.Module, inside: tuple[str, ...], ternary: set[str]) -> str:
@@ -249,6 +253,11 @@ class _Products(_Tally):
         zeros = given if given is not None else 1 - int(weight.count_nonzero()) / weight.numel()
         return zeros, "binary" if quantized and zeros == 0 else quantized
 
+    def scales(self) -> int:
+        "Scales that the running layer stores: one, or one for each channel of a frozen layer that has taken up its batch norm."
+        scale = getattr(self.stack[-1], "scale", None) if hasattr(self.stack[-1], "signs_and_scale") else None
+        return 1 if scale is None else scale.numel()
+
     def product(self, weight: Tensor, bias: Tensor | None, K: float, n: float, linear: bool) -> None:
         "K products for each of n outputs; the rules of Section 1."
         p, acc = self.set.policy, self.set.accumulator_bits / 32
@@ -257,7 +266,7 @@ class _Products(_Tally):
         if not quantized and (plain or s < p.mask_from or s * self.set.precision <= 1):
             s = 0.0
         N, mask = weight.numel(), weight.numel() / 32 if s > 0 else 0.0
-        params = mask + (N * (1 - s) / 32 + self.unit if quantized else N * (1 - s) * self.unit)
+        params = mask + (N * (1 - s) / 32 + self.scales() * self.unit if quantized else N * (1 - s) * self.unit)
         source = getattr(self.stack[-1], "weight", None) if quantized else None
         self.store(weight if source is None else source, params)
         self.keep.append(weight)
@@ -495,7 +504,7 @@ def micronet_score(
     _check(on_unknown, ("raise", "list"), "on_unknown")
     if not 1 <= accumulator_bits <= 32:
         raise ValueError(f"accumulator_bits is {accumulator_bits}; 1 to 32 are allowed")
-    model = getattr(model, "_orig_mod", model)  # a compiled model hides its modules
+    model = unwrapped(model)  # wrappers hide the modules, and with them their roles
     inputs = _zeros(model, input_shape) if inputs is None else inputs
     roles, dtypes = layer_roles(model), {p.dtype for p in model.parameters() if p.is_floating_point()}
     precision = precision or (16 if dtypes and all(t.itemsize == 2 for t in dtypes) else 32)
