@@ -222,3 +222,14 @@ def test_distributed_data_parallel_is_called_itself_and_gives_the_same_gradients
     ConsistencyLoss(generator=seeded())(alone, x, y).backward()
     assert len(calls) == 1 and not model.classifier._forward_pre_hooks
     assert all(torch.equal(p.grad, q.grad) for p, q in zip(model.parameters(), alone.parameters(), strict=True))
+
+
+def test_weight_zero_is_mixing_alone_in_one_pass():
+    model, images, labels = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)), torch.rand(6, 3, 2, 2), torch.arange(6) % 3
+    passed = []
+    model.register_forward_hook(lambda _, inputs, output: passed.append(len(inputs[0])))
+    loss = ConsistencyLoss(weight=0.0, generator=torch.Generator().manual_seed(1))(model, images, labels)
+    mixed, partner, lam = draw_mix(images, generator=torch.Generator().manual_seed(1))
+    expected = torch.nn.functional.cross_entropy(model(mixed), labels) * lam
+    expected = expected + torch.nn.functional.cross_entropy(model(mixed), labels[partner]) * (1 - lam)
+    assert passed[0] == 6 and torch.allclose(loss, expected)
