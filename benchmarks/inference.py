@@ -1,11 +1,13 @@
-"""Latency, bytes on disk and resident weights of MSUNet-V3's forms, in one process, taking turns; and ternary 1x1 products in several ways.
+"""Latency, bytes on disk and bytes of parameters and buffers of MSUNet-V3's forms, in one process, taking turns; and ternary 1x1 products.
 
     python benchmarks/inference.py                       # the network at full width, batches of 1 and 64
     python benchmarks/inference.py --part layers         # one ternary 1x1 layer at MSUNet's shapes: is any packed form faster than conv2d?
 
 All forms have the same weights except `dense`, the same network with ordinary pointwise weights. `frozen` multiplies signs by the scale at each
 call; `packed` is what `load_packed` makes of a 16-bit file (batch norms folded); `unpacked` has made the products once; the rest are forms of
-`unpacked`. The first turn of each is a warm-up and is not counted. Ratios are taken within a turn, so that a noisy machine disturbs all alike.
+`unpacked`. The first turn of each is a warm-up and is not counted. Ratios are taken within a turn, so that a noisy machine disturbs all alike; they
+are printed with their quartiles, and one whose quartiles lie on both sides of 1 decides nothing. Memory of activations, of the ONNX Runtime and of
+compiled code is not measured: `weights KB` is the bytes of parameters and buffers.
 """
 
 import argparse
@@ -42,7 +44,12 @@ def turns(ways, repeats):
     return seconds
 
 
-def resident(model):
+def quartiles(reference, seconds):
+    "Quartiles of how many times faster than the reference, turn by turn."
+    return statistics.quantiles([r / s for r, s in zip(reference, seconds, strict=True)], n=4)
+
+
+def weight_bytes(model):
     "Bytes of parameters and buffers."
     return sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
 
@@ -54,7 +61,7 @@ def stored(model, path):
 
 
 def networks(args, folder):
-    "Name -> (callable, bytes on disk, resident bytes)."
+    "Name -> (callable, bytes on disk, bytes of parameters and buffers)."
     torch.manual_seed(0)
     dense = msunet("v3", args.width, quantization=None).eval()
     frozen = msunet("v3", args.width).eval()
@@ -69,11 +76,11 @@ def networks(args, folder):
     last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     half = copy.deepcopy(last).bfloat16()
     models = {"dense": dense, "dense, folded": deploy(dense, 32), "frozen": frozen, "packed": packed, "unpacked": plain, "channels_last": last}
-    forms = {name: (model, stored(model, folder / "a"), resident(model)) for name, model in models.items()}
-    forms["packed"] = (packed, (folder / "packed").stat().st_size, resident(packed))
-    forms["bf16, channels_last"] = (lambda x: half(x.bfloat16()).float(), stored(half, folder / "a"), resident(half))
+    forms = {name: (model, stored(model, folder / "a"), weight_bytes(model)) for name, model in models.items()}
+    forms["packed"] = (packed, (folder / "packed").stat().st_size, weight_bytes(packed))
+    forms["bf16, channels_last"] = (lambda x: half(x.bfloat16()).float(), stored(half, folder / "a"), weight_bytes(half))
     if not args.no_compile:
-        forms["torch.compile"] = (torch.compile(plain), forms["unpacked"][1], resident(plain))
+        forms["torch.compile"] = (torch.compile(plain), forms["unpacked"][1], weight_bytes(plain))
     return forms, plain
 
 
@@ -101,8 +108,8 @@ def whole(args):
         if not args.no_onnx:
             forms["ONNX Runtime"] = (Runtime(plain, folder / "m.onnx"), (folder / "m.onnx").stat().st_size, math.nan)
     reference = forms["packed"][0]
-    columns = "".join(f"{f'batch {b}: ms':>15}{'min':>9}{'x dense':>9}" for b in args.batches)
-    print(f"{'form':22}{'disk KB':>9}{'resident KB':>13}{columns}{'logit diff.':>13}")
+    columns = "".join(f"{f'batch {b}: ms':>15}{'min':>9}{'x dense':>9}{'quartiles':>12}" for b in args.batches)
+    print(f"{'form':22}{'disk KB':>9}{'weights KB':>13}{columns}{'logit diff.':>13}")
     inputs = {b: torch.randn(b, 3, 32, 32) for b in args.batches}
     seconds = {b: turns({name: partial(form[0], x) for name, form in forms.items()}, args.repeats if b < 16 else args.repeats // 4 + 2)
                for b, x in inputs.items()}
@@ -111,8 +118,8 @@ def whole(args):
     for name, (run, disk, memory) in forms.items():
         cells = ""
         for b in args.batches:
-            ratio = statistics.median(d / s for d, s in zip(seconds[b]["dense"], seconds[b][name], strict=True))
-            cells += f"{1e3 * statistics.median(seconds[b][name]):15.1f}{1e3 * min(seconds[b][name]):9.1f}{ratio:9.2f}"
+            low, ratio, high = quartiles(seconds[b]["dense"], seconds[b][name])
+            cells += f"{1e3 * statistics.median(seconds[b][name]):15.1f}{1e3 * min(seconds[b][name]):9.1f}{ratio:9.2f}{f'{low:.2f}-{high:.2f}':>12}"
         other = "" if name.startswith("dense") else f"{float((run(x) - reference(x)).abs().max() / deviation):13.1e}"
         print(f"{name:22}{disk / 1e3:9.0f}{memory / 1e3:13.0f}{cells}{other}")
     print(f"largest difference of a logit to `packed`, in deviations of the logits, for batch {args.batches[0]}; disk of torch.compile: its weights")
@@ -163,7 +170,7 @@ def products(c_in, c_out, side, batch):
 def layers(args):
     "The layers' table."
     for batch in args.batches:
-        print(f"\nbatch {batch}: how many times faster than conv2d; last column: relative error of the output, largest of the shapes")
+        print(f"\nbatch {batch}: how many times faster than conv2d (?: quartiles on both sides of 1); last column: largest relative error of the outputs")
         print(f"{'':34}" + "".join(f"{f'{a}>{b}@{s}':>13}" for a, b, s in SHAPES) + f"{'error':>11}")
         lines, errors = {}, {}
         for shape in SHAPES:
@@ -171,8 +178,8 @@ def layers(args):
             reference = ways["conv2d"]()
             seconds = turns(ways, args.repeats if batch < 16 else args.repeats // 4 + 2)
             for name, run in ways.items():
-                ratio = statistics.median(d / s for d, s in zip(seconds["conv2d"], seconds[name], strict=True))
-                lines.setdefault(name, []).append(f"{ratio:13.2f}")
+                low, ratio, high = quartiles(seconds["conv2d"], seconds[name])
+                lines.setdefault(name, []).append(f"{ratio:12.2f}" + ("?" if low < 1 < high else " "))
                 errors[name] = max(errors.get(name, 0), float((run() - reference).norm() / reference.norm()))
             lines.setdefault("conv2d, ms", []).append(f"{1e3 * statistics.median(seconds['conv2d']):13.2f}")
         for name, cells in lines.items():

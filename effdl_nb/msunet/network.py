@@ -238,7 +238,10 @@ def msunet(
     quantization: str | None = "ternary",  # of the pointwise layers: "ternary", "binary" or None
     alpha: float = ALPHA_HALF,  # threshold of the ternary layers; binary ones have 0
 ) -> MSUNet:
-    "The network of a variant with its pointwise layers quantised. Raises ValueError naming the allowed values."
+    """The network of a variant with its pointwise layers quantised; weights are 32-bit and unpruned.
+
+    The variant's other switches (precision, sparsities, consistency) are for training and counting: take them from `variant_of` and pass them on,
+    as in `micronet_score(model, precision=variant_of("v3").precision)`. Raises ValueError naming the allowed values."""
     expansions = variant_of(variant, recipe).expansions
     if quantization not in (None, "binary", "ternary"):
         raise ValueError(f"quantization is {quantization!r}; allowed are 'ternary', 'binary' and None")
