@@ -170,7 +170,7 @@ def products(c_in, c_out, side, batch):
 def layers(args):
     "The layers' table."
     for batch in args.batches:
-        print(f"\nbatch {batch}: how many times faster than conv2d (?: quartiles on both sides of 1); last column: largest relative error of the outputs")
+        print(f"\nbatch {batch}: how many times faster than conv2d (?: quartiles on both sides of 1); last column: largest relative error")
         print(f"{'':34}" + "".join(f"{f'{a}>{b}@{s}':>13}" for a, b, s in SHAPES) + f"{'error':>11}")
         lines, errors = {}, {}
         for shape in SHAPES:

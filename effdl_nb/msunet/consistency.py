@@ -126,7 +126,7 @@ class ConsistencyLoss:
     Calling it with (model, inputs (B, C, H, W), labels (B,) or (B, classes)) gives a scalar. `as_released=True` sets at="logits", mix="cutmix",
     probability=0.5, passes="interleaved", and takes the mean over outputs. Raises ValueError naming the allowed values."""
 
-    weight: float = 1.0  # of the consistency term
+    weight: float = 1.0  # of the consistency term; 0: mixing alone, in one pass
     at: str = "features"  # "features" (Equation 2.7) or "logits"
     mix: str = "mixup"  # "mixup" (Equation 2.4) or "cutmix"
     alpha: float = 1.0  # lambda ~ Beta(alpha, alpha), once a batch
@@ -147,9 +147,11 @@ class ConsistencyLoss:
         mixed, partner, lam = draw_mix(inputs, self.mix, self.alpha, self.probability, self.generator)
         if mixed is None:
             return F.cross_entropy(_single(model(inputs)), labels)
-        outputs, logits = _both_sides(model, self, mixed, inputs, partner)
+        outputs, logits = _both_sides(model, self, mixed, inputs, partner) if self.weight else (None, model(mixed))
         logits = _single(logits)
         cross_entropy = lam * F.cross_entropy(logits, labels) + (1 - lam) * F.cross_entropy(logits, labels[partner])
+        if not self.weight:
+            return cross_entropy
         measure = released_consistency if self.as_released else mixup_consistency
         return cross_entropy + self.weight * measure(*outputs, lam)
 
