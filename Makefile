@@ -32,7 +32,7 @@ report: setup
 
 test: setup
 	$(TEST_ENV) $(BIN)/nbdev_test --n_workers $(CORES)
-	$(TEST_ENV) $(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal
+	$(TEST_ENV) $(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal --durations 12
 
 check: export lint tags test
 
