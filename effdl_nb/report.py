@@ -6,7 +6,7 @@
 __all__ = ['FIELDS', 'HEAD', 'SPREADS', 'INK', 'OURS', 'THESIS', 'CHAPTERS', 'cells', 'show_number', 'show_pair', 'Block',
            'blocks', 'to_markdown', 'to_html', 'save_figure', 'Picture', 'plot_table', 'Rendered', 'write_table',
            'row_records', 'common_settings', 'effort', 'show_seconds', 'measurements', 'provenance_frame',
-           'paired_differences', 'render_notebooks', 'write_report', 'results_markdown', 'main']
+           'paired_differences', 'render_notebooks', 'write_report', 'to_grid', 'results_markdown', 'main']
 
 # %% ../nbs/01_foundations/05_report.ipynb #7faf16c0
 import argparse
@@ -143,18 +143,14 @@ SPREADS = {"interval": "± is the half-width of the 95 % confidence interval of 
 def to_markdown(
     table: Table,
     frame: pd.DataFrame,     # what `cells` made
-    only_run: bool = False,  # leave out what this profile does not run
 ) -> str:
     "A table as Markdown: a block per column of the thesis."
     parts = []
     for block in blocks(table, frame):
-        if only_run and not block.run:
-            continue
-        lines = [line for line in block.lines if not (only_run and line[1].startswith("not "))]
         words = "; ".join(text for text in (f"ours: {block.here}" if block.here else "", SPREADS[block.spread]) if text)
         parts.append("\n".join([f"**{block.label}**" + (f" ({words})" if words else ""), "",
                                 f"| {table.row_head or 'row'} | " + " | ".join(HEAD) + " |", "|---|" + "--:|" * len(HEAD),
-                                *("| " + " | ".join(part.replace("|", "\\|") for part in line[:5]) + " |" for line in lines)]))
+                                *("| " + " | ".join(part.replace("|", "\\|") for part in line[:5]) + " |" for line in block.lines)]))
     return "\n\n".join(parts) + "\n"
 
 # %% ../nbs/01_foundations/05_report.ipynb #0000d7bd
@@ -445,6 +441,26 @@ def write_report(
     return at.folder / "index.html"
 
 # %% ../nbs/01_foundations/05_report.ipynb #ead6071a
+def to_grid(
+    table: Table,
+    frame: pd.DataFrame,  # what `cells` made
+) -> str:
+    "A table as one Markdown grid of what was run: ours, with the thesis's value in parentheses."
+    made = [block for block in blocks(table, frame) if block.run]
+    shown = [block for block in made if any(line[3] not in ("–", "") for line in block.lines)] or made
+    heads = [block.label + (f"; ours: {block.here}" if block.here else "") for block in shown]
+    lines = [f"| {table.row_head or 'row'} | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(shown)]
+    for cells_of_row in zip(*(block.lines for block in shown), strict=True):
+        if all(line[1].startswith("not ") for line in cells_of_row):
+            continue
+        values = [line[1] + (f" ({line[3]})" if line[3] not in ("–", "") else "") for line in cells_of_row]
+        lines.append("| " + " | ".join(part.replace("|", "\\|") for part in (cells_of_row[0][0], *values)) + " |")
+    spreads = [SPREADS[kind] for kind in dict.fromkeys(block.spread for block in shown) if SPREADS[kind]]
+    theirs = ["In parentheses the dissertation's value"] if any(line[3] not in ("–", "") for block in shown for line in block.lines) else []
+    legend = "; ".join(theirs + spreads)
+    return "\n".join(lines) + "\n" + (f"\n{legend}.\n" if legend else "")
+
+# %% ../nbs/01_foundations/05_report.ipynb #bb36f20c
 def results_markdown(
     profile: str = "quick",             # profile name or path
     reports: str | Path | None = None,  # see `study.place`
@@ -461,7 +477,7 @@ def results_markdown(
                   f"{', '.join(cost['devices'])}, {' or '.join(map(str, cost['threads']))} thread(s), torch {', '.join(cost['torch'])}; "
                   f"measured {cost['last'][:10]}.*")
         remark = f"{spec.tables[table.key].remark}\n\n" if spec.tables[table.key].remark else ""
-        parts.append(f"#### Table {table.number}: {table.title}\n\n{to_markdown(table, frame, only_run=True)}\n{remark}{origin}\n")
+        parts.append(f"#### Table {table.number}: {table.title}\n\n{to_grid(table, frame)}\n{remark}{origin}\n")
     return "\n".join(parts) or f"*Nothing has been measured at profile {spec.name} in this checkout yet: run `make reproduce`.*\n"
 
 # %% ../nbs/01_foundations/05_report.ipynb #af2f5e3b
