@@ -229,7 +229,8 @@ def _dots(axis, shown: pd.DataFrame, rows: list[str], column):
     y = [rows.index(row) for row in shown.row]
     spread = shown.spread.astype(float).fillna(0.0)
     axis.errorbar(shown.ours.astype(float), y, xerr=spread, fmt="o", color=OURS, markersize=5, capsize=2.5, linewidth=1.2, zorder=3, label="ours")
-    thesis = pd.to_numeric(shown.corrected.where(shown.corrected.notna(), shown.thesis), errors="coerce")
+    thesis = shown.corrected.where(shown.corrected.notna(), shown.thesis)
+    thesis = pd.to_numeric(thesis.where(~thesis.map(lambda value: isinstance(value, bool))), errors="coerce")   # a tick has no place on an axis
     axis.scatter(thesis, y, s=32, facecolors="none", edgecolors=THESIS, linewidths=1.2, label="thesis (full protocol)", zorder=2)
     here = next((text for text in shown.here if text), "")
     axis.set_title(column.label + (f"\nours: {here}" if here else ""), fontsize=9, color=INK)
