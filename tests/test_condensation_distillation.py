@@ -1,9 +1,11 @@
 """DD and LD: what is learned, failure cases, resuming."""
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from resuming import check_resuming
 
 from effdl_nb.condensation import distillation as module
 from effdl_nb.condensation.coresets import random_coreset
@@ -96,18 +98,8 @@ def test_replay_takes_the_learned_steps(real):
 
 @pytest.mark.parametrize("method", CONFIGS)
 def test_resume_equals_uninterrupted(real, tmp_path, method):
-    def stop(iteration, *_):
-        if iteration == 3:
-            raise KeyboardInterrupt
-
-    config, path = CONFIGS[method], tmp_path / "state.safetensors"
-    with pytest.raises(KeyboardInterrupt):
-        condense(real, config, checkpoint=path, checkpoint_every=2, on_iteration=stop)
-    with pytest.raises(ValueError, match="other settings"):
-        condense(real, replace(config, seed=1), checkpoint=path)
-    resumed, straight = condense(real, config, checkpoint=path), condense(real, config)
-    assert torch.equal(resumed.images, straight.images) and torch.equal(resumed.labels, straight.labels)
-    assert resumed.details == straight.details and not path.exists()
+    config = CONFIGS[method]
+    check_resuming(partial(condense, real), config, replace(config, seed=1), tmp_path)
 
 
 @pytest.mark.parametrize("method", CONFIGS)
@@ -139,7 +131,7 @@ def test_too_few_images_and_one_class(real, method):
     assert len(made) == 1 and torch.isfinite(made.images).all() and torch.isfinite(made.labels.float()).all()
 
 
-@pytest.mark.parametrize("wrong", [{"method": "dc"}, {"memory": "tesla"}, {"method": "ld", "init": "noise"}, {"rate": 0.0}, {"rate": math.nan},
+@pytest.mark.parametrize("wrong", [{"method": "dc"}, {"memory": "disk"}, {"method": "ld", "init": "noise"}, {"rate": 0.0}, {"rate": math.nan},
                                    {"start": "warm"}, {"steps": 0}, {"reset_every": 2}, {"image_lr": math.inf}, {"strategy": "zoom"}])
 def test_wrong_settings(wrong):
     with pytest.raises(ValueError):

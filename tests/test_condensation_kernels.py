@@ -1,9 +1,11 @@
 """The neural tangent kernel and KIP: laws, failure cases, resuming."""
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from resuming import check_resuming
 
 from effdl_nb.condensation import kernels as module
 from effdl_nb.condensation.images import ChannelWhitening
@@ -83,17 +85,8 @@ def test_labels_are_learned_in_two_forms(real, tmp_path):
 
 
 def test_deterministic_and_resumable(real, tmp_path):
-    def stop(iteration, *_):
-        if iteration == 5:
-            raise KeyboardInterrupt
-
-    config, path = replace(CONFIG, learn_labels=True), tmp_path / "state.safetensors"
-    with pytest.raises(KeyboardInterrupt):
-        condense(real, config, checkpoint=path, checkpoint_every=2, on_iteration=stop)
-    with pytest.raises(ValueError, match="other settings"):
-        condense(real, replace(config, depth=2), checkpoint=path)
-    resumed, straight = condense(real, config, checkpoint=path), condense(real, config)
-    assert torch.equal(resumed.images, straight.images) and resumed.details == straight.details and not path.exists()
+    config = replace(CONFIG, learn_labels=True)
+    check_resuming(partial(condense, real), config, replace(config, depth=2), tmp_path)
 
 
 def test_too_few_images_and_one_class(real):

@@ -1,9 +1,11 @@
 """Class-wise matching: laws of the distances, failure cases, resuming."""
 import math
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from resuming import check_resuming
 from torch import nn
 
 from effdl_nb.condensation import matching as module
@@ -130,21 +132,8 @@ def test_divergence_is_an_error(real):
 
 @pytest.mark.parametrize(("method", "optimizer"), [("dsa", "adam"), ("cafe", "sgd"), ("dm", "sgd")])
 def test_resume_equals_uninterrupted(real, tmp_path, method, optimizer):
-    def stop(iteration, *_):
-        if iteration == 3:
-            raise KeyboardInterrupt
-
     config = replace(CONFIG, method=method, image_optimizer=optimizer, outer_steps=2, inner_epochs=2)
-    path = tmp_path / "state.safetensors"
-    with pytest.raises(KeyboardInterrupt):
-        condense(real, config, checkpoint=path, checkpoint_every=2, on_iteration=stop)
-    with pytest.raises(ValueError, match="other settings"):
-        condense(real, replace(config, seed=1), checkpoint=path)
-    resumed, straight = condense(real, config, checkpoint=path), condense(real, config)
-    assert torch.equal(resumed.images, straight.images) and resumed.details == straight.details and not path.exists()
-    path.write_bytes(b"cut off")
-    with pytest.raises(ValueError, match="not a whole checkpoint"):
-        condense(real, config, checkpoint=path)
+    check_resuming(partial(condense, real), config, replace(config, seed=1), tmp_path)
 
 
 def test_extra_tensors_survive(tmp_path):
@@ -158,13 +147,16 @@ def test_extra_tensors_survive(tmp_path):
     def fresh():
         return Learned({"x": torch.zeros(1)}, {"x": 0.1}, "adam", 0.0, 3, seed=5)
 
+    def done(state):
+        assert path.exists() or state is straight, "the checkpoint goes only when the result is made"
+
     path, how = tmp_path / "a.safetensors", {"name": "t", "progress": False}
     broken = fresh()
     with pytest.raises(KeyboardInterrupt):
-        learn(broken, 6, iterate, "m", checkpoint=path, checkpoint_every=2, **how)
+        learn(broken, 6, iterate, done, "m", checkpoint=path, checkpoint_every=2, **how)
     resumed, straight = fresh(), fresh()
-    learn(resumed, 6, iterate, "m", checkpoint=path, **how)
-    learn(straight, 6, iterate, "m", **how)
+    learn(resumed, 6, iterate, done, "m", checkpoint=path, **how)
+    learn(straight, 6, iterate, done, "m", **how)
     assert torch.equal(resumed.extra["sum"], straight.extra["sum"]) and torch.equal(resumed["x"], straight["x"])
 
 

@@ -8,9 +8,8 @@ __all__ = ['STARTS', 'DISTILLED', 'step_indices', 'distillation_loss', 'Distilla
 
 # %% ../../nbs/04_condensation/05a_distillation.ipynb #8b3f760c
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .images import Whitening, augment, draw_augmentation
-from .matching import INITS, Learned, _allowed, _at_least, _positive, curve, initial_images, learn, resolve, run_mark
+from .matching import INITS, Learned, _allowed, _at_least, _positive, facts, initial_images, learn, resolve, run_mark
 from .sets import CondensedSet
 from .trajectory import RATE_BOUNDS
 from .unroll import MEMORY, Parameters, parameters_of, unroll
@@ -174,11 +173,8 @@ def condense_distillation(
     classes: tuple[str, ...],  # class names
     whitening: Whitening,  # that leads to model space
     details: Mapping | None = None,  # JSON-able facts to keep with the set, such as the data set's name and digest
-    checkpoint: str | Path | None = None,  # file to go on from, if it is there, and to save to; removed at the end
-    checkpoint_every: int = 100,  # iterations between saves
-    on_iteration: Callable | None = None,  # (iteration, learned, loss) -> None, after each iteration
     device=None,  # None: a GPU if there is one
-    progress: bool = True,
+    **run,  # checkpoint, checkpoint_every, on_iteration and progress, as `matching.learn` takes them
 ) -> CondensedSet:
     """DD (images and learning rates; `rate` of the set is their mean, `details["rates"]` has them all) or LD (soft labels of real images).
 
@@ -193,13 +189,12 @@ def condense_distillation(
         learned = _learned(config, images=(problem.synthetic, config.image_lr), log_rates=(rates.to(device), config.rate_lr))
     else:
         learned = _learned(config, labels=(F.one_hot(problem.targets, len(classes)).float(), config.label_lr))
+
+    def finish(state: Learned) -> CondensedSet:
+        return _finish(problem, state, targets, index, classes, whitening, details)
+
     mark = run_mark(config, images, index)
-    learn(learned, config.iterations, lambda state: _iterate(problem, state), mark, name=config.method, checkpoint=checkpoint,
-          checkpoint_every=checkpoint_every, on_iteration=on_iteration, progress=progress)
-    made = _finish(problem, learned, targets, index, classes, whitening, dict(details or {}))
-    if checkpoint is not None:
-        Path(checkpoint).unlink(missing_ok=True)
-    return made
+    return learn(learned, config.iterations, lambda state: _iterate(problem, state), finish, mark, name=config.method, **run)
 
 # %% ../../nbs/04_condensation/05a_distillation.ipynb #96f856f8
 def _learned(config: DistillationConfig, **tensors: tuple[Tensor, float]) -> Learned:
@@ -209,7 +204,7 @@ def _learned(config: DistillationConfig, **tensors: tuple[Tensor, float]) -> Lea
 
 def _finish(problem: _Distilling, learned: Learned, targets, index, classes, whitening, details) -> CondensedSet:
     c, images, rate = problem.config, problem.synthetic, None
-    details = {**details, "settings": asdict(c), "curve": curve(learned.losses), "skipped": learned.skipped}
+    details = facts(learned, c, details)
     if c.method == "dd":
         rates = learned["log_rates"].detach().exp().cpu()
         images, rate, details["rates"] = learned["images"].detach(), rates.mean().item(), [round(v, 8) for v in rates.tolist()]

@@ -8,9 +8,8 @@ __all__ = ['relu_expectations', 'ntk', 'centred', 'ridge_regression', 'kernel_lo
 
 # %% ../../nbs/04_condensation/05b_kernels.ipynb #a4554f89
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from .distillation import to_probabilities
 from .images import Whitening
-from .matching import INITS, Learned, _allowed, _at_least, _positive, curve, initial_images, learn, run_mark
+from .matching import INITS, Learned, _allowed, _at_least, _positive, facts, initial_images, learn, run_mark
 from .sets import CondensedSet
 
 # %% ../../nbs/04_condensation/05b_kernels.ipynb #c5fae8dc
@@ -126,11 +125,8 @@ def condense_kernel(
     classes: tuple[str, ...],  # class names
     whitening: Whitening,  # that leads to model space
     details: Mapping | None = None,  # JSON-able facts to keep with the set, such as the data set's name and digest
-    checkpoint: str | Path | None = None,  # file to go on from, if it is there, and to save to; removed at the end
-    checkpoint_every: int = 100,  # iterations between saves
-    on_iteration: Callable | None = None,  # (iteration, learned, loss) -> None, after each iteration
     device=None,  # None: a GPU if there is one
-    progress: bool = True,
+    **run,  # checkpoint, checkpoint_every, on_iteration and progress, as `matching.learn` takes them
 ) -> CondensedSet:
     """KIP: learn `ipc` images per class, and their labels if wanted, by which kernel regression recognises real images.
 
@@ -144,13 +140,12 @@ def condense_kernel(
         tensors, rates = {**tensors, "labels": centred(targets, len(classes)).to(device)}, {**rates, "labels": config.label_lr}
     learned = Learned(tensors, rates, "adam", 0.0, config.max_skipped, config.seed + 1)
     problem = images, labels, centred(targets, len(classes)).to(device), config
+
+    def finish(state: Learned) -> CondensedSet:
+        return _finish(state, targets, config, classes, whitening, details)
+
     mark = run_mark(config, images, index)
-    learn(learned, config.iterations, lambda state: _iterate(state, *problem), mark, name="kip", checkpoint=checkpoint,
-          checkpoint_every=checkpoint_every, on_iteration=on_iteration, progress=progress)
-    made = _finish(learned, targets, config, classes, whitening, dict(details or {}))
-    if checkpoint is not None:
-        Path(checkpoint).unlink(missing_ok=True)
-    return made
+    return learn(learned, config.iterations, lambda state: _iterate(state, *problem), finish, mark, name="kip", **run)
 
 # %% ../../nbs/04_condensation/05b_kernels.ipynb #bf4e5701
 def _iterate(learned: Learned, images: Tensor, labels: Tensor, y: Tensor, config: KernelConfig) -> float:
@@ -167,7 +162,7 @@ def _iterate(learned: Learned, images: Tensor, labels: Tensor, y: Tensor, config
 
 
 def _finish(learned: Learned, targets, config: KernelConfig, classes, whitening, details) -> CondensedSet:
-    details = {**details, "settings": asdict(config), "curve": curve(learned.losses), "skipped": learned.skipped}
+    details = facts(learned, config, details)
     if config.learn_labels:
         raw = learned["labels"].detach().cpu()
         details["regression_labels"] = [[round(v, 8) for v in row] for row in raw.tolist()]

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Pairs', 'AT_ONCE', 'LOOPS', 'PUBLISHED', 'INITS', 'OPTIMIZERS', 'TERMS', 'row_distance', 'gradient_terms',
            'siamese_pair', 'feature_terms', 'layer_outputs', 'layer_weights', 'discrimination', 'layer_terms',
-           'published_loops', 'MatchingConfig', 'resolve', 'Learned', 'learn', 'curve', 'settled', 'initial_images',
-           'condense_matching', 'run_mark']
+           'published_loops', 'MatchingConfig', 'resolve', 'Learned', 'learn', 'curve', 'facts', 'settled',
+           'initial_images', 'condense_matching', 'run_mark']
 
 # %% ../../nbs/04_condensation/05_matching.ipynb #80b1f0ef
 import json
@@ -162,7 +162,7 @@ PUBLISHED = {
     "dsa": {**_DC, "init": "real", "strategy": STRATEGY},
     "dm": {"iterations": 20000, "image_lr": 1.0, "init": "real", "strategy": STRATEGY, "milestones": (), "outer_steps": 1, "inner_epochs": 0},
     "cafe": _CAFE,
-    "cafe+dsa": {**_CAFE, "init": "real", "strategy": STRATEGY},
+    "cafe_dsa": {**_CAFE, "init": "real", "strategy": STRATEGY},
 }
 
 
@@ -320,15 +320,16 @@ def learn(
     learned: Learned,  # changed in place
     iterations: int,  # in all, those of a checkpoint included
     iterate: Callable[[Learned], float],  # one iteration: steps `learned`, returns the loss or nan
+    finish: Callable[[Learned], CondensedSet | None],  # makes the result, once all iterations are done
     mark: str,  # hash of all that shapes the run; a checkpoint with another one is refused
     *,
     name: str,  # of the bar
-    checkpoint: str | Path | None = None,  # file to go on from, if it is there, and to save to; removed by `done`
-    checkpoint_every: int = 100,
-    on_iteration: Callable | None = None,  # (iteration, learned, loss) -> None
-    progress: bool = True,
-):
-    "Iterate to the end, from a checkpoint if there is one."
+    checkpoint: str | Path | None = None,  # file to go on from, if it is there, and to save to; removed when the result is made
+    checkpoint_every: int = 100,  # iterations between saves
+    on_iteration: Callable | None = None,  # (iteration, learned, loss) -> None, after each iteration
+    progress: bool = True,  # a bar with the time left
+) -> CondensedSet | None:  # what `finish` returns
+    "Iterate to the end, from a checkpoint if there is one, and make the result. ValueError if the checkpoint is damaged or of another run."
     if checkpoint is not None and Path(checkpoint).exists():
         _load(learned, Path(checkpoint), mark)
     with tqdm(total=iterations, initial=learned.iteration, desc=name, unit="it", disable=not progress, leave=False) as bar:
@@ -340,6 +341,10 @@ def learn(
             if on_iteration is not None:
                 on_iteration(learned.iteration, learned, learned.losses[-1])
             bar.update()
+    made = finish(learned)
+    if checkpoint is not None:
+        Path(checkpoint).unlink(missing_ok=True)
+    return made
 
 
 def curve(
@@ -348,6 +353,15 @@ def curve(
     "At most 200 points of a curve, JSON-able: nan becomes None."
     every = max(1, math.ceil(len(losses) / 200))
     return {"every": every, "loss": [None if math.isnan(v) else round(v, 6) for v in losses[::every]]}
+
+
+def facts(
+    learned: Learned,
+    config,  # a dataclass of settings
+    details: Mapping | None,  # what the caller wants kept
+) -> dict:
+    "What is kept with a learned set: the caller's details, all settings, the curve and the number of skipped steps."
+    return {**(details or {}), "settings": asdict(config), "curve": curve(learned.losses), "skipped": learned.skipped}
 
 # %% ../../nbs/04_condensation/05_matching.ipynb #6acc8818
 class _Matching:
@@ -382,7 +396,7 @@ class _Matching:
         return learned.step(total / self.num_classes, {"images": gradient}, scale)
 
 
-TERMS = {"dc": gradient_terms, "dsa": gradient_terms, "dm": feature_terms, "cafe": layer_terms, "cafe+dsa": layer_terms}
+TERMS = {"dc": gradient_terms, "dsa": gradient_terms, "dm": feature_terms, "cafe": layer_terms, "cafe_dsa": layer_terms}
 
 # %% ../../nbs/04_condensation/05_matching.ipynb #e2dc83fe
 def settled(
@@ -459,11 +473,8 @@ def condense_matching(
     classes: tuple[str, ...],  # class names
     whitening: Whitening,  # that leads to model space
     details: Mapping | None = None,  # JSON-able facts to keep with the set, such as the data set's name and digest
-    checkpoint: str | Path | None = None,  # file to go on from, if it is there, and to save to; removed at the end
-    checkpoint_every: int = 100,  # iterations between saves
-    on_iteration: Callable | None = None,  # (iteration, learned, loss) -> None, after each iteration; learned["images"] are the images
     device=None,  # None: a GPU if there is one
-    progress: bool = True,
+    **run,  # checkpoint, checkpoint_every, on_iteration and progress, as `learn` takes them; learned["images"] are the images
 ) -> CondensedSet:
     """DC, DSA, DM, CAFE or CAFE+DSA: learn `ipc` images per class that act on networks as real images do.
 
@@ -476,14 +487,13 @@ def condense_matching(
     learned = Learned({"images": start.to(device)}, {"images": config.image_lr}, config.image_optimizer, config.image_momentum,
                       config.max_skipped, config.seed + 1)
     problem = _Matching(images, labels, len(classes), config, device)
+
+    def finish(state: Learned) -> CondensedSet:
+        kept = facts(state, config, details)
+        return CondensedSet(state["images"].detach().cpu(), targets, tuple(classes), config.method, config.ipc, whitening, None, config.seed, kept)
+
     mark = run_mark(config, images, index)
-    learn(learned, config.iterations, lambda state: _iterate(problem, state), mark, name=config.method, checkpoint=checkpoint,
-          checkpoint_every=checkpoint_every, on_iteration=on_iteration, progress=progress)
-    facts = {**(details or {}), "settings": asdict(config), "curve": curve(learned.losses), "skipped": learned.skipped}
-    made = CondensedSet(learned["images"].detach().cpu(), targets, tuple(classes), config.method, config.ipc, whitening, None, config.seed, facts)
-    if checkpoint is not None:
-        Path(checkpoint).unlink(missing_ok=True)
-    return made
+    return learn(learned, config.iterations, lambda state: _iterate(problem, state), finish, mark, name=config.method, **run)
 
 
 def run_mark(config, images: Tensor, index: list[int]) -> str:
