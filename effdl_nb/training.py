@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHOICES', 'AUTOCAST', 'TrainConfig', 'lr_at', 'parameter_groups', 'crop_flip', 'mixup', 'cutmix_box', 'cutmix',
-           'ghost_batch_norm', 'NonFiniteLoss', 'CheckpointError', 'steps_per_epoch', 'History', 'train', 'evaluate']
+           'NonFiniteLoss', 'CheckpointError', 'steps_per_epoch', 'History', 'train', 'evaluate']
 
 # %% ../nbs/01_foundations/03_training.ipynb #82dbb7d4
 import atexit
@@ -26,7 +26,6 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
 from .data import normalize
@@ -51,7 +50,7 @@ class TrainConfig:
     label_smoothing: float = 0.0     # mass moved from the label to all classes evenly
     mix: str | None = None           # None, "mixup" or "cutmix"
     mix_alpha: float = 1.0           # lambda ~ Beta(mix_alpha, mix_alpha)
-    batch_repeats: int = 1           # batch augmentation: augmented replicas of every batch, with ghost batch norm
+    batch_repeats: int = 1           # batch augmentation: differently augmented replicas of every batch, each with batch statistics of its own
     precision: str = "fp32"          # "fp32"; "bf16" or "fp16" activations under autocast (weights stay fp32; fp16 scales its loss)
     channels_last: bool = False      # memory layout of images and kernels
     drop_last: bool = False          # leave out an incomplete last batch
@@ -163,41 +162,15 @@ def cutmix(
     return mixed, 1 - (bottom - top) * (right - left) / (images.shape[-2] * images.shape[-1])
 
 # %% ../nbs/01_foundations/03_training.ipynb #96b9a04c
-def _mix(config: TrainConfig, step: int, images: torch.Tensor, generator: torch.Generator):
-    "Mixed images, the partners' indices and the share of the first image."
-    rng = np.random.default_rng((config.seed, step))
+def _mix(config: TrainConfig, count: int, images: torch.Tensor, generator: torch.Generator):
+    "Mixed images, the partners' indices and the share of the first image; `count` numbers the replicas of all steps."
+    rng = np.random.default_rng((config.seed, count))
     lam, (cy, cx) = rng.beta(config.mix_alpha, config.mix_alpha), rng.random(2)
     partner = torch.randperm(len(images), generator=generator, device=images.device)
     if config.mix == "mixup":
         return mixup(images, partner, lam), partner, lam
     mixed, lam = cutmix(images, partner, cutmix_box(*images.shape[-2:], lam, cy, cx))
     return mixed, partner, lam
-
-# %% ../nbs/01_foundations/03_training.ipynb #aee80eb8
-def _ghost_forward(layer: _BatchNorm, groups: int, x: torch.Tensor) -> torch.Tensor:
-    "`layer.forward` of each of `groups` equal parts in training, of the whole otherwise."
-    forward = type(layer).forward
-    if not layer.training:
-        return forward(layer, x)
-    if len(x) % groups:
-        raise ValueError(f"a batch of {len(x)} cannot be cut into {groups} equal groups")
-    return torch.cat([forward(layer, part) for part in x.chunk(groups)])
-
-
-@contextlib.contextmanager
-def ghost_batch_norm(
-    model: nn.Module,  # its batch norms are changed inside the block and as before after it
-    groups: int,       # parts of the batch with statistics of their own
-):
-    "Inside this block, every batch norm in training mode takes its statistics from each of `groups` equal parts of the batch separately."
-    layers = [m for m in model.modules() if isinstance(m, _BatchNorm)] if groups > 1 else []
-    for layer in layers:
-        layer.forward = partial(_ghost_forward, layer, groups)
-    try:
-        yield model
-    finally:
-        for layer in layers:
-            del layer.forward
 
 # %% ../nbs/01_foundations/03_training.ipynb #0459c0e9
 class NonFiniteLoss(ArithmeticError):
@@ -308,11 +281,15 @@ def steps_per_epoch(
     config: TrainConfig,
     world: int = 1,       # processes
 ) -> int:
-    "Steps in one pass over `n` images; `ValueError` if there would be none, or a batch with fewer images than processes."
+    "Steps in one pass over `n` images; `ValueError` if there would be none, or processes that cannot share a batch or its replicas evenly."
     b = config.batch_size
     steps = n // b if config.drop_last else -(-n // b)
     if steps == 0:
         raise ValueError(f"{n} images make no batch of {b}" + (" with drop_last=True" if config.drop_last else ""))
+    if config.batch_repeats > 1:
+        if config.batch_repeats % world:
+            raise ValueError(f"{world} processes cannot share batch_repeats={config.batch_repeats} replicas; allowed: 1, or a multiple of {world}")
+        return steps
     last = n % b if not config.drop_last else 0
     if min(b, last or b) < world:
         short = min(b, last or b)
@@ -368,6 +345,7 @@ class _Run:
         self.images, self.labels = images.to(device) if move else images, labels.to(device)
         self.mean, self.std = (None if v is None else torch.as_tensor(v, dtype=torch.float32, device=device) for v in (mean, std))
         self.per_epoch = steps_per_epoch(len(images), config, world)
+        self.replicas = range(rank, config.batch_repeats, world) if config.batch_repeats > 1 else range(1)
         self.total = config.epochs * self.per_epoch if config.steps is None else config.steps
         self.order = torch.Generator().manual_seed(config.seed)
         self.draws = torch.Generator(device).manual_seed(_stream(config.seed, f"augment/{rank}"))
@@ -383,13 +361,13 @@ class _Run:
 
 # %% ../nbs/01_foundations/03_training.ipynb #cdb2a8ae
 def _indices(run: _Run) -> tuple[torch.Tensor, int]:
-    "Indices of this process's images of the coming step (replicas one after another) and the size of the whole batch."
+    "Indices of this process's images of the coming step and the size of the whole batch (processes share its images, or its replicas)."
     at = run.step % run.per_epoch
     if at == 0:
         run.permutation = torch.randperm(len(run.images), generator=run.order)
         run.model.train()
     batch = run.permutation[at * run.config.batch_size:(at + 1) * run.config.batch_size]
-    return batch[run.rank::run.world].repeat(run.config.batch_repeats), len(batch)
+    return batch if run.config.batch_repeats > 1 else batch[run.rank::run.world], len(batch)
 
 
 def _inputs(run: _Run, index: torch.Tensor) -> torch.Tensor:
@@ -401,19 +379,40 @@ def _inputs(run: _Run, index: torch.Tensor) -> torch.Tensor:
     return x.contiguous(memory_format=torch.channels_last) if run.config.channels_last else x
 
 # %% ../nbs/01_foundations/03_training.ipynb #97446b55
-def _loss(run: _Run, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def _loss(run: _Run, x: torch.Tensor, y: torch.Tensor, replica: int) -> torch.Tensor:
     "The scalar to minimise: the caller's loss, or cross-entropy, mixed or not."
     if run.loss is not None:
         return run.loss(run.net, x, y)
     ce = partial(F.cross_entropy, label_smoothing=run.config.label_smoothing)
     if run.config.mix is None:
         return ce(run.net(x), y)
-    x, partner, lam = _mix(run.config, run.step, x, run.draws)
+    x, partner, lam = _mix(run.config, run.step * run.config.batch_repeats + replica, x, run.draws)
     logits = run.net(x)
     return lam * ce(logits, y) + (1 - lam) * ce(logits, y[partner])
 
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def _replica(run: _Run, index: torch.Tensor, replica: int, share: float) -> torch.Tensor:
+    "Augment, forward and backward once: adds `share` of the gradient, returns `share` of the loss."
+    x, y = _inputs(run, index), run.labels[index.to(run.labels.device)]
+    half = AUTOCAST.get(run.config.precision)
+    with torch.autocast(run.device.type, half, enabled=half is not None):
+        loss = _loss(run, x, y, replica)
+    loss = loss * share
+    run.scaler.scale(loss).backward()   # the scaler does nothing unless the precision is fp16
+    return loss.detach()
+
+# %% ../nbs/01_foundations/03_training.ipynb #e15add62
+def _accumulate(run: _Run, index: torch.Tensor, whole: int) -> torch.Tensor:
+    "The gradient of a step, replica by replica; returns this process's part of the loss."
+    share, loss = len(index) * run.world / (whole * run.config.batch_repeats), 0.0
+    for replica in run.replicas:
+        alone = run.world > 1 and replica != run.replicas[-1]
+        with run.net.no_sync() if alone else contextlib.nullcontext():
+            loss = loss + _replica(run, index, replica, share)
+    return loss
 
 
 def _step(run: _Run):
@@ -422,20 +421,14 @@ def _step(run: _Run):
     for group in run.optimizer.param_groups:
         group["lr"] = lr
     index, whole = _indices(run)
-    x, y = _inputs(run, index), run.labels[index.to(run.labels.device)]
-    half = AUTOCAST.get(run.config.precision)
-    with torch.autocast(run.device.type, half, enabled=half is not None):
-        loss = _loss(run, x, y)
-    if run.world > 1:
-        loss = loss * (len(index) * run.world / (whole * run.config.batch_repeats))
     run.optimizer.zero_grad(set_to_none=True)
-    run.scaler.scale(loss).backward()   # the scaler does nothing unless the precision is fp16
+    loss = _accumulate(run, index, whole)
     if run.config.clip_norm is not None:
         run.scaler.unscale_(run.optimizer)
         nn.utils.clip_grad_norm_(run.model.parameters(), run.config.clip_norm)
     run.scaler.step(run.optimizer)
     run.scaler.update()
-    run.pending.append((loss.detach(), whole, run.step, lr))
+    run.pending.append((loss, whole, run.step, lr))
     run.step += 1
 
 # %% ../nbs/01_foundations/03_training.ipynb #a5dbd80c
@@ -566,11 +559,12 @@ def train(
 
     Raises `NonFiniteLoss` when the loss diverges, `CheckpointError` for a checkpoint that is damaged or of another run, and
     `ValueError` for arguments that do not fit. Under torchrun each process trains on its slice of every batch; a custom `loss`
-    then gets the DistributedDataParallel wrapper as its model."""
+    then gets the DistributedDataParallel wrapper as its model. With `batch_repeats` above 1 the processes share the replicas instead, and `augment`
+    and `loss` are called once a replica."""
     _check_data(images, labels, mean, std)
     _check_arguments(config, loss, checkpoint_every)
     rank, world, device = _processes(device, model)
-    with _own_randomness(config.seed, rank, device), ghost_batch_norm(model, config.batch_repeats):
+    with _own_randomness(config.seed, rank, device):
         run = _Run(model, images, labels, config, mean, std, augment, loss, device, rank, world)
         save = None
         if checkpoint is not None:

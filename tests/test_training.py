@@ -26,7 +26,6 @@ from effdl_nb.training import (
     cutmix,
     cutmix_box,
     evaluate,
-    ghost_batch_norm,
     lr_at,
     mixup,
     parameter_groups,
@@ -63,7 +62,8 @@ def fit(data, config=CONFIG, model=None, **kw):
 
 @pytest.mark.parametrize(("field", "value"), [
     ("schedule", "linear"), ("mix", "cutout"), ("precision", "fp8"), ("epochs", -1), ("epochs", 1.5), ("steps", -1), ("batch_size", 0),
-    ("batch_repeats", 0), ("seed", -1), ("lr", -0.1), ("lr", math.nan), ("lr", None), ("momentum", 1.0), ("weight_decay", -1e-4),
+    ("batch_repeats", 0), ("batch_repeats", 1.5), ("batch_repeats", None),
+    ("seed", -1), ("lr", -0.1), ("lr", math.nan), ("lr", None), ("momentum", 1.0), ("weight_decay", -1e-4),
     ("warmup_epochs", -1), ("gamma", math.inf), ("label_smoothing", 1.0), ("clip_norm", 0.0), ("mix_alpha", -1.0), ("milestones", (1,))])
 def test_settings_that_make_no_sense(field, value):
     with pytest.raises(ValueError, match=field):
@@ -254,6 +254,12 @@ def test_steps_per_epoch(n, batch, drop, world, steps):
 def test_batches_that_cannot_be_shared(n, batch, world):
     with pytest.raises(ValueError, match=f"{world} processes"):
         steps_per_epoch(n, TrainConfig(batch_size=batch), world)
+
+
+def test_processes_share_whole_replicas():
+    assert steps_per_epoch(65, TrainConfig(batch_size=16, batch_repeats=8), 4) == 5, "a last batch of one image has eight replicas to share"
+    with pytest.raises(ValueError, match="3 processes cannot share batch_repeats=8"):
+        steps_per_epoch(64, TrainConfig(batch_size=16, batch_repeats=8), 3)
 
 
 @pytest.mark.parametrize(("change", "word"), [
@@ -459,7 +465,7 @@ def test_weights_that_the_last_step_broke(data):
         fit(data, replace(CONFIG, steps=1), loss=loss)
 
 
-# augmentation, mixing, ghost batch norm
+# augmentation, mixing, batch augmentation
 
 def test_crop_flip_moves_pixels_and_invents_none():
     images = torch.arange(1, 1 + 50 * 3 * 6 * 6).reshape(50, 3, 6, 6).float()
@@ -484,11 +490,49 @@ def test_augmentation_sees_bytes_and_replicas_differ(data):
     seen = []
     config = replace(CONFIG, epochs=1, batch_repeats=3)
     fit(data, config, augment=spy, loss=lambda m, x, y: (seen.append((x, y)), m(x).sum())[1])
-    a, b, c = batches[0].chunk(3)
-    assert len(batches[0]) == 48 and torch.equal(a, b) and torch.equal(b, c)      # the same images ...
-    x, y = seen[0]
-    assert not torch.equal(x[:16], x[16:32]) and torch.equal(y[:16], y[16:32])     # ... augmented differently, with the same labels
-    assert sum(len(batch) for batch in batches) == 3 * 70
+    assert [len(batch) for batch in batches] == 3 * [16] + 3 * [16] + 3 * [16] + 3 * [16] + 3 * [6]
+    assert torch.equal(batches[0], batches[1]) and torch.equal(batches[1], batches[2]) and not torch.equal(batches[2], batches[3])   # the same images
+    (x0, y0), (x1, y1), (x2, y2) = seen[:3]
+    assert torch.equal(y0, y1) and torch.equal(y1, y2)                             # with the same labels, augmented differently
+    assert not torch.equal(x0, x1) and not torch.equal(x1, x2) and not torch.equal(x0, x2)
+
+
+def test_replicas_equal_one_big_batch_without_batch_norm(data):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 10)).double()
+    big, copies = copy.deepcopy(model), []
+    floats = training.normalize(data[0], MEAN, STD).double()
+
+    def spy(images, generator):
+        copies.append(crop_flip(images, generator))
+        return copies[-1]
+
+    config = replace(CONFIG, steps=1, batch_repeats=4, momentum=0.0, weight_decay=0.0, schedule="constant")
+    _, history = fit((floats, data[1]), config, model, augment=spy, mean=None, std=None)
+    index = torch.randperm(70, generator=torch.Generator().manual_seed(config.seed))[:16]
+    loss = F.cross_entropy(big(torch.cat(copies)), data[1][index].repeat(4))
+    assert history.loss[0] == pytest.approx(loss.item(), abs=1e-6)                 # the book is kept in single precision
+    for p, g, q in zip(big.parameters(), torch.autograd.grad(loss, list(big.parameters())), model.parameters(), strict=True):
+        torch.testing.assert_close(p - config.lr * g, q)
+
+
+def test_running_statistics_take_one_update_a_replica(data):
+    trained, _ = fit(data, replace(CONFIG, steps=2, batch_repeats=3))
+    counts = {int(b) for name, b in trained.named_buffers() if name.endswith("num_batches_tracked")}
+    assert counts == {6}
+
+
+def test_replicas_are_mixed_differently(data, monkeypatch):
+    shares, original = [], training._mix
+
+    def spy(*arguments):
+        mixed = original(*arguments)
+        shares.append(mixed[2])
+        return mixed
+
+    monkeypatch.setattr(training, "_mix", spy)
+    fit(data, replace(CONFIG, steps=4, batch_repeats=3, mix="mixup"))
+    assert len(shares) == len(set(shares)) == 12
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.25, 0.8, 1.0])
@@ -530,32 +574,6 @@ def test_mixing_shares_follow_the_beta_distribution():
     assert abs(shares.mean() - 0.5) < 0.02 and abs(shares.var() - 1 / 8) < 0.01    # Beta(a, a) has variance 1 / (4 (2a + 1))
 
 
-@pytest.mark.parametrize("groups", [1, 2, 4])
-def test_ghost_batch_norm_equals_separate_passes(groups):
-    torch.manual_seed(0)
-    model = network().double().train()
-    twin, x = copy.deepcopy(model), torch.randn(16, 3, 8, 8, dtype=torch.float64)
-    with ghost_batch_norm(model, groups):
-        together = model(x)
-        together.square().sum().backward()
-    separate = torch.cat([twin(part) for part in x.chunk(groups)])
-    separate.square().sum().backward()
-    torch.testing.assert_close(together, separate)
-    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(p.grad, q.grad)
-    for p, q in zip(model.buffers(), twin.buffers(), strict=True):
-        torch.testing.assert_close(p, q)
-
-
-def test_ghost_batch_norm_leaves_no_trace_even_after_an_error():
-    model = network().train()
-    with pytest.raises(ValueError, match="batch of 7 cannot be cut into 2"), ghost_batch_norm(model, 2):
-        model(torch.randn(7, 3, 8, 8))
-    assert not any("forward" in vars(m) for m in model.modules())
-    with ghost_batch_norm(model, 2):
-        model.eval()(torch.randn(7, 3, 8, 8))                                      # evaluation does not cut
-
-
 # accuracy
 
 def test_evaluate_restores_the_mode_and_counts_the_last_batch(data):
@@ -583,14 +601,16 @@ class Killed(Exception):
     pass
 
 
-def fit(name, stop=None, augment=None, **kw):
+def fit(name, stop=None, augment=None, repeats=1, **kw):
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (70, 3, 8, 8), generator=g, dtype=torch.uint8)
     labels = torch.randint(0, 10, (70,), generator=g)
     torch.manual_seed(0 if not dist.is_initialized() else dist.get_rank())      # the processes' first weights differ: the first one's count
     dropout = nn.Dropout(0.0 if augment is None else 0.5)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.GroupNorm(2, 4), nn.ReLU(), dropout, nn.Flatten(), nn.Linear(36, 10))
-    config = TrainConfig(epochs=2, batch_size=17, lr=0.05, clip_norm=1.0, seed=1)
+    sizes = []
+    model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    config = TrainConfig(epochs=2, batch_size=17, lr=0.05, clip_norm=1.0, seed=1, batch_repeats=repeats)
 
     def on_step(model, step, epoch):
         if step == stop:
@@ -601,12 +621,13 @@ def fit(name, stop=None, augment=None, **kw):
     except Killed:
         return
     rank = dist.get_rank() if dist.is_initialized() else 0
-    save_file(model.state_dict() | {"loss": torch.tensor(history.loss)}, f"{name}.{rank}")
+    save_file(model.state_dict() | {"loss": torch.tensor(history.loss), "sizes": torch.tensor(sizes)}, f"{name}.{rank}")
 
 
 if __name__ == "__main__":
     out = sys.argv[1]
     fit(f"{out}/two")
+    fit(f"{out}/replicas", repeats=4)
     fit(f"{out}/whole", augment=crop_flip)
     fit(f"{out}/cut", stop=7, augment=crop_flip, checkpoint=f"{out}/run", checkpoint_every=2)
     fit(f"{out}/cut", augment=crop_flip, checkpoint=f"{out}/run", checkpoint_every=2)
@@ -626,8 +647,17 @@ def test_two_processes_train_as_one_and_resume_exactly(tmp_path):
     scope["fit"](f"{tmp_path}/one")
     load = lambda name: load_file(tmp_path / name)  # noqa: E731
     one, two = load("one.0"), load("two.0")
-    for name, expected in one.items():      # 70 = 4 x 17 + 2: slices of 9 and 8, and of 1 and 1
-        torch.testing.assert_close(two[name], expected, atol=1e-5, rtol=1e-4)
-    assert all(torch.equal(v, two[name]) for name, v in load("two.1").items())           # both processes end with the same weights
+    weights = [name for name in one if name != "sizes"]
+    for name in weights:
+        torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=1e-4)
+    assert all(torch.equal(load("two.1")[name], two[name]) for name in weights)          # both processes end with the same weights
+    assert two["sizes"].tolist() == 2 * [9, 9, 9, 9, 1] and load("two.1")["sizes"].tolist() == 2 * [8, 8, 8, 8, 1]   # 70 = 4 x 17 + 2
     whole, cut = load("whole.0"), load("cut.0")
-    assert all(torch.equal(cut[name], whole[name]) for name in whole) and not torch.equal(whole["0.weight"], two["0.weight"])
+    assert all(torch.equal(cut[name], whole[name]) for name in weights) and not torch.equal(whole["0.weight"], two["0.weight"])
+
+    # four equal replicas are one batch; two processes take two whole replicas each
+    replicas = load("replicas.0")
+    for name in weights:
+        torch.testing.assert_close(replicas[name], one[name], atol=1e-5, rtol=1e-4)
+    assert all(torch.equal(load("replicas.1")[name], replicas[name]) for name in weights)
+    assert replicas["sizes"].tolist() == load("replicas.1")["sizes"].tolist() == 2 * (8 * [17] + 2 * [2])
