@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['FIELDS', 'HEAD', 'SPREADS', 'INK', 'OURS', 'THESIS', 'CHAPTERS', 'cells', 'show_number', 'show_pair', 'Block',
            'blocks', 'to_markdown', 'to_html', 'save_figure', 'Picture', 'plot_table', 'Rendered', 'write_table',
-           'row_records', 'common_settings', 'effort', 'show_seconds', 'measurements', 'provenance_frame',
-           'paired_differences', 'render_notebooks', 'write_report', 'to_grid', 'results_markdown', 'main']
+           'write_figure', 'row_records', 'common_settings', 'effort', 'show_seconds', 'measurements',
+           'provenance_frame', 'paired_differences', 'render_notebooks', 'write_report', 'to_grid', 'results_markdown',
+           'main']
 
 # %% ../nbs/01_foundations/05_report.ipynb #7faf16c0
 import argparse
@@ -22,7 +23,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader
 
 from .files import atomic_write, read_json
-from .study import Place, Profile, Table, load_profile, load_tables, place, row_state, spread_kind, summary, thesis_value
+from .study import Place, Profile, Table, figures_of, load_profile, load_tables, place, row_state, spread_kind, summary, thesis_value
 
 # %% ../nbs/01_foundations/05_report.ipynb #b9129659
 FIELDS = ("row", "column", "unit", "ours", "spread", "n", "thesis", "thesis_spread", "corrected", "difference", "state", "here")
@@ -64,8 +65,10 @@ def _cell(table: Table, row: str, column, ours: dict | None, state: str) -> dict
     line = {"row": row, "column": column.key, "unit": column.unit, "state": state}
     line |= {"thesis": printed, "thesis_spread": printed_spread, "corrected": corrected}
     if ours is not None:
-        line |= {"ours": ours["mean"] * column.scale, "n": ours["n"], "spread": None if ours["spread"] is None else ours["spread"] * column.scale}
-        if isinstance(reference, (int, float)) and not isinstance(reference, bool):
+        word = isinstance(ours["mean"], str)
+        line |= {"ours": ours["mean"] if word else ours["mean"] * column.scale, "n": ours["n"]}
+        line["spread"] = None if ours["spread"] is None else ours["spread"] * column.scale
+        if isinstance(reference, (int, float)) and not isinstance(reference, bool) and not word:
             line["difference"] = line["ours"] - reference
     return line
 
@@ -202,10 +205,10 @@ class Picture:
 def plot_table(
     table: Table,
     frame: pd.DataFrame,  # what `cells` made
-):                        # a matplotlib figure, or None if nothing was measured
+):                        # a matplotlib figure, or None if no number was measured
     "Our values with their spread, and the thesis's, one panel per column that was run."
     from matplotlib.figure import Figure
-    shown = frame[frame.state.isin(["measured", "changed"])]
+    shown = frame[frame.state.isin(["measured", "changed"]) & ~frame.ours.map(lambda value: isinstance(value, str))]
     columns = [c for c in table.columns.values() if c.key in set(shown.column)]
     if not columns:
         return None
@@ -246,7 +249,7 @@ class Rendered:
     html: str
     markdown: str
     frame: pd.DataFrame
-    picture: Picture | None  # None if nothing was measured
+    picture: Picture | None  # None if no number was measured
 
     def _repr_html_(self) -> str:
         style = _templates.get_template("table.css").render()
@@ -263,6 +266,20 @@ def write_table(
     "Render a table from its rows to tables/<key>.{csv,md,html} and figures/<key>.{png,svg,csv}."
     spec = load_profile(profile)
     return _write_table(load_tables()[key], spec, place(spec, reports))
+
+
+def write_figure(
+    key: str,                           # "figure_3_4"
+    figure,                             # a matplotlib figure
+    data: pd.DataFrame,                 # exactly what it shows
+    profile: str = "quick",             # profile name or path
+    reports: str | Path | None = None,  # see `study.place`
+) -> Picture:
+    "Save a figure of the dissertation, drawn again, to figures/<key>.{png,svg,csv}; ValueError if there is none of that key."
+    known = [table.key for table in load_tables().values() if table.kind == "figure"]
+    if key not in known:
+        raise ValueError(f"unknown figure {key!r}; known are {', '.join(known)}")
+    return Picture(save_figure(figure, data, key, place(load_profile(profile), reports)))
 
 
 def _write_table(table: Table, profile: Profile, at: Place) -> Rendered:
@@ -376,10 +393,30 @@ CHAPTERS = {2: "MSUNet", 3: "Deep AutoAugment", 4: "Dataset condensation via imp
 def _item(table: Table, profile: Profile, at: Place) -> dict:
     "What the page shows of one table or figure."
     item = {"table": table, "state": "not implemented yet", "there": False, "failed": False, "failures": [],
-            "figure": False, "html": "", "notebooks": [], "remark": ""}
-    if table.kind == "table":
-        rendered = _write_table(table, profile, at)
-        item["html"], item["figure"] = rendered.html, rendered.picture is not None
+            "figure": False, "html": "", "notebooks": _notebooks(table, at), "remark": "", "effort": None}
+    return item | (_figure_part(table, profile, at) if table.kind == "figure" else _table_part(table, profile, at))
+
+
+def _notebooks(table: Table, at: Place) -> list[tuple[str, str]]:
+    "Names of the executed notebooks of a table or figure, and where they are: as HTML if there is any."
+    folder = at.folder / "notebooks"
+    for ending in ("html", "ipynb"):
+        if there := sorted(folder.glob(f"{table.key}.{ending}")) + sorted((folder / table.key).glob(f"*.{ending}")):
+            return [(path.stem, path.relative_to(at.folder).as_posix()) for path in there]
+    return []
+
+
+def _figure_part(table: Table, profile: Profile, at: Place) -> dict:
+    "What is particular to a figure: whether it is drawn."
+    drawn, wanted = at.figure(table.key).exists(), table.key in figures_of(profile, load_tables())
+    why = "" if drawn else "not drawn yet" if wanted else "not drawn at this profile" if table.drawn_by else "not implemented yet"
+    return {"there": drawn, "figure": drawn, "state": why}
+
+
+def _table_part(table: Table, profile: Profile, at: Place) -> dict:
+    "What is particular to a table: its rows, their settings and what they cost."
+    rendered, item = _write_table(table, profile, at), {}
+    item["html"], item["figure"] = rendered.html, rendered.picture is not None
     if table.experiment is None:
         return item
     plan = profile.tables.get(table.key)
@@ -394,11 +431,6 @@ def _item(table: Table, profile: Profile, at: Place) -> dict:
     done, wanted = len(records), len(states)
     item["state"] = ("not run at this profile" if plan is None else "" if done == wanted
                      else f"{len(item['failures'])} of {wanted} rows failed" if item["failures"] else f"{done} of {wanted} rows so far")
-    for ending in ("html", "ipynb"):
-        there = sorted((at.folder / "notebooks").glob(f"{table.key}.{ending}")) + sorted((at.folder / "notebooks" / table.key).glob(f"*.{ending}"))
-        if there:
-            item["notebooks"] = [(path.stem, path.relative_to(at.folder).as_posix()) for path in there]
-            break
     return item
 
 # %% ../nbs/01_foundations/05_report.ipynb #c343ec88
@@ -433,7 +465,8 @@ def write_report(
     total = effort(records)
     wanted = {(key, row): row_state(tables[key], spec, row, at) for key, plan in spec.tables.items() for row in plan.rows}
     text = _templates.get_template("page.html").render(
-        profile=spec, items=items, chapters={t.chapter: CHAPTERS.get(t.chapter, "") for t in tables.values()},
+        profile=spec, items=items, numbers={t.key: f"Table {t.number}" for t in tables.values()},
+        chapters={t.chapter: CHAPTERS.get(t.chapter, "") for t in tables.values()},
         done=sum(s in ("measured", "changed") for s in wanted.values()), wanted=len(wanted), failed=sum(s == "failed" for s in wanted.values()),
         tables_done=sum(i["there"] for i in items), total=total, spent=show_seconds(total["seconds"]), version=__version__,
         now=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"))

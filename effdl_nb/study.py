@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'project_root', 'Column', 'RowSpec', 'Table', 'load_tables', 'load_thesis', 'thesis_value', 'Plan',
-           'Profile', 'load_profile', 'experiment_of', 'implemented_rows', 'settings_of', 'Unit', 'units_of',
-           'modules_behind', 'code_hash', 'provenance', 'peak_memory', 'summary', 'measure', 'Place', 'place',
-           'kept_measurements', 'row_state', 'spread_kind', 'assemble', 'RowsFailed', 'Outcome', 'shared_folder',
-           'measure_row', 'run', 'write_plans', 'check_parameters', 'main']
+           'Profile', 'load_profile', 'figures_of', 'experiment_of', 'implemented_rows', 'settings_of', 'Unit',
+           'units_of', 'modules_behind', 'code_hash', 'provenance', 'peak_memory', 'summary', 'measure', 'Place',
+           'place', 'kept_measurements', 'row_state', 'spread_kind', 'assemble', 'RowsFailed', 'Outcome',
+           'shared_folder', 'measure_row', 'run', 'write_plans', 'check_parameters', 'main']
 
 # %% ../nbs/01_foundations/04_study.ipynb #72602384
 import argparse
@@ -81,7 +81,7 @@ class Column:
     key: str
     label: str
     unit: str = ""
-    metric: str | None = None   # the name under which an experiment returns it
+    metric: str | None = None   # the name under which an experiment returns it: numbers, or in a counted column a word
     scale: float = 1.0          # shown value = scale x measured value
     digits: int = 2             # decimals shown
     better: str | None = None   # "higher" or "lower"
@@ -112,7 +112,8 @@ class Table:
     experiment: str | None = None  # module:function; None: not implemented yet
     rows: dict[str, RowSpec] = field(default_factory=dict)
     columns: dict[str, Column] = field(default_factory=dict)
-    tables: tuple = ()           # figures: the tables whose rows they draw
+    tables: tuple = ()           # figures: the tables whose rows they draw; none for a drawing of an idea
+    drawn_by: str | None = None  # figures: the module that draws them; None: not implemented yet
     notes: tuple = ()
 
 # %% ../nbs/01_foundations/04_study.ipynb #631e811d
@@ -174,6 +175,7 @@ class Profile:
     threads: int                     # torch threads of one job
     jobs: str                        # what one job makes: a whole "table" or one "row"
     changed: str                     # a row whose code or settings changed since: "remake" it or "mark" it
+    first: tuple[str, ...] = ()      # tables to start with, as they take longest
     tables: dict[str, Plan] = field(default_factory=dict)
 
 
@@ -198,10 +200,17 @@ def load_profile(
             raise ValueError(f"{where}: unknown table; known are {', '.join(tables)}")
         plans[key] = _plan(where, tables[key], plan)
     profile = _build(Profile, f"profile {path.stem}", content, name=path.stem, tables=plans)
-    for what, value, allowed in (("jobs", profile.jobs, ("table", "row")), ("changed", profile.changed, ("remake", "mark"))):
+    for what, value, allowed in (("jobs", profile.jobs, ("table", "row")), ("changed", profile.changed, ("remake", "mark")),
+                                 *(("first", key, plans) for key in profile.first)):
         if value not in allowed:
             raise ValueError(f"profile {path.stem}: {what} is {value!r}; allowed are {', '.join(allowed)}")
-    return profile
+    return dataclasses.replace(profile, first=tuple(profile.first))
+
+
+def figures_of(profile: Profile, tables: dict[str, Table]) -> tuple[str, ...]:
+    "The figures that a profile draws: drawings of an idea, and those of which it measures a table."
+    drawn = [t for t in tables.values() if t.kind == "figure" and t.drawn_by]
+    return tuple(t.key for t in drawn if not t.tables or any(key in profile.tables for key in t.tables))
 
 # %% ../nbs/01_foundations/04_study.ipynb #ffdcfd69
 def _plan(where: str, table: Table, content: dict) -> Plan:
@@ -236,11 +245,11 @@ def _code_when_loaded(function) -> str:
 
 
 def implemented_rows(table: Table) -> tuple[str, ...]:
-    "The rows that a table's experiment can measure: the keys of `ROWS` in its module, or every row if it has none."
+    "The rows that a table's experiment can measure: its attribute `rows`, else the keys of `ROWS` in its module, else every row."
     if table.experiment is None:
         return ()
     function, _ = experiment_of(table)
-    known = getattr(sys.modules[function.__module__], "ROWS", table.rows)
+    known = getattr(function, "rows", getattr(sys.modules[function.__module__], "ROWS", table.rows))
     return tuple(row for row in table.rows if row in known)
 
 
@@ -386,7 +395,9 @@ def summary(
     values: dict[int, list[float]],  # seed -> the values of its runs
     spread: str,                     # "deviation", "interval" or "none"
 ) -> dict:                           # mean, spread (None if it cannot be had), n
-    "Mean and spread of a cell."
+    "Mean and spread of a cell; a word has neither, and stands where the mean would."
+    if words := [value for runs in values.values() for value in runs if isinstance(value, str)]:
+        return {"mean": words[0], "spread": None, "n": 1}
     pooled = [value for runs in values.values() for value in runs]
     means = [statistics.fmean(runs) for runs in values.values()]
     independent = means if len(means) > 1 else pooled
@@ -398,17 +409,18 @@ def summary(
     return {"mean": statistics.fmean(pooled), "spread": half, "n": len(independent) if spread == "interval" else len(pooled)}
 
 # %% ../nbs/01_foundations/04_study.ipynb #0e980708
-def _checked(result: dict, table: Table, unit: Unit) -> dict[str, list[float]]:
-    "The metrics of a result as lists of floats; `ValueError` if one is missing or not finite."
+def _checked(result: dict, table: Table, unit: Unit) -> dict[str, list]:
+    "The metrics of a result as lists; `ValueError` if one is missing, not finite, or a word in a column that is not counted."
     metrics = {}
     for key, value in result.items():
         if key != "details":
-            metrics[key] = [float(v) for v in value] if isinstance(value, (list, tuple)) else [float(value)]
+            several = value if isinstance(value, (list, tuple)) else [value]
+            metrics[key] = [v if isinstance(v, str) else float(v) for v in several]
     for column in unit.columns:
-        metric = table.columns[column].metric
+        metric, words = table.columns[column].metric, table.columns[column].counted
         if metric not in metrics:
             raise ValueError(f"{table.experiment} returned {', '.join(metrics)} for row {unit.row}; column {column} needs {metric}")
-        if not metrics[metric] or not all(math.isfinite(v) for v in metrics[metric]):
+        if not metrics[metric] or not all(words if isinstance(v, str) else math.isfinite(v) for v in metrics[metric]):
             raise ValueError(f"{table.experiment} returned {metric} = {metrics[metric]} for row {unit.row}, seed {unit.seed}")
     return metrics
 
@@ -460,6 +472,8 @@ class Place:
     def failure(self, table: str, row: str) -> Path: return self.folder / "rows" / table / f"{row}.failed.json"
 
     def plan(self, table: str, row: str) -> Path: return self.folder / "plans" / table / f"{row}.json"
+
+    def figure(self, key: str) -> Path: return self.folder / "figures" / f"{key}.png"
 
     def unit(self, unit: Unit) -> Path: return self.work / "units" / unit.table / f"{unit.row}-seed{unit.seed}-{unit.hash}.json"
 
@@ -593,9 +607,10 @@ def measure_row(
     return True
 
 
-def _short(metrics: dict[str, list[float]]) -> str:
+def _short(metrics: dict[str, list]) -> str:
     "A result in a few words."
-    return ", ".join(f"{key} {statistics.fmean(values):.4g}" for key, values in list(metrics.items())[:3])
+    shown = {key: summary({0: values}, "none")["mean"] for key, values in list(metrics.items())[:3]}
+    return ", ".join(f"{key} {value if isinstance(value, str) else f'{value:.4g}'}" for key, value in shown.items())
 
 # %% ../nbs/01_foundations/04_study.ipynb #8169617f
 def run(
@@ -648,7 +663,7 @@ def write_plans(
     profile: str,                       # profile name or path
     reports: str | Path | None = None,  # see `place`
 ) -> dict[str, list[str]]:              # table -> rows still to be measured
-    "Write what the profile wants of each row to plans/<table>/<row>.json, where that changed or is not fulfilled."
+    "Write what the profile wants of each row and figure to plans/<table>/<row>.json, where that changed or is not fulfilled."
     spec, tables, missing = load_profile(profile), load_tables(), {}
     at = place(spec, reports)
     for key, plan in spec.tables.items():
@@ -658,12 +673,19 @@ def write_plans(
             shown = settings_hash([dataclasses.asdict(tables[key]), plan.columns])
             wish = {"profile": spec.name, "table": key, "row": row, "wanted": wanted, "shown": shown}
             wish |= ({"code": code} if spec.changed == "remake" else {})
-            path = at.plan(key, row)
             if row_state(tables[key], spec, row, at) not in ("measured", "changed"):
                 missing[key].append(row)
-            if row in missing[key] or not path.exists() or {k: v for k, v in read_json(path).items() if k != "asked"} != wish:
-                write_json(path, wish | {"asked": time.time()})   # Snakemake looks at a small file's content too, so a wish repeated must differ
+            _write_wish(at.plan(key, row), wish, row in missing[key])
+    for key in figures_of(spec, tables):
+        shown = settings_hash([dataclasses.asdict(tables[key]), code_hash(tables[key].drawn_by)])
+        _write_wish(at.plan(key, "figure"), {"profile": spec.name, "figure": key, "shown": shown}, not at.figure(key).exists())
     return missing
+
+
+def _write_wish(path: Path, wish: dict, again: bool):
+    "Write a wish if it is new or must be repeated; Snakemake looks at a small file's content too, so a wish repeated must differ."
+    if again or not path.exists() or {k: v for k, v in read_json(path).items() if k != "asked"} != wish:
+        write_json(path, wish | {"asked": time.time()})
 
 # %% ../nbs/01_foundations/04_study.ipynb #9d24393f
 def check_parameters(

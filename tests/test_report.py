@@ -2,6 +2,7 @@
 import html.parser
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -133,6 +134,27 @@ def test_figures_hold_what_they_plot(toy):
     assert pd.read_csv(folder / "table_9_1.csv").ours.tolist() == [51.5, 51.5]
     svg = (folder / "table_9_1.svg").read_text()
     assert "thesis (full protocol)" in svg and "ours" in svg
+
+
+def test_a_word_stands_for_itself(toy, monkeypatch):
+    (toy / "report_toy.py").write_text((toy / "report_toy.py").read_text().replace("[50.0 + seed, 52.0 + seed]", "'crop | flip'"))
+    tables = toy / "workflow" / "tables.yaml"
+    tables.write_text(TABLES.replace('unit: "%", metric: value', "counted: true, metric: value"))
+    sys.modules.pop("report_toy", None)
+    study.experiment_of.__globals__["_code_when_loaded"].cache_clear()
+    study.run("table_9_1", "toy", remake=True, say=lambda line: None).check()
+    rendered = report.write_table("table_9_1", "toy")
+    assert rendered.picture is None and set(rendered.frame[rendered.frame.column == "value"].ours) == {"crop | flip"}
+    assert "| crop \\| flip | 1 | 60.0 | – |" in rendered.markdown and "crop | flip" in rendered.html
+    tables.write_text(TABLES)   # a word where numbers are due
+    shutil.rmtree(toy / "reports" / "toy" / "rows")
+    with pytest.raises(study.RowsFailed, match="crop"):
+        study.run("table_9_1", "toy", remake=True, say=lambda line: None).check()
+
+
+def test_an_unknown_figure_is_refused(toy):
+    with pytest.raises(ValueError, match="unknown figure 'figure_1_1'"):
+        report.write_figure("figure_1_1", None, pd.DataFrame(), "toy")
 
 
 def test_an_old_failure_does_not_outlive_its_row(toy):

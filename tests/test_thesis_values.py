@@ -83,7 +83,7 @@ def test_every_table_and_figure_in_order():
 
 REQUIRED = {"table": {"kind", "number", "chapter", "title", "protocol", "spread", "row_head", "rows", "columns"}}
 REQUIRED["figure"] = {"kind", "number", "chapter", "title", "protocol"}
-OPTIONAL = {"table": {"experiment", "notes"}, "figure": {"tables", "notes"}}
+OPTIONAL = {"table": {"experiment", "notes"}, "figure": {"tables", "drawn_by", "notes"}}
 
 
 @pytest.mark.parametrize("name", ORDER + ABLATIONS)

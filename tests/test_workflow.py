@@ -60,7 +60,7 @@ class Toy:
 
     def profile(self, more: str = "", jobs: str = "table", changed: str = "remake"):
         (self.root / "workflow" / "profiles" / "toy.yaml").write_text(
-            f"title: A toy\nthreads: 1\njobs: {jobs}\nchanged: {changed}\ntables: {{table_9_1: {{seeds: [0, 1]{more}}}}}\n")
+            f"title: A toy\nthreads: 1\njobs: {jobs}\nchanged: {changed}\nfirst: [table_9_1]\ntables: {{table_9_1: {{seeds: [0, 1]{more}}}}}\n")
 
     @property
     def environment(self) -> dict:
@@ -86,6 +86,22 @@ class Toy:
         return sorted(p.stem for p in self.rows.glob("*.json") if not p.name.endswith(".failed.json"))
 
 
+    def figures(self):
+        "Two figures: one of the table's rows, one of an idea; both count their drawings in `calls`."
+        with open(self.root / "workflow" / "tables.yaml", "a") as file:
+            file.write('figure_9_1: {kind: figure, number: "9.1", chapter: 9, title: Draws seen, tables: [table_9_1], drawn_by: effdl_nb.files}\n'
+                       'figure_9_2: {kind: figure, number: "9.2", chapter: 9, title: An idea, drawn_by: effdl_nb.files}\n'
+                       'figure_9_3: {kind: figure, number: "9.3", chapter: 9, title: Not implemented}\n')
+        for key in ("figure_9_1", "figure_9_2"):
+            cells = [('profile: str = "quick"\nreports: str = ""', ["parameters"]),
+                     ("from matplotlib.figure import Figure\nimport pandas as pd\nfrom effdl_nb import report", []),
+                     (f"report.write_figure({key!r}, Figure(), pd.DataFrame({{'x': [1]}}), profile, reports or None)\n"
+                      f"print({key!r}, file=open({str(self.root / 'calls')!r}, 'a'))", [])]
+            made = [nbformat.v4.new_code_cell(source, metadata={"tags": tags} if tags else {}) for source, tags in cells]
+            kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+            nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=kernel), self.root / "nbs" / "05_reproduction" / f"{key}.ipynb")
+
+
 ALL = ["one:0", "one:1", "three:0", "three:1", "seven:0", "seven:1"]
 
 
@@ -107,6 +123,23 @@ def test_run_repeat_and_delete(toy):
     (toy.rows / "three.json").unlink()   # one row deleted: just that row
     status, output = toy.run()
     assert status == 0 and toy.calls() == ["three:0", "three:1"] and toy.there() == ["one", "seven", "three"], output
+
+
+def test_figures_are_drawn_after_their_tables_and_again_when_these_change(toy):
+    toy.figures()
+    status, output = toy.run()
+    calls = toy.calls()
+    assert status == 0 and "figures: 2 of 2 drawn" in output, output
+    assert sorted(calls) == sorted([*ALL, "figure_9_1", "figure_9_2"]) and calls.index("figure_9_1") > calls.index("seven:1")
+    page = (toy.root / "reports" / "toy" / "index.html").read_text()
+    assert 'src="figures/figure_9_1.png"' in page and 'href="notebooks/figure_9_2.html"' in page and page.count("not implemented yet") == 1
+
+    status, output = toy.run()
+    assert status == 0 and toy.calls() == [], output
+    (toy.root / "reports" / "toy" / "figures" / "figure_9_2.png").unlink()
+    (toy.rows / "one.json").unlink()
+    status, output = toy.run()
+    assert status == 0 and sorted(toy.calls()) == ["figure_9_1", "figure_9_2", "one:0", "one:1"], output
 
 
 def test_a_broken_row_fails_alone_and_is_tried_again(toy):

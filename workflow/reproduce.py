@@ -5,8 +5,8 @@
     python workflow/reproduce.py --profile laptop --cores 2
     python workflow/reproduce.py --profile paper -- --executor slurm --jobs 16
 
-What stands after `--` goes to Snakemake. The exit status is 0 only if every row of the profile is there; the report is made in any case, and
-a second call continues where the first one stopped.
+What stands after `--` goes to Snakemake. The exit status is 0 only if every row and figure of the profile is there; the report is made in any
+case, and a second call continues where the first one stopped.
 """
 import argparse
 import os
@@ -19,18 +19,20 @@ from effdl_nb import report, study
 from effdl_nb.files import lock
 
 
-def snakemake(profile: str, cores: int, at: study.Place, more: list[str], held) -> int:
-    "Let Snakemake make what is missing; its exit status. It shares the lock `held`, which so lasts while it works, even if this process is killed."
+def snakemake(profile: str, cores: int, at: study.Place, first: list[Path], more: list[str], held) -> int:
+    """Let Snakemake make what is missing, beginning with the files `first`; its exit status.
+
+    It shares the lock `held`, which so lasts while it works, even if this process is killed."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(Path(__file__).with_name("Snakefile")),
                *([] if "--executor" in more else ["--cores", str(cores)]),   # a cluster's jobs are not bound by this machine's cores
                "--config", f"profile={profile}", f"reports={at.reports}", "planned=true",
                "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock",   # Snakemake's own lock would outlive a kill
-               "--quiet", "rules", "progress", "host", "reason", *more]
+               "--quiet", "rules", "progress", "host", "reason", *(["--prioritize", *map(str, first)] if first else []), *more]
     return subprocess.run(command, cwd=study.project_root(), pass_fds=[held.fileno()]).returncode
 
 
 def tell(profile: study.Profile, at: study.Place) -> int:
-    "Print what there is of the profile; the number of rows that are not there."
+    "Print what there is of the profile; the number of rows and figures that are not there."
     lacking, tables = 0, study.load_tables()
     for key, plan in profile.tables.items():
         states = {row: study.row_state(tables[key], profile, row, at) for row in plan.rows}
@@ -38,7 +40,11 @@ def tell(profile: study.Profile, at: study.Place) -> int:
         lacking += len(missing)
         rest = f"; not there: {', '.join(missing)}" if missing else ""
         print(f"{tables[key].kind} {tables[key].number}: {len(states) - len(missing)} of {len(states)} rows{rest}")
-    return lacking
+    figures = study.figures_of(profile, tables)
+    undrawn = [tables[key].number for key in figures if not at.figure(key).exists()]
+    if figures:
+        print(f"figures: {len(figures) - len(undrawn)} of {len(figures)} drawn" + (f"; not there: {', '.join(undrawn)}" if undrawn else ""))
+    return lacking + len(undrawn)
 
 
 def main() -> int:
@@ -55,7 +61,8 @@ def main() -> int:
         at = study.place(profile, Path(given.reports).absolute() if given.reports else None)
         with lock(at.folder / "reproduce", timeout=0) as held:
             study.write_plans(given.profile, at.reports)
-            status = snakemake(given.profile, given.cores, at, given.more, held)
+            first = [at.folder / "tables" / f"{key}.csv" for key in profile.first]
+            status = snakemake(given.profile, given.cores, at, first, given.more, held)
             page = report.write_report(given.profile, at.reports)
     except TimeoutError:
         print(f"another run of profile {given.profile} is at work in {at.folder}; wait for it, or stop it", file=sys.stderr)
