@@ -7,12 +7,14 @@ from torch import nn
 
 from effdl_nb.deepaa.reward import (
     DegenerateGradient,
+    FrozenNorm,
     batch_gradient,
     cosine,
     direction,
     directional_derivatives,
     double_backward_reward,
     explicit_jacobian,
+    frozen_copy,
     logit_gradient,
     monte_carlo_reward,
     regularized_reward,
@@ -194,3 +196,61 @@ def test_cosine_is_what_torch_says():
     torch.manual_seed(1)
     v, g = torch.randn(50).double(), torch.randn(50).double()
     assert cosine(v, g).item() == pytest.approx(F.cosine_similarity(v, g, dim=0).item(), abs=1e-14)
+
+
+def trained(model):
+    "Batch norms with statistics, scales and shifts that are not those of a fresh network."
+    for norm in (m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.affine):
+        nn.init.uniform_(norm.weight, -1, 2), nn.init.normal_(norm.bias)
+    model(torch.randn(16, 3, 32, 32, dtype=next(model.parameters()).dtype))
+    return model
+
+
+@pytest.mark.parametrize("network", ["small-convnet", "wrn-10-1", "resnet-18"])
+def test_a_frozen_copy_is_the_same_function_with_the_same_derivatives(network):
+    torch.manual_seed(0)
+    model = trained(build(network, **({} if network == "wrn-10-1" else {"width": 4})).double())
+    state, modes = {k: t.clone() for k, t in model.state_dict().items()}, [m.training for m in model.modules()]
+    fast, x, y = frozen_copy(model), torch.randn(3, 3, 32, 32).double(), torch.tensor([1, 2, 3])
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in fast.modules()) and weight_names(fast) == weight_names(model)
+    assert all(fast.get_parameter(name) is model.get_parameter(name) for name in weight_names(model)), "weights are shared, not copied"
+    gradient, images = batch_gradient(model, x, y), x.clone().requires_grad_()
+    assert [m.training for m in model.modules()] == modes and all(torch.equal(t, state[k]) for k, t in model.state_dict().items())
+    model.eval()
+    assert torch.allclose(fast(x), model(x), rtol=1e-10)
+    w = [model.get_parameter(name) for name in weight_names(model)]
+    expected = torch.autograd.grad(F.cross_entropy(model(images), y), [*w, images])
+    assert torch.allclose(gradient, torch.cat([g.flatten() for g in expected[:-1]]), rtol=1e-8, atol=1e-12)
+    assert torch.allclose(torch.autograd.grad(F.cross_entropy(fast(images), y), images)[0], expected[-1], rtol=1e-8, atol=1e-12)
+
+
+def test_what_a_frozen_copy_leaves_alone():
+    class Derived(nn.BatchNorm2d):
+        def forward(self, x):
+            return super().forward(x) + 1
+
+    hooked = nn.BatchNorm2d(4)
+    hooked.register_forward_hook(lambda module, inputs, output: 2 * output)
+    bare, plain = nn.BatchNorm2d(4, track_running_stats=False), nn.BatchNorm2d(4, affine=False)
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 3), Derived(4), hooked, bare, plain), torch.randn(5, 3, 8, 8)
+    model(x)
+    model[0].last_output = model[0](x)  # a tensor of a graph, which deepcopy alone refuses
+    buffers = {k: t.clone() for k, t in model.state_dict().items()}
+    fast = frozen_copy(model)
+    assert [type(m).__name__ for m in fast] == ["Conv2d", "Derived", "BatchNorm2d", "BatchNorm2d", "FrozenNorm"]
+    got = fast(x)
+    assert model.training and torch.allclose(got, model.eval()(x), atol=1e-5)
+    assert all(torch.equal(t, buffers[k]) for k, t in model.state_dict().items())
+    plain = nn.Linear(2, 2).eval()
+    assert frozen_copy(fast) is fast and frozen_copy(plain) is plain
+    assert isinstance(frozen_copy(nn.BatchNorm1d(3)), FrozenNorm), "a model that is itself a batch norm"
+
+
+def test_other_failures_of_the_forward_mode_pass_are_not_taken_for_a_missing_formula(recwarn):
+    class Broken(nn.Sequential):
+        def forward(self, x):
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        directional_derivatives(Broken(nn.Linear(2, 2)), torch.zeros(1, 3, 4, 4), torch.zeros(1, dtype=torch.int64), torch.zeros(6))
+    assert not recwarn.list
