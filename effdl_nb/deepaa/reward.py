@@ -76,6 +76,15 @@ class FrozenNorm(nn.Module):
         s, b = self.scale.view(shape), self.shift.view(shape)
         return s * x + b if torch.compiler.is_compiling() else _ScaleShift.apply(x, s, b)
 
+# %% ../../nbs/03_deepaa/03_reward.ipynb #53b7d6e3
+@lru_cache(maxsize=1)
+def _load_forward_mode() -> None:
+    "PyTorch loads its forward-mode formulas at first use and warns of its own deprecated calls meanwhile."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with forward_ad.dual_level():
+            forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
+
 # %% ../../nbs/03_deepaa/03_reward.ipynb #039aea9e
 def _replaceable(module: nn.Module) -> bool:
     "Whether a module is batch norm with running statistics and nothing added to it."
@@ -166,15 +175,6 @@ def direction(v: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
     return (v - (v * g).sum() / norm_g**2 * g) / (norm_v * norm_g)
 
 # %% ../../nbs/03_deepaa/03_reward.ipynb #724d614d
-@lru_cache(maxsize=1)
-def _load_forward_mode() -> None:
-    "PyTorch loads its forward-mode formulas at first use and warns of its own deprecated calls meanwhile."
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with forward_ad.dual_level():
-            forward_ad.make_dual(torch.zeros(1), torch.zeros(1))
-
-
 def split_like(flat: torch.Tensor, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     "A flat (D,) vector as tensors of the weights' names and shapes."
     if flat.shape != (total := sum(value.numel() for value in weights.values()),):
