@@ -1,4 +1,4 @@
-"""Table 3.2's experiment at a size of seconds: rows, files, faults."""
+"""The experiments of Tables 3.1 to 3.8 and 3.A at a size of seconds: rows, files, faults."""
 
 from dataclasses import asdict, replace
 
@@ -6,11 +6,27 @@ import pytest
 import torch
 
 from effdl_nb.data import load
-from effdl_nb.deepaa.experiments import ROWS, CifarSettings, cifar_accuracy, find_policy, policy_path, split_for_search
+from effdl_nb.deepaa import experiments
+from effdl_nb.deepaa.experiments import (
+    METHODS,
+    ROWS,
+    AugmentationSettings,
+    SpaceSettings,
+    augmented_accuracy,
+    described_space,
+    find_policy,
+    hyperparameters,
+    policy_path,
+    proxy_of,
+    search_hours,
+    search_quality,
+    split_for_search,
+)
+from effdl_nb.deepaa.operations import OPERATIONS
 from effdl_nb.deepaa.policy import load_policy
 from effdl_nb.deepaa.search import PolicySearch
 
-TINY = CifarSettings(
+TINY = AugmentationSettings(
     dataset="cifar10-sample",
     train_size=240,
     test_size=50,
@@ -36,10 +52,90 @@ TINY = CifarSettings(
 
 
 def test_every_row_gives_an_accuracy_and_repeats(tmp_path):
-    for row in ROWS:
-        first = cifar_accuracy(row, TINY, 1, tmp_path)
+    for row in (*METHODS, "layers_1", "deep_ta_2"):
+        first = augmented_accuracy(row, TINY, 1, tmp_path)
         assert 0 <= first["accuracy"] <= 100 and first["details"]["steps"] == 4
-        assert cifar_accuracy(row, TINY, 1, tmp_path) == first, row
+        assert augmented_accuracy(row, TINY, 1, tmp_path) == first, row
+
+
+@pytest.mark.parametrize("row", ["baseline", "aa", "ra", "ua", "ta_ra", "ta_wide", "deepaa", "deepaa_simple"])
+def test_imagenets_rows_run_on_small_images(row, tmp_path_factory):
+    work = tmp_path_factory.getbasetemp() / "imagenet"
+    result = augmented_accuracy(row, replace(TINY, space="imagenet", batch_repeats=2), 1, work)
+    assert 0 <= result["accuracy"] <= 100
+    if row == "deepaa":
+        assert result["details"]["policy"]["space"] == "imagenet"
+
+
+def test_depth_is_that_of_the_settings_or_what_was_found(tmp_path):
+    found = augmented_accuracy("deepaa", TINY, 0, tmp_path)["details"]
+    for layers in (1, 2, 7):
+        details = augmented_accuracy(f"layers_{layers}", replace(TINY, layers=layers), 0, tmp_path)["details"]
+        used = min(layers, found["layers_used"])
+        assert details["layers_used"] == used and details["policy"]["probabilities"] == found["policy"]["probabilities"][:used]
+        assert augmented_accuracy(f"deep_ta_{layers}", replace(TINY, layers=layers), 0, tmp_path)["details"]["layers_used"] == layers
+    assert len([path for path in tmp_path.iterdir() if path.suffix == ".json"]) == 1, "depth does not shape the search"
+    assert all(abs(sum(row) - 1) < 1e-4 and len(row) == 139 for row in found["policy"]["probabilities"])
+
+
+def test_spaces_and_methods_have_policies_of_their_own(tmp_path):
+    data = load(TINY.dataset, train_size=240, test_size=50)
+    changes = ({}, {"space": "imagenet"}, {"search_method": "deep_ta"}, {"search_penalty": 0.5}, {"held_out_deep_ta": False})
+    assert len({policy_path(replace(TINY, **change), data, tmp_path) for change in changes}) == len(changes)
+    policy = find_policy(replace(TINY, search_method="deep_ta", held_out_deep_ta=False), data, tmp_path)
+    assert policy.layers == TINY.search_layers and len(policy.provenance["held_out"]) == 3 and "held_out_deep_ta" not in policy.provenance
+
+
+def test_a_proxy_is_trained_once_and_read_exactly(tmp_path, monkeypatch):
+    data = load(TINY.dataset, train_size=240, test_size=50)
+    part, _ = split_for_search(data.train, TINY.search_images, 0)
+    state = torch.get_rng_state()
+    first, seconds = proxy_of(TINY, data, part, tmp_path, torch.device("cpu"), progress=False)
+    monkeypatch.setattr(experiments, "pretrain_proxy", lambda *_, **__: pytest.fail("trained again"))
+    again, same = proxy_of(replace(TINY, search_penalty=0.0, epochs=3), data, part, tmp_path, torch.device("cpu"))
+    assert torch.equal(state, torch.get_rng_state()) and seconds == same > 0
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
+    assert not again.training and not any(p.requires_grad for p in again.parameters())
+
+
+def test_a_search_is_refused_to_several_processes(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="Table 3.5 first, without torchrun"):
+        find_policy(TINY, load(TINY.dataset, train_size=240, test_size=50), tmp_path)
+
+
+def test_table_3_1_is_described_by_the_space():
+    rows = [row for row, name in ROWS.items() if name in OPERATIONS]
+    shown = {row: described_space(row, SpaceSettings(), 0, None)["magnitude"] for row in rows}
+    assert len(rows) == 18 and shown["translate_x"] == "[-0.45, 0.45]" and shown["contrast"] == "[0.1, 1.9]" and shown["solarize"] == "[0, 256]"
+    assert shown["cutout"] == "16 (60)" and [row for row in rows if shown[row] == "none"] == [
+        "identity", "auto_contrast", "invert", "equalize", "flip", "crop"]
+    assert described_space("cutout", SpaceSettings("imagenet", "imagenet"), 0, None) == {"magnitude": "60"}
+    with pytest.raises(ValueError, match="identity, shear_x"):
+        described_space("deepaa", SpaceSettings(), 0, None)
+
+
+def test_tables_3_5_and_3_8(tmp_path):
+    cost = search_hours("deepaa", TINY, 0, tmp_path)
+    parts = cost["details"]
+    assert cost["search_hours"] == pytest.approx((parts["proxy_seconds"] + parts["seconds"]) / 3600) and parts["device"].startswith("CPU, ")
+    assert search_hours("deepaa", TINY, 0, tmp_path) == cost, "what was spent once is not measured again"
+    with pytest.raises(ValueError, match="not searched by this study; allowed: deepaa"):
+        search_hours("aa", TINY, 0, tmp_path)
+    shown = hyperparameters("cifar10_ta_wide", replace(TINY, network="wrn-28-10", batch_size=128, batch_repeats=8, lr=0.2), 0, tmp_path)
+    assert shown == {"model": "WRN-28-10", "batch_size": "128 x 8", "lr": 0.2, "weight_decay": 5e-4, "epochs": 1}
+
+
+def test_quality_of_a_seed_shares_its_proxy(tmp_path):
+    rows = {row: search_quality(row, replace(TINY, held_out_deep_ta=False, **change), 3, tmp_path)
+            for row, change in {"default": {}, "c_0": {"search_penalty": 0.0}, "deep_ta": {"search_method": "deep_ta"}}.items()}
+    assert len(list(tmp_path.glob("deepaa_proxy_*"))) == 1 and len(list(tmp_path.glob("deepaa_policy_*.json"))) == 3
+    for result in rows.values():
+        last = result["details"]["held_out"][-1]
+        assert (result["improvement"], result["deviation"], result["layers"]) == (last["improvement"], last["improvement_deviation"], last["depth"])
+    assert rows["deep_ta"]["layers"] == 2 and rows["deep_ta"]["seconds"] == 0
+    search_quality("default", TINY, 4, tmp_path)
+    assert len(list(tmp_path.glob("deepaa_proxy_*"))) == 2, "another seed is another proxy"
 
 
 def test_the_policy_is_searched_once_for_all_seeds_and_trainings(tmp_path, monkeypatch):
@@ -50,7 +146,7 @@ def test_the_policy_is_searched_once_for_all_seeds_and_trainings(tmp_path, monke
     assert torch.equal(find_policy(longer, data, tmp_path).probabilities, policy.probabilities), "the training's settings do not shape the policy"
     assert policy_path(replace(TINY, search_seed=1), data, tmp_path) != policy_path(TINY, data, tmp_path)
     assert policy.provenance["data"] == data.digest and len(policy.provenance["held_out"]) == policy.layers + 1
-    details = cifar_accuracy("deepaa", TINY, 0, tmp_path)["details"]
+    details = augmented_accuracy("deepaa", TINY, 0, tmp_path)["details"]
     assert len(details["top_operations"]) == len(details["entropy"]) == policy.layers
 
 
@@ -79,19 +175,19 @@ def test_a_damaged_policy_file_is_an_error_and_not_a_new_search(tmp_path):
     path = policy_path(TINY, data, tmp_path)
     path.write_text(path.read_text().replace("DeepAA", "DeepBB"))
     with pytest.raises(ValueError, match="changed after it was written"):
-        cifar_accuracy("deepaa", TINY, 0, tmp_path)
+        augmented_accuracy("deepaa", TINY, 0, tmp_path)
 
 
 def test_mirrored_evaluation_uses_the_same_file(tmp_path):
-    cifar_accuracy("deepaa", TINY, 0, tmp_path)
-    cifar_accuracy("deepaa", replace(TINY, mirror=True), 0, tmp_path)
+    augmented_accuracy("deepaa", TINY, 0, tmp_path)
+    augmented_accuracy("deepaa", replace(TINY, mirror=True), 0, tmp_path)
     files = [path for path in tmp_path.iterdir() if path.suffix == ".json"]
     assert len(files) == 1 and load_policy(files[0]).layers >= 1
 
 
 def test_an_unknown_row_and_wrong_settings(tmp_path):
-    with pytest.raises(ValueError, match="none, baseline, aa, ra, ua, ta_ra, ta_wide, deepaa"):
-        cifar_accuracy("autoaugment", TINY, 0, tmp_path)
+    with pytest.raises(ValueError, match="none, baseline, aa, ra, ua, ta_ra, ta_wide, deepaa, deepaa_simple, deep_ta, layers_1 to layers_7"):
+        augmented_accuracy("autoaugment", TINY, 0, tmp_path)
     for change in ({"precision": "fp8"}, {"search_steps": 0}, {"held_out_pairs": 1}, {"search_images": 0}, {"lr": -1.0}):
         with pytest.raises(ValueError):
             replace(TINY, **change)
@@ -107,4 +203,4 @@ def test_both_parts_of_the_split_need_every_class():
 
 
 def test_settings_are_plain_values():
-    assert all(value is None or isinstance(value, str | int | float | bool) for value in asdict(CifarSettings()).values())
+    assert all(value is None or isinstance(value, str | int | float | bool | tuple) for value in asdict(AugmentationSettings()).values())
