@@ -11,8 +11,8 @@ from effdl_nb.condensation import distillation as module
 from effdl_nb.condensation.coresets import random_coreset
 from effdl_nb.condensation.distillation import DistillationConfig, condense_distillation, replay, step_indices, to_probabilities
 from effdl_nb.condensation.images import ChannelWhitening
+from effdl_nb.condensation.learning import NonFiniteSteps
 from effdl_nb.condensation.sets import CondensedSet
-from effdl_nb.condensation.trajectory import NonFiniteSteps
 from effdl_nb.networks import build
 
 W = ChannelWhitening((0.5,) * 3, (0.25,) * 3)

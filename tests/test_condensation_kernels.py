@@ -10,8 +10,8 @@ from resuming import check_resuming
 from effdl_nb.condensation import kernels as module
 from effdl_nb.condensation.images import ChannelWhitening
 from effdl_nb.condensation.kernels import KernelConfig, centred, condense_kernel, kernel_accuracy, kernel_loss, ntk, ridge_regression
+from effdl_nb.condensation.learning import NonFiniteSteps
 from effdl_nb.condensation.sets import CondensedSet
-from effdl_nb.condensation.trajectory import NonFiniteSteps
 
 W = ChannelWhitening((0.5,) * 3, (0.25,) * 3)
 CONFIG = KernelConfig(iterations=6, batch_real=12, image_lr=0.05, label_lr=0.05)

@@ -10,21 +10,19 @@ from torch import nn
 
 from effdl_nb.condensation import matching as module
 from effdl_nb.condensation.images import ChannelWhitening
+from effdl_nb.condensation.learning import Learned, NonFiniteSteps, learn
 from effdl_nb.condensation.matching import (
     PUBLISHED,
-    Learned,
     MatchingConfig,
     condense_matching,
     feature_terms,
     gradient_terms,
     layer_outputs,
     layer_terms,
-    learn,
     resolve,
     row_distance,
 )
 from effdl_nb.condensation.sets import CondensedSet
-from effdl_nb.condensation.trajectory import NonFiniteSteps
 from effdl_nb.networks import build
 
 W = ChannelWhitening((0.5,) * 3, (0.25,) * 3)

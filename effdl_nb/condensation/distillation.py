@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .images import Whitening, augment, draw_augmentation
-from .matching import INITS, Learned, _allowed, _at_least, _positive, facts, initial_images, learn, resolve, run_mark
+from .learning import Learned, facts, learn, run_mark
+from .matching import INITS, _allowed, _at_least, _positive, initial_images, resolve
 from .sets import CondensedSet
 from .trajectory import RATE_BOUNDS
 from .unroll import MEMORY, Parameters, parameters_of, unroll
@@ -174,7 +175,7 @@ def condense_distillation(
     whitening: Whitening,  # that leads to model space
     details: Mapping | None = None,  # JSON-able facts to keep with the set, such as the data set's name and digest
     device=None,  # None: a GPU if there is one
-    **run,  # checkpoint, checkpoint_every, on_iteration and progress, as `matching.learn` takes them
+    **run,  # checkpoint, checkpoint_every, on_iteration and progress, as `learning.learn` takes them
 ) -> CondensedSet:
     """DD (images and learning rates; `rate` of the set is their mean, `details["rates"]` has them all) or LD (soft labels of real images).
 

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .distillation import to_probabilities
 from .images import Whitening
-from .matching import INITS, Learned, _allowed, _at_least, _positive, facts, initial_images, learn, run_mark
+from .learning import Learned, facts, learn, run_mark
+from .matching import INITS, _allowed, _at_least, _positive, initial_images
 from .sets import CondensedSet
 
 # %% ../../nbs/04_condensation/05b_kernels.ipynb #c5fae8dc
@@ -126,7 +127,7 @@ def condense_kernel(
     whitening: Whitening,  # that leads to model space
     details: Mapping | None = None,  # JSON-able facts to keep with the set, such as the data set's name and digest
     device=None,  # None: a GPU if there is one
-    **run,  # checkpoint, checkpoint_every, on_iteration and progress, as `matching.learn` takes them
+    **run,  # checkpoint, checkpoint_every, on_iteration and progress, as `learning.learn` takes them
 ) -> CondensedSet:
     """KIP: learn `ipc` images per class, and their labels if wanted, by which kernel regression recognises real images.
 

@@ -5,27 +5,21 @@
 # %% auto #0
 __all__ = ['Pairs', 'AT_ONCE', 'LOOPS', 'PUBLISHED', 'INITS', 'OPTIMIZERS', 'TERMS', 'row_distance', 'gradient_terms',
            'siamese_pair', 'feature_terms', 'layer_outputs', 'layer_weights', 'discrimination', 'layer_terms',
-           'published_loops', 'MatchingConfig', 'resolve', 'Learned', 'learn', 'curve', 'facts', 'settled',
-           'initial_images', 'condense_matching', 'run_mark']
+           'published_loops', 'MatchingConfig', 'resolve', 'settled', 'initial_images', 'condense_matching']
 
 # %% ../../nbs/04_condensation/05_matching.ipynb #80b1f0ef
-import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from .images import STRATEGY, Draw, Whitening, augment, draw_augmentation
+from .learning import Learned, facts, learn, run_mark
 from .sets import CondensedSet
-from .trajectory import NonFiniteSteps, real_images
-from ..files import atomic_write, settings_hash
+from .trajectory import real_images
 from ..networks import build
 from ..training import NonFiniteLoss, TrainConfig, train
 
@@ -249,120 +243,6 @@ def resolve(
     "Fill in what the method's paper says wherever the configuration says None."
     return replace(config, **{k: v for k, v in config.published().items() if getattr(config, k) is None})
 
-# %% ../../nbs/04_condensation/05_matching.ipynb #55ca53df
-class Learned:
-    "Tensors under optimisation, their optimiser, the run's randomness and the curve so far."
-
-    def __init__(self, tensors: Mapping[str, Tensor], rates: Mapping[str, float], optimizer: str, momentum: float, max_skipped: int, seed: int):
-        self.tensors = {k: v.detach().clone().requires_grad_() for k, v in tensors.items()}
-        groups = [{"params": [v], "lr": rates[k]} for k, v in self.tensors.items()]
-        self.rates, self.max_skipped = dict(rates), max_skipped
-        self.optimizer = torch.optim.SGD(groups, momentum=momentum) if optimizer == "sgd" else torch.optim.Adam(groups)
-        self.generator = torch.Generator().manual_seed(seed)
-        self.iteration, self.losses, self.skipped, self.row = 0, [], 0, 0
-        self.extra: dict[str, Tensor] = {}  # whatever else must survive, such as a network in training
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
-
-    def step(self, loss: float, gradients: Mapping[str, Tensor], scale: float = 1.0) -> float:
-        "One step at `scale` times the learning rates; the loss, or nan if the step was skipped. NonFiniteSteps after too many."
-        if math.isfinite(loss) and all(bool(torch.isfinite(g).all()) for g in gradients.values()):
-            for group, name in zip(self.optimizer.param_groups, self.tensors, strict=True):
-                self.tensors[name].grad, group["lr"] = gradients[name], self.rates[name] * scale
-            self.optimizer.step()
-            self.row = 0
-            return loss
-        return self.skip()
-
-    def skip(self) -> float:
-        "Count a step that is not finite."
-        self.skipped, self.row = self.skipped + 1, self.row + 1
-        if self.row >= self.max_skipped:
-            raise NonFiniteSteps(f"{self.row} steps in a row were not finite (iteration {self.iteration}); a smaller image_lr helps")
-        return math.nan
-
-# %% ../../nbs/04_condensation/05_matching.ipynb #a7070739
-def _save(learned: Learned, path: Path, mark: str):
-    tensors = {f"learned.{k}": v.detach() for k, v in learned.tensors.items()} | {f"extra.{k}": v for k, v in learned.extra.items()}
-    for i, state in learned.optimizer.state_dict()["state"].items():
-        tensors.update({f"optimizer.{i}.{k}": v for k, v in state.items() if torch.is_tensor(v)})
-    tensors |= {"generator": learned.generator.get_state(), "losses": torch.tensor(learned.losses, dtype=torch.float64)}
-    header = {"mark": mark, "iteration": learned.iteration, "skipped": learned.skipped, "row": learned.row}
-    with atomic_write(path) as part:
-        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, part, {"learned": json.dumps(header)})
-
-
-def _load(learned: Learned, path: Path, mark: str):
-    try:
-        with safe_open(path, "pt") as f:
-            header, tensors = json.loads((f.metadata() or {}).get("learned", "{}")), {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as e:
-        raise ValueError(f"{path} is not a whole checkpoint ({e}); delete it to start again") from e
-    if header.get("mark") != mark:
-        raise ValueError(f"{path} is a checkpoint of other settings or images; delete it or choose another path")
-    record, device = learned.optimizer.state_dict(), next(iter(learned.tensors.values())).device
-    with torch.no_grad():
-        for name, v in learned.tensors.items():
-            v.copy_(tensors[f"learned.{name}"])
-    for name, v in tensors.items():
-        if name.startswith("optimizer."):
-            _, i, key = name.split(".")
-            record["state"].setdefault(int(i), {})[key] = v
-    learned.optimizer.load_state_dict(record)
-    learned.extra = {name.removeprefix("extra."): v.to(device) for name, v in tensors.items() if name.startswith("extra.")}
-    learned.generator.set_state(tensors["generator"])
-    learned.losses = tensors["losses"].tolist()
-    learned.iteration, learned.skipped, learned.row = (header[k] for k in ("iteration", "skipped", "row"))
-
-# %% ../../nbs/04_condensation/05_matching.ipynb #2d8f1265
-def learn(
-    learned: Learned,  # changed in place
-    iterations: int,  # in all, those of a checkpoint included
-    iterate: Callable[[Learned], float],  # one iteration: steps `learned`, returns the loss or nan
-    finish: Callable[[Learned], CondensedSet | None],  # makes the result, once all iterations are done
-    mark: str,  # hash of all that shapes the run; a checkpoint with another one is refused
-    *,
-    name: str,  # of the bar
-    checkpoint: str | Path | None = None,  # file to go on from, if it is there, and to save to; removed when the result is made
-    checkpoint_every: int = 100,  # iterations between saves
-    on_iteration: Callable | None = None,  # (iteration, learned, loss) -> None, after each iteration
-    progress: bool = True,  # a bar with the time left
-) -> CondensedSet | None:  # what `finish` returns
-    "Iterate to the end, from a checkpoint if there is one, and make the result. ValueError if the checkpoint is damaged or of another run."
-    if checkpoint is not None and Path(checkpoint).exists():
-        _load(learned, Path(checkpoint), mark)
-    with tqdm(total=iterations, initial=learned.iteration, desc=name, unit="it", disable=not progress, leave=False) as bar:
-        while learned.iteration < iterations:
-            learned.losses.append(iterate(learned))
-            learned.iteration += 1
-            if checkpoint is not None and learned.iteration % checkpoint_every == 0 and learned.iteration < iterations:
-                _save(learned, Path(checkpoint), mark)
-            if on_iteration is not None:
-                on_iteration(learned.iteration, learned, learned.losses[-1])
-            bar.update()
-    made = finish(learned)
-    if checkpoint is not None:
-        Path(checkpoint).unlink(missing_ok=True)
-    return made
-
-
-def curve(
-    losses: list[float],  # one per iteration; nan for a skipped one
-) -> dict:
-    "At most 200 points of a curve, JSON-able: nan becomes None."
-    every = max(1, math.ceil(len(losses) / 200))
-    return {"every": every, "loss": [None if math.isnan(v) else round(v, 6) for v in losses[::every]]}
-
-
-def facts(
-    learned: Learned,
-    config,  # a dataclass of settings
-    details: Mapping | None,  # what the caller wants kept
-) -> dict:
-    "What is kept with a learned set: the caller's details, all settings, the curve and the number of skipped steps."
-    return {**(details or {}), "settings": asdict(config), "curve": curve(learned.losses), "skipped": learned.skipped}
-
 # %% ../../nbs/04_condensation/05_matching.ipynb #6acc8818
 class _Matching:
     "The real side of the problem and one iteration on it."
@@ -474,7 +354,7 @@ def condense_matching(
     whitening: Whitening,  # that leads to model space
     details: Mapping | None = None,  # JSON-able facts to keep with the set, such as the data set's name and digest
     device=None,  # None: a GPU if there is one
-    **run,  # checkpoint, checkpoint_every, on_iteration and progress, as `learn` takes them; learned["images"] are the images
+    **run,  # checkpoint, checkpoint_every, on_iteration and progress, as `learning.learn` takes them; learned["images"] are the images
 ) -> CondensedSet:
     """DC, DSA, DM, CAFE or CAFE+DSA: learn `ipc` images per class that act on networks as real images do.
 
@@ -494,9 +374,3 @@ def condense_matching(
 
     mark = run_mark(config, images, index)
     return learn(learned, config.iterations, lambda state: _iterate(problem, state), finish, mark, name=config.method, **run)
-
-
-def run_mark(config, images: Tensor, index: list[int]) -> str:
-    "What a checkpoint must agree with: settings, real images and the choice among them."
-    settings = json.loads(json.dumps(asdict(config)))
-    return settings_hash([type(config).__name__, settings, list(images.shape), images.sum(dtype=torch.float64).item(), index])
