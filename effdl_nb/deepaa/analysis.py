@@ -95,6 +95,8 @@ def _say_missing(axis, title: str) -> None:
     _style(axis, title)
     axis.set_xticks([])
     axis.set_yticks([])
+    axis.spines[:].set_visible(False)
+    axis.tick_params(length=0)
     axis.text(0.5, 0.5, MISSING, transform=axis.transAxes, ha="center", va="center", fontsize=FONT + 0.5, color=INK)
 
 
@@ -153,16 +155,16 @@ def compared_accuracies(
     labels: Mapping[str, str],  # row key: words
 ) -> pd.DataFrame:
     "Lines of Figure 3.2, best of the dissertation first; DeepAA-simple's value there is derived from the text where the table has none."
-    lines = cells.reindex(columns=["row", "ours", "spread", "n", "thesis", "thesis_spread", "corrected"]).copy()
+    lines = cells.reindex(columns=["row", "ours", "spread", "n", "thesis", "thesis_spread", "corrected"]).reset_index(drop=True)
     numbers = [name for name in lines if name != "row"]
     lines[numbers] = lines[numbers].apply(pd.to_numeric, errors="coerce")
     lines["thesis"] = lines.corrected.where(lines.corrected.notna(), lines.thesis)
     if "deepaa_simple" not in set(lines.row):
         lines.loc[len(lines), "row"] = "deepaa_simple"
     simple = (lines.row == "deepaa_simple") & lines.thesis.isna()
+    lines["derived"] = simple | ((lines.row == "deepaa_simple") & lines.corrected.notna())
     deep = lines.loc[lines.row == "deepaa", "thesis"]
     lines.loc[simple, "thesis"] = round(deep.iloc[0] - SIMPLE_DROP, 2) if len(deep) else math.nan
-    lines["derived"] = lines.row == "deepaa_simple"
     lines.insert(1, "label", [labels.get(row, "DeepAA-simple" if row == "deepaa_simple" else row) for row in lines.row])
     return lines.drop(columns="corrected").sort_values("thesis", ascending=False, kind="stable").reset_index(drop=True)
 
@@ -350,16 +352,18 @@ def draw_magnitudes(
         return figure, pd.DataFrame(columns=["layer", "operation", "level", "magnitude", "probability"])
     frame, down = level_frame(policy), math.ceil(policy.layers / 2)
     figure = Figure(figsize=(WIDTH, 0.7 + 2.35 * down), layout="constrained")
-    axes, norm = figure.subplots(down, 2, squeeze=False).flat, PowerNorm(0.5, 0, max(0.01, frame.probability.max()))
-    for axis, (layer, part) in zip(axes, frame.groupby("layer"), strict=False):
+    axes, top = list(figure.subplots(down, 2, squeeze=False).flat), max(0.01, frame.probability.max())
+    for axis, (layer, part) in zip(axes[:policy.layers], frame.groupby("layer"), strict=True):
         grid = part.pivot(index="operation", columns="level", values="probability").loc[list(dict.fromkeys(part.operation))]
-        image = _heat_map(axis, grid, norm)
+        image = _heat_map(axis, grid, PowerNorm(0.5, 0, top))
         _style(axis, f"layer {layer}", "level")
         for place, total in enumerate(grid.sum(axis=1)):
             axis.text(1.02, place, f"{total:.3f}".lstrip("0"), transform=axis.get_yaxis_transform(), va="center", fontsize=FONT - 0.5, color=INK)
-    for axis in axes:
+    for axis in axes[policy.layers:]:
         axis.set_axis_off()
-    bar = figure.colorbar(image, ax=figure.axes, location="bottom", shrink=0.5, aspect=40, pad=0.02)
+    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.02, ticks=[0, top / 16, top / 4, top])
+    bar.ax.minorticks_off()
+    bar.ax.set_xticklabels([f"{value:.2g}" for value in (0, top / 16, top / 4, top)])
     bar.set_label("probability of a level (square-root scale); at the right of each line that of the operation", fontsize=FONT, color=INK)
     bar.ax.tick_params(labelsize=FONT, colors=INK)
     figure.suptitle(title, fontsize=FONT + 1.5, color=INK)
@@ -403,7 +407,7 @@ def draw_cumulated(
 ) -> tuple[Figure, pd.DataFrame]:
     "Figure 3.7: probability of every operation cumulated over the layers, coloured by magnitude, a panel for each method."
     frame = cumulated_frame(policies)
-    names = [name for name in SearchSpace.cifar().operations() if name in set(frame.operation)]
+    names = SearchSpace.cifar().operations()
     figure, colours, norm = Figure(figsize=(WIDTH, 4.9), layout="constrained"), matplotlib.colormaps["coolwarm"], Normalize(-5, 5)
     axes = figure.subplots(1, len(policies), squeeze=False, sharey=True, sharex=True)[0]
     for axis, (method, part) in zip(axes, frame.groupby("method", sort=False), strict=True):
