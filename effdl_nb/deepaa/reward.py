@@ -4,23 +4,23 @@
 
 # %% auto #0
 __all__ = ['weight_names', 'weights_of', 'FrozenNorm', 'frozen_copy', 'frozen', 'check_batch', 'batch_gradient',
-           'DegenerateGradient', 'check_norms', 'cosine', 'direction', 'split_like', 'directional_derivatives',
-           'explicit_jacobian', 'reward', 'double_backward_reward', 'logit_gradient', 'monte_carlo_reward',
-           'regularized_reward']
+           'DegenerateGradient', 'check_norms', 'cosine', 'direction', 'split_like', 'compiled_forward_mode',
+           'directional_derivatives', 'explicit_jacobian', 'reward', 'double_backward_reward', 'logit_gradient',
+           'monte_carlo_reward', 'regularized_reward']
 
 # %% ../../nbs/03_deepaa/03_reward.ipynb #c096cebe
 import contextlib
 import copy
 import re
 import warnings
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd import forward_ad
-from torch.func import functional_call
+from torch.func import functional_call, jvp
 
 # %% ../../nbs/03_deepaa/03_reward.ipynb #b7ba11ef
 _WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
@@ -192,6 +192,24 @@ def _forward_mode(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, 
         return forward_ad.unpack_dual(_losses(model, duals, images, labels)).tangent
 
 
+@lru_cache(maxsize=2)
+def compiled_forward_mode(model: nn.Module, backend: str = "inductor") -> Callable:
+    "The same derivative as a compiled function of (images, labels, u), for a GPU."
+    _load_forward_mode()
+
+    def derivative(w, tangents, images, labels):
+        return jvp(lambda w: _losses(model, w, images, labels), (w,), (tangents,))[1]
+
+    compiled = torch.compile(derivative, backend=backend)
+
+    @torch.no_grad()
+    def along(images, labels, u):
+        w = weights_of(model)
+        return compiled(w, split_like(u, w), images, labels)
+
+    return along
+
+
 def _is_missing_formula(error: RuntimeError) -> bool:
     "Whether PyTorch says that a layer has no forward-mode derivative, and not, say, that memory is short."
     return re.search("forward (mode )?AD", str(error)) is not None
@@ -203,13 +221,15 @@ def directional_derivatives(
     labels: torch.Tensor,  # (N,) int64
     u: torch.Tensor,  # (D,) direction in weight space
     chunk: int = 512,  # images in one pass; bounds memory, not the result
+    compiled: bool = False,  # compile the pass; the model should be a frozen copy, or each call compiles anew
 ) -> torch.Tensor:
     "(N,) derivative of every image's loss when w moves along u: G^T u without G, in three forward passes."
     check_batch(images, labels)
     with frozen(model) as fast:
         pieces = zip(images.split(chunk), labels.split(chunk), strict=True)
         try:
-            return torch.cat([_forward_mode(fast, x, y, u) for x, y in pieces])
+            forward_mode = compiled_forward_mode(fast) if compiled else partial(_forward_mode, fast)
+            return torch.cat([forward_mode(x, y, u) for x, y in pieces])
         except RuntimeError as error:
             if not _is_missing_formula(error):
                 raise
@@ -263,6 +283,7 @@ def monte_carlo_reward(
     label: torch.Tensor,  # () int64: the image's label
     v: torch.Tensor,  # (D,) validation gradient
     chunk: int = 512,  # images in one forward-mode pass
+    compiled: bool = False,  # see `directional_derivatives`
 ) -> tuple[torch.Tensor, torch.Tensor]:
     "Estimates of the reward of layer k, (T,), and of cos(v, g): Eqs 3.7 to 3.9 with means and 1/||v||."
     if prefixed.ndim != 5 or prefixed.numel() == 0:
@@ -270,7 +291,7 @@ def monte_carlo_reward(
     prefixes, transforms = prefixed.shape[:2]
     g = batch_gradient(model, chains, label.expand(len(chains)))
     images = prefixed.flatten(0, 1)
-    derivatives = directional_derivatives(model, images, label.expand(len(images)), direction(v, g), chunk)
+    derivatives = directional_derivatives(model, images, label.expand(len(images)), direction(v, g), chunk, compiled)
     return derivatives.view(prefixes, transforms).mean(0), cosine(v, g)
 
 # %% ../../nbs/03_deepaa/03_reward.ipynb #f3876f4d
