@@ -1,0 +1,137 @@
+"""The search as a command: killed and continued, small classes, wrong arguments, and the policy in a torchvision pipeline."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+
+from effdl_nb.data import load
+from effdl_nb.deepaa.command import main
+from effdl_nb.deepaa.policy import load_policy
+from effdl_nb.deepaa.search import PolicySearch
+
+SHORT = ["--steps", "4", "--layers", "2", "--pairs", "2", "--lr", "2", "--chains", "8", "--prefixes", "1", "--proxy-epochs", "1",
+         "--stop-identity", "1", "--device", "cpu", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root, sample = tmp_path_factory.mktemp("images"), load("cifar10-sample")
+    for name, split, count in (("train", sample.train, 16), ("val", sample.test, 4)):
+        for k in range(3):
+            (root / name / sample.classes[k]).mkdir(parents=True)
+            for n, row in enumerate((split.labels == k).nonzero().flatten()[:count].tolist()):
+                Image.fromarray(split.images[row].permute(1, 2, 0).numpy()).save(root / name / sample.classes[k] / f"{n}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "policy.json"
+    assert main(["--data", str(folder), "--out", str(out), *SHORT]) == 0
+    return out
+
+
+def test_the_printed_lines_use_the_policy_in_a_loader(folder, whole, tmp_path, capsys):
+    out = tmp_path / "policy.json"
+    assert main(["--data", str(folder), "--out", str(out), *SHORT]) == 0
+    said = capsys.readouterr().out
+    assert "3 classes" in said and "layer 1: entropy" in said and "instead of 32" in said and not list(tmp_path.glob("*.safetensors"))
+    names = {}
+    exec("\n".join(line.strip() for line in said.splitlines() if line.startswith("    ")), names)
+    dataset = ImageFolder(folder / "train", transform=names["pipeline"])
+    torch.manual_seed(0)
+    batches = list(DataLoader(dataset, batch_size=16))
+    assert [tuple(x.shape) for x, _ in batches] == [(16, 3, 32, 32)] * 3
+    assert all(torch.isfinite(x).all() and x.dtype == torch.float32 for x, _ in batches)
+    assert torch.equal(load_policy(out).probabilities, load_policy(whole).probabilities), "the same command finds the same policy"
+
+
+def test_a_killed_search_goes_on_where_it_was(folder, whole, tmp_path, capsys):
+    out = tmp_path / "policy.json"
+    arguments = ["--data", str(folder), "--out", str(out), *SHORT]
+    slowly = "import sys, time; from effdl_nb.deepaa import command, search\n" \
+             "advance = search.PolicySearch.advance\n" \
+             "def slow(self):\n    time.sleep(0.3); return advance(self)\n" \
+             "search.PolicySearch.advance = slow\nsys.exit(command.main(sys.argv[1:]))"
+    running = subprocess.Popen([sys.executable, "-c", slowly, *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    state, end = tmp_path / "policy.json.search.safetensors", time.monotonic() + 120
+    while not state.exists() and running.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL and state.exists() and not out.exists()
+    assert (tmp_path / "policy.json.proxy.safetensors").exists()
+    assert main(arguments) == 0 and "continuing at layer" in capsys.readouterr().out
+    assert torch.equal(load_policy(out).probabilities, load_policy(whole).probabilities)
+
+
+def test_an_interruption_says_how_to_continue_and_other_settings_are_refused(folder, tmp_path, monkeypatch, capsys):
+    out, advance, calls = tmp_path / "policy.json", PolicySearch.advance, []
+
+    def interrupted(self):
+        calls.append(1)
+        if len(calls) == 7:
+            raise KeyboardInterrupt
+        return advance(self)
+
+    monkeypatch.setattr(PolicySearch, "advance", interrupted)
+    arguments = ["--data", str(folder), "--out", str(out), *SHORT]
+    assert main(arguments) == 130 and "same command again" in capsys.readouterr().out
+    assert main([*arguments, "--penalty", "0.5"]) == 1
+    assert re.search(r"belongs to another search.*penalty \(1.0 there, 0.5 here\)", capsys.readouterr().err)
+    assert main([*arguments, "--network", "wrn-10-1"]) == 1
+    assert "made with other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong, words", [
+    (["--network", "lenet"], "unknown network 'lenet'; allowed: wrn"),
+    (["--space", "mnist"], "invalid choice: 'mnist'"),
+    (["--steps", "0"], "steps is 0; allowed: whole numbers from 1"),
+    (["--steps", "many"], "invalid int value: 'many'"),
+    (["--device", "tpu"], "device is 'tpu'; allowed here: cpu"),
+    (["--precision", "bf16"], "precision is 'bf16'; allowed: 'fp32', 'tf32'"),
+    (["--precision", "tf32", "--device", "cpu"], "needs a GPU"),
+    (["--compile", "--device", "cpu"], "needs a GPU"),
+    (["--guide-share", "1"], "--guide-share is 1.0; allowed"),
+    (["--image-size", "4"], "image_size"),
+    (["--stpes", "3"], "unrecognized arguments: --stpes"),
+])
+def test_wrong_arguments_are_named_before_images_are_read(wrong, words, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--data", "nowhere", "--out", str(tmp_path / "p.json"), *wrong])
+    assert stop.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_images_that_do_not_fit(folder, whole, tmp_path, capsys):
+    def says(data, *more):
+        assert main(["--data", str(data), "--out", str(tmp_path / "p.json"), *SHORT, *more]) == 1
+        return capsys.readouterr().err
+
+    assert "no such folder" in says(tmp_path / "nowhere")
+    assert "smaller than the space's Cutout of 60" in says(folder, "--space", "imagenet")
+    for name in ("train", "val"):
+        (tmp_path / "one" / name / "only").mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "one" / name / "only" / "0.png")
+    assert "at least 2 are needed: ['only']" in says(tmp_path / "one")
+    for name in ("train", "val"):
+        (tmp_path / "one" / name / "second").mkdir()
+        Image.new("RGB", (32, 32)).save(tmp_path / "one" / name / "second" / "0.png")
+    assert "too small: {'only': 1, 'second': 1}" in says(tmp_path / "one")
+    with pytest.raises(SystemExit):
+        main(["--data", str(folder), "--out", str(whole), *SHORT])
+    assert "--overwrite" in capsys.readouterr().err
+
+
+def test_the_module_is_the_command(tmp_path):
+    done = subprocess.run([sys.executable, "-W", "error::RuntimeWarning", "-m", "effdl_nb.deepaa.search", "--help"], capture_output=True, text=True,
+                          cwd=Path(__file__).parent.parent)
+    assert done.returncode == 0 and "--data FOLDER" in done.stdout and "effdl_nb.deepaa.search" in done.stdout and not done.stderr
