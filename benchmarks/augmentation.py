@@ -4,11 +4,18 @@
 
 Every path but kornia's gives every image its own random operation. The peers are torchvision v2's TrivialAugmentWide on PIL images and
 on tensors (one image at a time, as in its own data loaders), loops over Pillow with one operation an image, and kornia's TrivialAugment,
-which draws one operation for the whole batch and so is another method; it is shown for its speed alone, where it is installed. Of the
-loops over Pillow one stays among PIL images, the other reads and writes tensors as our batch does; all paths with the 139 transforms make
-the same draws, since one operation costs forty times another. Times are the process's own processor
-time, repeats of all paths alternate, and the best one counts, so that a busy machine disturbs them alike. `--kinds` prints each operation
-at several sizes, computed by tensors and by Pillow, which is how the sizes in `effdl_nb.deepaa.operations.PILLOW_FROM` were found.
+which draws one operation for the whole batch and so is another method; it is shown for its speed alone, where it is installed.
+
+A path is compared with the Pillow loop that takes and returns what it does. A policy's step in a pipeline before ToTensor gets PIL images
+and returns them (`as_transform`, which makes no tensor of the pixels): its peer is the loop among PIL images. A policy called on a batch of
+tensors has the loop from and to tensors as its peer. The ratio of the batch to the loop among PIL images is printed too; it compares
+different work, and says that images which a loader decodes to PIL are better augmented there.
+
+All paths with the 139 transforms make the same draws, since one operation costs forty times another. Paths that take one image at a time
+let go of each result, as a loader does after ToTensor; keeping them costs each such path about a tenth, for fresh memory, and makes the
+ratios noisier. Times are the process's own processor time, repeats of all paths alternate, and the best one counts, so that a busy machine
+disturbs them alike. `--kinds` prints each operation at several sizes, computed by tensors and
+by Pillow, which is how the sizes in `effdl_nb.deepaa.operations.PILLOW_FROM` were found.
 """
 
 import argparse
@@ -33,7 +40,8 @@ def pillow_loops(images: torch.Tensor, pictures: list, policy, generator: torch.
 
     def bare():
         draw = policy.sample(len(pictures), generator.manual_seed(0))
-        return [one(*drawn) for drawn in zip(pictures, draw.indices[:, 0].tolist(), draw.noise[:, 0].tolist(), strict=True)]
+        for drawn in zip(pictures, draw.indices[:, 0].tolist(), draw.noise[:, 0].tolist(), strict=True):
+            one(*drawn)
 
     def between_tensors():
         draw, out = policy.sample(len(images), generator.manual_seed(0)), []
@@ -53,7 +61,8 @@ def paths(images: torch.Tensor, space: SearchSpace) -> dict:
 
     def seeded(transform, items):
         torch.manual_seed(0)
-        return [transform(item) for item in items]
+        for item in items:
+            transform(item)
 
     found = {
         "effdl_nb, 139 transforms": lambda: policy(images, generator.manual_seed(0)),
@@ -89,9 +98,10 @@ def side_by_side(images: torch.Tensor, space: SearchSpace, repeats: int) -> None
         print(f"  {name:<34}{rate:>10,.0f} images/s")
     peer = max(rate for name, rate in rates.items() if name.startswith("torchvision"))
     print(f"  TrivialAugment (Wide): {rates['effdl_nb, TrivialAugment (Wide)'] / peer:.1f} times the faster torchvision path")
-    batch, loops = rates["effdl_nb, 139 transforms"], [rates[f"Pillow loop, {name}"] for name in ("PIL to PIL", "tensor to tensor")]
-    print(f"  139 transforms, tensors: {batch / loops[1]:.2f} times the Pillow loop of tensors, {batch / loops[0]:.2f} times that of PIL images")
-    print(f"  139 transforms, PIL: {rates['effdl_nb, as_transform on PIL'] / loops[0]:.2f} times the Pillow loop of PIL images")
+    batch, step = rates["effdl_nb, 139 transforms"], rates["effdl_nb, as_transform on PIL"]
+    among, between = (rates[f"Pillow loop, {name}"] for name in ("PIL to PIL", "tensor to tensor"))
+    print(f"  139 transforms, PIL to PIL: {step / among:.2f} times the Pillow loop that does the same")
+    print(f"  139 transforms, tensor to tensor: {batch / between:.2f} times the Pillow loop that does the same ({batch / among:.2f} times the other)")
 
 
 def enlarged(images: torch.Tensor, side: int) -> torch.Tensor:

@@ -161,8 +161,8 @@ class Policy(Augmentation):
     def draw_one(self, generator: torch.Generator | None = None) -> list[tuple[Transform, tuple[float, float]]]:
         "`sample(1)` as a list of transforms with their noise; the same draw without tensors, whose overhead one image would feel."
         device = generator.device if generator is not None else "cpu"
-        u = torch.rand(1, self.numbers, dtype=torch.float64, generator=generator, device=device)[0].tolist()
-        return [(self.space[bisect_right(row, u[3 * k])], (u[3 * k + 1], u[3 * k + 2])) for k, row in enumerate(self._rows)]
+        u = torch.rand(3 * len(self._rows), dtype=torch.float64, generator=generator, device=device).tolist()
+        return [(self.space.transforms[bisect_right(row, u[3 * k])], (u[3 * k + 1], u[3 * k + 2])) for k, row in enumerate(self._rows)]
 
     def body(self) -> dict:
         "What a file holds of it."
@@ -303,7 +303,7 @@ class PolicyTransform(nn.Module):
 
     def forward(self, image, *others):
         "The augmented image, and whatever came beside it unchanged."
-        if moved := [type(o).__name__ for o in others if type(o).__name__ in ("BoundingBoxes", "Mask", "KeyPoints")]:
+        if others and (moved := [type(o).__name__ for o in others if type(o).__name__ in ("BoundingBoxes", "Mask", "KeyPoints")]):
             raise TypeError(f"a policy moves pixels but not {', '.join(moved)}: only labels may come beside the image")
         if isinstance(image, Image.Image):
             image = _by_pillow(image, self.policy.draw_one(), self.policy.space)
