@@ -8,9 +8,9 @@ import torch
 from effdl_nb.condensation import trajectory as module
 from effdl_nb.condensation.experts import ExpertConfig, train_experts
 from effdl_nb.condensation.images import ChannelWhitening
+from effdl_nb.condensation.learning import NonFiniteSteps
 from effdl_nb.condensation.trajectory import (
     READINGS,
-    NonFiniteSteps,
     TrajectoryConfig,
     analyse_layers,
     condense_trajectory,
@@ -50,7 +50,7 @@ def analysed(experts, real, gram=True):
 def test_full_rank_is_the_plain_loss(experts, real):
     target, start, layers = analysed(experts, real)
     end = {k: v + 0.01 for k, v in target.items()}
-    for reading in ("rank", "schedule"):
+    for reading in ("rank", "schedule", "svd", "centred"):
         torch.testing.assert_close(iatm_loss(end, start, target, layers, 1.0, reading), mtt_loss(end, start, target))
     assert [len(layer.components.sigma) for layer in layers] == [4, 4, 3]
 
@@ -58,7 +58,7 @@ def test_full_rank_is_the_plain_loss(experts, real):
 @pytest.mark.parametrize("fraction", [0.0, 0.3, 0.9])
 def test_a_student_that_did_not_move_has_loss_one(experts, real, fraction):
     target, start, layers = analysed(experts, real)
-    for reading in ("rank", "schedule", "whitened"):
+    for reading in ("rank", "schedule", "soft", "svd", "centred", "whitened"):
         torch.testing.assert_close(iatm_loss(start, start, target, layers, fraction, reading).item(), 1.0, rtol=1e-4, atol=0)
 
 
@@ -151,14 +151,14 @@ def test_checkpoints_that_do_not_fit(experts, real, tmp_path):
 
 
 def test_a_nan_step_is_skipped_and_the_rest_is_used(experts, real, monkeypatch):
-    healthy, calls = module.iatm_loss, []
+    healthy, calls = module.mtt_loss, []
 
     def sometimes(*args):
         calls.append(1)
         return healthy(*args) * (math.nan if len(calls) == 3 else 1)
 
-    monkeypatch.setattr(module, "iatm_loss", sometimes)
-    made = condense(experts, real)
+    monkeypatch.setattr(module, "mtt_loss", sometimes)
+    made = condense(experts, real, replace(CONFIG, method="mtt"))
     assert made.details["skipped"] == 1 and made.details["curve"]["loss"][2] is None and torch.isfinite(made.images).all()
 
 
@@ -169,8 +169,8 @@ def test_divergence_is_an_error(experts, real):
 
 @pytest.mark.parametrize("push", [-1, 1])
 def test_the_rate_stays_positive_and_bounded(experts, real, monkeypatch, push):
-    monkeypatch.setattr(module, "iatm_loss", lambda end, *_: push * 1e3 * sum(v.square().sum() for v in end.values()))
-    made = condense(experts, real, replace(CONFIG, image_lr=0.0, rate_lr=100.0, iterations=3))
+    monkeypatch.setattr(module, "mtt_loss", lambda end, *_: push * 1e3 * sum(v.square().sum() for v in end.values()))
+    made = condense(experts, real, replace(CONFIG, method="mtt", image_lr=0.0, rate_lr=100.0, iterations=3))
     assert module.RATE_BOUNDS[0] * 0.999 <= made.rate <= module.RATE_BOUNDS[1] * 1.001
 
 
@@ -196,7 +196,8 @@ def test_epochs_that_the_experts_lack(experts, real):
 
 
 @pytest.mark.parametrize("wrong", [
-    {"method": "dm"}, {"memory": "tesla"}, {"ipc": 0}, {"rate": -1.0}, {"rate": math.nan}, {"min_start": 3}, {"image_optimizer": "lion"}])
+    {"method": "dm"}, {"memory": "tiny"}, {"memory": "full", "compiled": True}, {"opening": "late"}, {"horizon": "T-"}, {"ipc": 0}, {"rate": -1.0},
+    {"rate": math.nan}, {"min_start": 3}, {"image_optimizer": "lion"}])
 def test_wrong_settings(wrong):
     with pytest.raises(ValueError):
         replace(CONFIG, **wrong)
@@ -212,3 +213,76 @@ def test_golden_first_step(experts, real):
     images = real[0][index].clone().requires_grad_()
     loss, _ = problem.loss(images, real[1][index], torch.tensor(config.rate), 0, torch.Generator().manual_seed(1))
     torch.testing.assert_close(made.images, (images - 0.5 * torch.autograd.grad(loss, images)[0]).detach())
+
+
+def test_soft_by_hand():
+    # one layer [W | b], U = I, sigma^2 = (3, 1): shares 3/4 and 1/4, two components, so weights 1.5 and 0.5.
+    # target 0, end rows (1, 0) and (0, 2): 1.5 * 1 + 0.5 * 4 = 3.5; start rows (2, 0) and (0, 0): 1.5 * 4 = 6
+    found = module.Importance(torch.tensor([3.0, 1]).sqrt(), torch.eye(2))
+    layer = module.LayerComponents("w", None, found, None)
+    target, end, start = ({"w": torch.tensor(v)} for v in ([[0.0, 0], [0, 0]], [[1.0, 0], [0, 2]], [[2.0, 0], [0, 0]]))
+    torch.testing.assert_close(iatm_loss(end, start, target, [layer], 0.0, "soft").item(), 3.5 / 6)
+    dead = module.LayerComponents("w", None, module.Importance(torch.zeros(2), torch.eye(2)), None)
+    torch.testing.assert_close(iatm_loss(end, start, target, [dead], 0.0, "soft"), mtt_loss(end, start, target))
+
+
+def test_plain_svd_ranks_without_data(experts, real):
+    target = experts.parameters(0, 2)
+    model = module.build("convnet-2", 3, width=4, image_size=8)
+    a, b = (analyse_layers(model, target, x, components="weights") for x in (real[0][:8], torch.zeros(2, 3, 8, 8)))
+    for p, q in zip(a, b, strict=True):
+        torch.testing.assert_close(p.components.sigma, q.components.sigma)
+        torch.testing.assert_close(p.components.sigma, torch.linalg.svdvals(p.matrix(target).double()), atol=1e-6, rtol=1e-5)
+    with pytest.raises(ValueError, match="outputs, centred, weights"):
+        analyse_layers(model, target, real[0][:8], components="pixels")
+
+
+def test_opening_and_horizon_override_the_reading(experts, real):
+    assert energy_fraction("rank", 1, 4, 10, 30, 100, opening="epochs") == 0.25
+    assert energy_fraction("rank", 1, 4, 10, 30, 100, opening="iterations") == 0.6
+    assert energy_fraction("rank", 1, 4, 10, 0, 100, horizon="T") == 0.1
+    assert energy_fraction("literal", 1, 4, 10, horizon="T+") == 0.25
+    with pytest.raises(ValueError, match="epochs, iterations, both"):
+        energy_fraction("rank", 0, 4, 8, opening="slowly")
+    late = condense(experts, real, replace(CONFIG, opening="iterations"))
+    assert set(late.details["ranks"]) == {"0.0", "0.3", "0.7", "1.0"}  # 2 j / J for j = 0, 1, 2 of 6, then open
+
+
+def test_all_components_open_is_mtt_image_by_image(experts, real):
+    # the last start epoch is T+: with start epochs 1..1 only, f = 1 throughout
+    config = replace(CONFIG, min_start=1)
+    a, b = (condense(experts, real, replace(config, method=m)) for m in ("mtt", "iatm"))
+    assert torch.equal(a.images, b.images) and a.rate == b.rate
+    assert b.details["ranks"] == {"1.0": [4, 4, 3]}
+
+
+def test_k_zero_and_t_beyond_the_horizon(experts, real):
+    target, start, layers = analysed(experts, real)
+    found = layers[0].components
+    assert found.rank_at(0.0, "within", min_rank=0) == 0 and found.rank_at(0.0, "within") == 1
+    assert torch.isfinite(iatm_loss(start, start, target, layers, 0.0, "literal"))
+    beyond = replace(CONFIG, reading="literal", expert_epochs=1)  # t = 1 is at T, where all components are open
+    assert "1.0" in condense(experts, real, replace(beyond, min_start=1)).details["ranks"]
+
+
+@pytest.mark.parametrize("memory", ["adjoint", "auto"])
+def test_memory_modes_lead_to_the_same_images(experts, real, memory):
+    config = replace(CONFIG, method="mtt", image_optimizer="sgd", image_lr=1.0)
+    a, b = (condense(experts, real, replace(config, memory=m)) for m in ("full", memory))
+    torch.testing.assert_close(a.images, b.images, rtol=1e-4, atol=1e-5)
+
+
+def test_too_little_memory_is_an_error_before_the_run(experts, real, monkeypatch):
+    from effdl_nb.condensation import unroll
+
+    monkeypatch.setattr(unroll, "free_memory", lambda device: 1000)
+    with pytest.raises(MemoryError, match="needs about .* MB are free"):
+        condense(experts, real, on_iteration=lambda *_: pytest.fail("an iteration was run"))
+
+
+def test_analysed_layers_are_dropped_when_they_take_too_much(experts, real, monkeypatch):
+    monkeypatch.setattr(module, "CACHE_BYTES", 1)
+    problem = module._Matching(experts, real[0][:8], 3, CONFIG, torch.device("cpu"))
+    for epoch in (1, 2, 1):
+        problem.analysed(0, epoch, experts.parameters(0, epoch))
+    assert list(problem.layers) == [(0, 1)] and problem.held == module._bytes(problem.layers[0, 1])
