@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SUFFIXES', 'WHITENINGS', 'CORESET', 'EXPERTS', 'TABLE_4_3', 'METHODS', 'PRESETS', 'folder_dataset', 'open_dataset',
            'Prepared', 'prepare', 'Job', 'plan_experts', 'shared_experts', 'table_4_3', 'Method', 'defaults',
-           'settings_of', 'condense']
+           'settings_of', 'memory_needed', 'check_images', 'open_device', 'condense']
 
 # %% ../../nbs/04_condensation/07a_condense.ipynb #f07dfc0f
 import contextlib
@@ -33,14 +33,16 @@ from effdl_nb.condensation.coresets import (
     train_on_all,
     training_record,
 )
-from .distillation import DistillationConfig, condense_distillation
+from .distillation import DistillationConfig, condense_distillation, step_indices
 from .experts import ExpertConfig, Experts, train_experts
 from .images import ChannelWhitening, Whitening, fit_zca, whitening_from
 from .kernels import KernelConfig, condense_kernel
 from .matching import MatchingConfig, condense_matching, resolve
 from .sets import CondensedSet
 from .trajectory import TrajectoryConfig, condense_trajectory
+from .unroll import estimate_memory
 from ..files import atomic_write, lock, settings_hash
+from ..networks import build
 
 # %% ../../nbs/04_condensation/07a_condense.ipynb #79675986
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -163,7 +165,7 @@ class Job:
     options: Mapping  # all of the method's options
     work: Path  # folder for experts
     checkpoint: Path  # file to go on from
-    device: str | None
+    device: torch.device
     loop: Mapping  # checkpoint_every, on_iteration, progress
 
     @property
@@ -183,8 +185,6 @@ CORESET = {"width": None, "epochs": FORGETTING.epochs, "batch_size": FORGETTING.
 
 
 def _plan_coreset(job: Job):
-    if job.ipc < 1:
-        raise ValueError(f"ipc must be at least 1, not {job.ipc}")
     if job.method == "random":
         return None
     o = job.options
@@ -382,6 +382,19 @@ def defaults(
     return {**spec.paper(dataset, ipc), **(spec.small if preset == "small" else {})}
 
 
+_KINDS = {bool: ("true or false", bool), int: ("a whole number", int), float: ("a number", (int, float)), str: ("a word", str),
+          tuple: ("a list", (tuple, list))}
+
+
+def _check_kind(name: str, value, default):
+    "ValueError if an option is not of its default's kind; where the default is None, the family decides."
+    if default is None:
+        return
+    words, kinds = _KINDS[type(default)]
+    if not isinstance(value, kinds) or isinstance(value, bool) and kinds is not bool:
+        raise ValueError(f"{name} is {value!r}; allowed: {words}, such as {default!r}")
+
+
 def settings_of(
     method: str,
     ipc: int,
@@ -389,21 +402,63 @@ def settings_of(
     preset: str,
     options: Mapping,  # what the caller says
 ) -> dict:  # option -> value
-    "All options of a run. ValueError for one that the method does not have, naming those it has."
+    "All options of a run. ValueError for one that the method does not have, naming those it has, and for a value of the wrong kind."
     known = defaults(method, ipc, dataset, preset)
     if unknown := [name for name in options if name not in known]:
         raise ValueError(f"{method} has no option {unknown[0]!r}; allowed: {', '.join(sorted(known)) or 'none'}")
-    return {**known, **options}
+    for name, value in options.items():
+        _check_kind(name, value, known[name])
+    return {**known, **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}}
+
+# %% ../../nbs/04_condensation/07a_condense.ipynb #40605e20
+def memory_needed(
+    dataset: data.ImageDataset,
+    method: str = "iatm",
+    ipc: int = 1,
+    network: str = "convnet-3",
+    *,
+    preset: str = "paper",
+    **options,  # of the method
+) -> dict[str, int]:  # mode of `memory` -> bytes of the inner loop at its peak; empty for methods without one
+    "What `condense` will need for differentiating through training. ValueError as `condense`."
+    o, shape = settings_of(method, ipc, dataset.name, preset, options), tuple(dataset.train.images.shape[1:])
+    if "memory" not in o:
+        return {}
+    if "student_steps" in o:
+        batch, steps = min(o["student_batch"], ipc * dataset.num_classes), o["student_steps"]
+    else:
+        schedule = step_indices(dataset.num_classes, ipc, o["steps"])
+        batch, steps = len(schedule[0]), len(schedule) * o["epochs"]
+    with torch.random.fork_rng():
+        model = build(network, dataset.num_classes, width=o["width"], norm="instance", image_size=shape[-1], in_channels=shape[0])
+    return estimate_memory(model, (batch, *shape), steps)
 
 # %% ../../nbs/04_condensation/07a_condense.ipynb #eb44581b
-def _check_images(dataset: data.ImageDataset, ipc: int):
+def check_images(
+    dataset: data.ImageDataset,
+    ipc: int,  # images per class
+):
     "ValueError unless every class has `ipc` images, before any time is spent."
+    if not isinstance(ipc, int) or ipc < 1:
+        raise ValueError(f"ipc must be a whole number from 1, not {ipc!r}")
     if len(dataset.train) == 0 or dataset.num_classes == 0:
         raise ValueError(f"{dataset.name} has {len(dataset.train)} training images of {dataset.num_classes} classes")
     counts = dataset.train.labels.bincount(minlength=dataset.num_classes).tolist()
     for c, count in enumerate(counts):
         if count < ipc:
             raise ValueError(f"class {c} has {count} images, fewer than the {ipc} asked for (ipc): {dataset.classes[c]!r} of {dataset.name}")
+
+
+def open_device(
+    name: torch.device | str | None,  # None: a GPU if there is one
+) -> torch.device:
+    "The device to work on. ValueError for one that does not exist here."
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA raises the latter
+        raise ValueError(f"device {str(name)!r} is not to be had here ({str(error).splitlines()[0]}); cpu always is") from error
+    return device
 
 
 @contextlib.contextmanager
@@ -437,14 +492,15 @@ def condense(
 ) -> CondensedSet:
     """Condense a data set into `ipc` images per class.
 
-    Deterministic on one device. Raises ValueError for what makes no sense, naming the value and those allowed; NonFiniteSteps if the method
-    diverges."""
-    if not isinstance(ipc, int) or ipc < 1:
-        raise ValueError(f"ipc must be a whole number from 1, not {ipc!r}")
+    Deterministic on one device. Raises ValueError for what makes no sense, naming the value and those allowed; MemoryError if the estimate
+    of an inner loop is above what is free; NonFiniteSteps if the method diverges."""
     settings_of(method, ipc, "", preset, options)
+    if checkpoint_every < 1:
+        raise ValueError(f"checkpoint_every must be at least 1, not {checkpoint_every}")
+    device = open_device(device)
     images = open_dataset(dataset, image_size, progress)
     settings = settings_of(method, ipc, images.name, preset, options)
-    _check_images(images, ipc)
+    check_images(images, ipc)
     with _workplace(work) as folder:
         loop = {"progress": progress, "checkpoint_every": checkpoint_every, "on_iteration": on_iteration}
         job = Job(method, ipc, network, seed, settings, folder, folder, device, loop)

@@ -21,7 +21,7 @@ from .learning import Learned, facts, learn, run_mark
 from .matching import INITS, _allowed, _at_least, _positive, initial_images, resolve
 from .sets import CondensedSet
 from .trajectory import RATE_BOUNDS
-from .unroll import MEMORY, Parameters, parameters_of, unroll
+from .unroll import MEMORY, Parameters, choose_memory, parameters_of, unroll
 from ..networks import build
 
 # %% ../../nbs/04_condensation/05a_distillation.ipynb #e21da302
@@ -43,7 +43,7 @@ def distillation_loss(
     rates: Tensor,  # a scalar, or one rate per step
     schedule: list[Tensor],  # indices of the images of each step
     real: tuple[Tensor, Tensor],  # a batch of real images and their labels
-    memory: str = "adjoint",  # of the inner loop: "full" or "adjoint"
+    memory: str = "adjoint",  # of the inner loop, one of `unroll.MEMORY`
 ) -> tuple[Tensor, Parameters]:
     "(cross-entropy on the real batch after training on the synthetic images, theta_N)."
     def prepare(step, x, y):
@@ -80,7 +80,7 @@ class DistillationConfig:
     label_lr: float = 0.001  # of Adam, on the labels (LD)
     init: str | None = None  # first images: "noise" or "real" (LD: "real")
     strategy: str = "none"  # augmentation of the real batch
-    memory: str = "adjoint"  # of the inner loop: "full" or "adjoint"
+    memory: str = "adjoint"  # of the inner loop, one of `unroll.MEMORY`; its estimate must fit into the free memory
     max_skipped: int = 10  # consecutive steps that may be skipped because they are not finite
     seed: int = 0  # of the first images, networks and batches
 
@@ -124,6 +124,7 @@ class _Distilling:
         self.num_classes = num_classes
         self.schedule = step_indices(num_classes, config.ipc, config.steps) * config.epochs
         self.model = self._network(config.seed)
+        self.memory = choose_memory(config.memory, self.model, (len(self.schedule[0]), *images.shape[1:]), len(self.schedule), device)
 
     def _network(self, seed: int) -> nn.Module:
         c, (channels, size) = self.config, self.images.shape[1:3]
@@ -154,7 +155,7 @@ def _iterate(problem: _Distilling, learned: Learned) -> float:
         images, rates = learned["images"], learned["log_rates"].exp()
     else:
         labels = learned["labels"]
-    loss, end = distillation_loss(problem.model, start, images, labels, rates, problem.schedule, real, c.memory)
+    loss, end = distillation_loss(problem.model, start, images, labels, rates, problem.schedule, real, problem.memory)
     gradients = dict(zip(learned.tensors, torch.autograd.grad(loss, list(learned.tensors.values())), strict=True))
     value = learned.step(loss.item(), gradients)
     with torch.no_grad():
@@ -180,7 +181,7 @@ def condense_distillation(
     """DD (images and learning rates; `rate` of the set is their mean, `details["rates"]` has them all) or LD (soft labels of real images).
 
     Deterministic given `config.seed`. Raises ValueError if a class has fewer than `ipc` images or the checkpoint is of another run;
-    NonFiniteSteps if `max_skipped` steps in a row are not finite.
+    MemoryError if the inner loop's estimate is above what is free; NonFiniteSteps if `max_skipped` steps in a row are not finite.
     """
     device, config = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")), resolve(config)
     start, targets, index = initial_images(images, labels, len(classes), config.ipc, config.init, torch.Generator().manual_seed(config.seed))

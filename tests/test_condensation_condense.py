@@ -1,0 +1,246 @@
+"""condense(): every method through one call, sharing, resuming, faults, the user's own images."""
+import inspect
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from effdl_nb import data
+from effdl_nb.condensation import condense as module
+from effdl_nb.condensation import unroll
+from effdl_nb.condensation.condense import METHODS, condense, defaults, folder_dataset, memory_needed, open_dataset, prepare, settings_of
+from effdl_nb.condensation.images import ZCAWhitening
+from effdl_nb.condensation.sets import CondensedSet
+from effdl_nb.data import ImageDataset, Split
+
+FEW = {"width": 4, "iterations": 4}
+MATCHED = {**FEW, "outer_steps": 2, "inner_epochs": 1, "batch_real": 6}
+TRAJECTORY = {**FEW, "experts": 2, "expert_epochs": 3, "expert_batch": 15, "student_steps": 2, "expert_steps": 1, "first_start": 1, "max_start": 1}
+TINY = {"random": {}, "herding": {"width": 4, "epochs": 2}, "forgetting": {"width": 4, "epochs": 2},
+        "dd": {**FEW, "steps": 2, "epochs": 1, "batch_real": 8}, "ld": {**FEW, "steps": 1, "batch_real": 8}, "kip": {"iterations": 4},
+        **{m: MATCHED for m in ("dc", "dsa", "dm", "cafe", "cafe_dsa")}, "mtt": TRAJECTORY, "iatm": TRAJECTORY}
+LEARNED = [m for m in METHODS if m not in ("random", "herding", "forgetting")]
+
+
+def toy(classes=3, n=30, size=8, channels=3):
+    gen = torch.Generator().manual_seed(0)
+    labels = torch.arange(n) % classes
+    images = (torch.randint(0, 100, (n, channels, size, size), generator=gen) + 50 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
+    split = Split(images, labels)
+    return ImageDataset("toy", split, split, tuple("abc"[:classes]), (0.4,) * channels, (0.2,) * channels, f"digest {classes} {channels}", "here")
+
+
+def run(method, dataset=None, **kw):
+    return condense(dataset or toy(), method, network="convnet-2", **{"preset": "small", "progress": False, **TINY[method], **kw})
+
+
+def test_the_methods_are_the_rows_of_the_table_and_kip():
+    rows = ("random", "herding", "forgetting", "dd", "ld", "dc", "dsa", "dm", "cafe", "cafe_dsa", "mtt", "iatm")
+    assert set(METHODS) == {*rows, "kip"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_deterministic_and_keeps_what_shaped_it(method):
+    state = torch.random.get_rng_state()
+    a, b = run(method, ipc=2, seed=3), run(method, ipc=2, seed=3)
+    assert isinstance(a, CondensedSet) and (a.method, a.ipc, a.seed, len(a)) == (method, 2, 3, 6)
+    assert torch.equal(a.images, b.images) and torch.equal(a.labels, b.labels) and a.details == b.details
+    assert torch.equal(torch.random.get_rng_state(), state)
+    wanted = settings_of(method, 2, "toy", "small", TINY[method])
+    assert a.details["options"] == {k: list(v) if isinstance(v, tuple) else v for k, v in wanted.items()}
+    assert set(a.details["versions"]) == {"effdl_nb", "torch"} and a.details["whitening"] == a.whitening.kind == "channel"
+    assert 0 <= a.to_raw().min() and a.to_raw().max() <= 1 and len(a.as_dataset()) == 6
+    hard = a.labels.argmax(1) if a.labels.is_floating_point() else a.labels
+    assert hard.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("preset", ["paper", "small"])
+def test_defaults_are_options_that_the_method_takes(method, preset):
+    spec, known = METHODS[method], defaults(method, 10, preset=preset)
+    job = module.Job(method, 10, "convnet-3", 0, known, None, None, None, {})
+    spec.plan(job)
+    assert set(spec.small) <= set(defaults(method)), "the preset changes options, it adds none"
+    for other in {k for m in METHODS for k in defaults(m)} - set(known):
+        with pytest.raises(ValueError, match=f"{method} has no option '{other}'; allowed: "):
+            condense(toy(), method, **{other: 1})
+
+
+def test_options_do_not_shadow_arguments():
+    own = set(inspect.signature(condense).parameters)
+    assert not own & {k for m in METHODS for k in defaults(m)}
+
+
+@pytest.mark.parametrize("method", LEARNED)
+def test_a_killed_run_goes_on_with_the_same_bits(method, tmp_path):
+    def kill(iteration, *_):
+        if iteration == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(method, work=tmp_path, checkpoint_every=1, on_iteration=kill)
+    assert len(list(tmp_path.glob(f"{method}-*.part.safetensors"))) == 1
+    seen = []
+    resumed, straight = run(method, work=tmp_path, on_iteration=lambda i, *_: seen.append(i)), run(method)
+    assert seen == [4]
+    assert torch.equal(resumed.images, straight.images) and torch.equal(resumed.labels, straight.labels) and resumed.details == straight.details
+    assert not list(tmp_path.glob("*.part.safetensors"))
+
+
+def test_finished_work_is_read_and_experts_are_shared(tmp_path, monkeypatch):
+    first = run("mtt", work=tmp_path)
+    stamps = {p: p.stat().st_mtime_ns for p in tmp_path.glob("experts-*/expert_*")}
+    run("iatm", work=tmp_path, seed=1, ipc=2)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("experts-*/expert_*")} == stamps and len(stamps) == 2
+    monkeypatch.setattr(module, "condense_trajectory", lambda *a, **k: pytest.fail("made again"))
+    assert torch.equal(run("mtt", work=tmp_path).images, first.images)
+    for change in ({"iterations": 5}, {"seed": 9}, {"ipc": 2}, {"rate": 0.05}):
+        with pytest.raises(BaseException, match="made again"):
+            run("mtt", work=tmp_path, **change)
+
+
+def test_two_at_once_make_one(tmp_path, monkeypatch):
+    made, own = [], module.condense_matching
+
+    def slow(*a, **k):
+        made.append(1)
+        return own(*a, **k)
+
+    monkeypatch.setitem(module._LOOPS, module.MatchingConfig, slow)
+    sets = []
+    threads = [threading.Thread(target=lambda: sets.append(run("dm", work=tmp_path))) for _ in range(2)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(made) == 1 and torch.equal(sets[0].images, sets[1].images)
+
+
+def test_zca_is_fitted_once_for_all(tmp_path, monkeypatch):
+    calls = []
+    trivial = ZCAWhitening(torch.full((192,), 0.5), torch.ones(192), torch.eye(192))
+    monkeypatch.setattr(module, "fit_zca", lambda images: calls.append(1) or trivial)
+    monkeypatch.setattr(module, "_LAST", {})
+    a = run("random", whitening="zca", work=tmp_path)
+    module._LAST.clear()
+    b = run("dm", whitening="zca", work=tmp_path, seed=1)
+    assert len(calls) == 1 and a.whitening.kind == b.whitening.kind == "zca" and a.whitening is not None
+    assert prepare(replace(toy(), name="cifar10"), work=tmp_path).mark["whitening"] == "zca" and prepare(toy()).mark["whitening"] == "channel"
+
+
+def test_a_damaged_set_in_the_work_folder_is_refused(tmp_path):
+    run("random", work=tmp_path)
+    path, = tmp_path.glob("random-*.safetensors")
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match="not a whole safetensors"):
+        run("random", work=tmp_path)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_too_few_images_are_refused_before_anything_is_trained(method, tmp_path):
+    with pytest.raises(ValueError, match="class 0 has 10 images, fewer than the 11"):
+        run(method, ipc=11, work=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_one_class(method):
+    made = run(method, toy(classes=1, n=10))
+    assert len(made) == 1 and torch.isfinite(made.images).all() and (made.rate is None or made.rate > 0)
+
+
+@pytest.mark.parametrize("method", ["herding", "dd", "kip", "dsa", "iatm"])
+@pytest.mark.parametrize("whitening", ["channel", "zca"])
+def test_grayscale(method, whitening):
+    made = run(method, toy(channels=1), whitening=whitening)
+    assert made.images.shape == (3, 1, 8, 8) and made.to_raw().shape == (3, 1, 8, 8)
+
+
+def test_constant_channel():
+    with pytest.raises(ValueError, match="constant"):
+        run("random", replace(toy(), std=(0.2, 0.0, 0.2), digest="another"))
+
+
+def test_a_rate_driven_to_zero_stays_positive():
+    made = run("dd", rate_lr=1e6)
+    assert all(0 < r <= 1 for r in made.details["rates"]) and made.rate > 0
+    assert run("mtt", rate_lr=1e6, iterations=3).rate > 0
+
+
+def test_divergence_is_an_error_and_not_a_set(tmp_path):
+    with pytest.raises(ArithmeticError, match="in a row"):
+        run("dd", image_lr=1e30, iterations=20, max_skipped=2, work=tmp_path)
+    assert not list(tmp_path.glob("dd-*.safetensors"))
+
+
+@pytest.mark.parametrize("method", ["dd", "ld", "iatm"])
+def test_more_memory_than_there_is(method, monkeypatch):
+    needed = memory_needed(toy(), method, 1, "convnet-2", preset="small", **TINY[method])
+    assert 0 < needed["adjoint"]
+    monkeypatch.setattr(unroll, "free_memory", lambda device: 1000)
+    with pytest.raises(MemoryError, match="MB"):
+        run(method, memory="full")
+
+
+def test_memory_grows_with_steps_for_the_full_graph_only():
+    a, b = (memory_needed(toy(), "iatm", 1, "convnet-2", preset="small", **{**TINY["iatm"], "student_steps": n}) for n in (10, 40))
+    assert b["full"] > 3 * a["full"] and b["tesla"] == a["tesla"] and memory_needed(toy(), "cafe") == {}
+
+
+@pytest.mark.parametrize(("wrong", "words"), [
+    ({"method": "pad"}, "allowed: random, herding"), ({"preset": "tiny"}, "allowed: paper, small"), ({"whitening": "pca"}, "allowed: auto, zca"),
+    ({"ipc": 0}, "whole number from 1"), ({"dataset": "svhn"}, "cifar10-sample"), ({"max_start": 3}, "last expert epoch"),
+    ({"experts": 0}, "at least 1"),
+    ({"reading": "best"}, "allowed: rank"), ({"student_steps": 0}, "at least 1"), ({"memory": "disk"}, "full"), ({"rate": "fast"}, "a number"),
+    ({"network": "convnet-x"}, "unknown network"), ({"device": "abacus"}, "cpu always is"), ({"checkpoint_every": 0}, "at least 1")])
+def test_misuse(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        condense(**{"dataset": toy(), "method": "iatm", "network": "convnet-2", "preset": "small", "progress": False, **TRAJECTORY, **wrong})
+
+
+# ---- folders
+
+def write(folder, name, kinds=("cat", "dog"), count=3, mode="RGB", size=(12, 9)):
+    gen = np.random.default_rng(len(name))
+    for k, kind in enumerate(kinds):
+        (folder / name / kind).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(gen.integers(40 * k, 40 * k + 90, (*size, 3), dtype=np.uint8)).convert(mode).save(folder / name / kind / f"{i}.png")
+    return folder
+
+
+def test_class_folders_at_the_top_or_under_train(tmp_path):
+    plain = folder_dataset(write(tmp_path, "plain") / "plain", 8, progress=False)
+    both = write(write(tmp_path / "both", "train"), "val", count=2)
+    split = folder_dataset(both, 8, progress=False)
+    assert plain.train.images.shape == (6, 3, 8, 8) and len(plain.test) == 0 and plain.classes == ("cat", "dog")
+    assert torch.equal(split.train.images, plain.train.images) and len(split.test) == 4 and split.digest != plain.digest
+    assert open_dataset(str(both), 8, progress=False).digest == split.digest and open_dataset(plain) is plain
+    assert torch.allclose(torch.tensor(plain.mean), plain.train.images.float().mean((0, 2, 3)) / 255, atol=1e-6)
+    condensed = condense(tmp_path / "plain", "dm", network="convnet-2", preset="small", image_size=8, progress=False, **MATCHED)
+    assert condensed.classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "RGBA", "P"])
+def test_odd_modes_become_colour(tmp_path, mode):
+    made = folder_dataset(write(tmp_path, "odd", mode="RGB" if mode == "RGBA" else mode) / "odd", 8, progress=False)
+    assert made.train.images.shape == (6, 3, 8, 8)
+
+
+def test_folders_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        folder_dataset(tmp_path / "nothing")
+    (tmp_path / "empty" / "cat").mkdir(parents=True)
+    (tmp_path / "empty" / "cat" / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"no folders of images.*'cat'"):
+        folder_dataset(tmp_path / "empty")
+    (write(tmp_path, "broken") / "broken" / "cat" / "0.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"0\.png cannot be read as an image"):
+        folder_dataset(tmp_path / "broken", progress=False)
+
+
+def test_names_are_data_sets():
+    assert open_dataset("cifar10-sample").name == "cifar10-sample" and "cifar10-sample" in data.NAMES
