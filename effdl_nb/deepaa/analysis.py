@@ -252,13 +252,12 @@ def family_shares(policy: Policy) -> pd.DataFrame:
 def family_verdict(policy: Policy) -> dict:
     "Whether the layers from the second on favour crop, Cutout and flip, and the numbers behind it; `favoured` is None for a single layer."
     shares, operations = family_shares(policy), policy.space.operations()
-    by_chance = len(set(FAMILY) & set(operations)) / len(operations)
-    deeper = shares[shares.layer > 1]
-    mean = float(deeper.family.mean()) if len(deeper) else None
-    first = float(shares.family.iloc[0])
-    return {"first layer": first, "deeper layers": mean, "by chance": by_chance,
+    chance, deeper = len(set(FAMILY) & set(operations)) / len(operations), shares[shares.layer > 1]
+    first, mean = float(shares.family.iloc[0]), float(deeper.family.mean()) if len(deeper) else None
+    often = [name for name in FAMILY if len(deeper) and deeper[name].mean() > 1 / len(operations) + 1e-9]
+    return {"first layer": first, "deeper layers": mean, "by chance": chance, "above chance": often,
             "deeper layers led by the family": int(deeper.leading.isin(FAMILY).sum()), "deeper layers in all": len(deeper),
-            "favoured": None if mean is None else bool(mean > first and mean > by_chance)}
+            "favoured": None if mean is None else bool(mean > max(first, chance) + 1e-9)}
 
 
 def verdict_words(verdict: Mapping) -> str:
@@ -266,10 +265,11 @@ def verdict_words(verdict: Mapping) -> str:
     first, chance, deeper = (verdict[key] for key in ("first layer", "by chance", "deeper layers"))
     if deeper is None:
         return f"One layer only, which gives crop, Cutout and flip {first:.2f} (without search {chance:.2f}): there is no deeper layer to judge."
+    above = ", ".join(verdict["above chance"]) or "none of them"
     led, layers = verdict["deeper layers led by the family"], verdict["deeper layers in all"]
     answer = "favour" if verdict["favoured"] else "do NOT favour"
     return (f"The deeper layers {answer} crop, Cutout and flip: {deeper:.2f} on average, against {first:.2f} in the first layer and "
-            f"{chance:.2f} without search; one of the three leads {led} of {layers} deeper layers.")
+            f"{chance:.2f} without search; one of the three leads {led} of {layers} deeper layers. Drawn more often there than by chance: {above}.")
 
 # %% ../../nbs/03_deepaa/06_analysis.ipynb #6bbb0591
 def depth_frame(
