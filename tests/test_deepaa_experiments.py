@@ -88,7 +88,7 @@ def test_spaces_and_methods_have_policies_of_their_own(tmp_path):
 
 def test_a_proxy_is_trained_once_and_read_exactly(tmp_path, monkeypatch):
     data = load(TINY.dataset, train_size=240, test_size=50)
-    part, _ = split_for_search(data.train, TINY.search_images, 0)
+    part, *_ = split_for_search(data.train, TINY.search_images, None, 0)
     state = torch.get_rng_state()
     first, seconds = proxy_of(TINY, data, part, tmp_path, torch.device("cpu"), progress=False)
     monkeypatch.setattr(experiments, "pretrain_proxy", lambda *_, **__: pytest.fail("trained again"))
@@ -128,8 +128,10 @@ def test_tables_3_5_and_3_8(tmp_path):
 
 def test_quality_of_a_seed_shares_its_proxy(tmp_path):
     rows = {row: search_quality(row, replace(TINY, held_out_deep_ta=False, **change), 3, tmp_path)
-            for row, change in {"default": {}, "c_0": {"search_penalty": 0.0}, "deep_ta": {"search_method": "deep_ta"}}.items()}
-    assert len(list(tmp_path.glob("deepaa_proxy_*"))) == 1 and len(list(tmp_path.glob("deepaa_policy_*.json"))) == 3
+            for row, change in {"default": {}, "mixed": {"search_same_class": False}, "random": {"search_method": "random", "search_candidates": 2},
+                                "deep_ta": {"search_method": "deep_ta"}}.items()}
+    assert len(list(tmp_path.glob("deepaa_proxy_*"))) == 1 and len(list(tmp_path.glob("deepaa_policy_*.json"))) == 4
+    assert rows["random"]["details"]["policy"] != rows["default"]["details"]["policy"] != rows["mixed"]["details"]["policy"]
     for result in rows.values():
         last = result["details"]["held_out"][-1]
         assert (result["improvement"], result["deviation"], result["layers"]) == (last["improvement"], last["improvement_deviation"], last["depth"])
@@ -193,13 +195,14 @@ def test_an_unknown_row_and_wrong_settings(tmp_path):
             replace(TINY, **change)
 
 
-def test_both_parts_of_the_split_need_every_class():
+def test_all_parts_of_the_split_need_every_class():
     train = load(TINY.dataset, train_size=200, test_size=50).train
-    fit, held = split_for_search(train, 140, 0)
-    assert len(fit) == 140 and len(held) == 60 and torch.bincount(fit.labels).tolist() == [14] * 10
-    for images in (5, 200):
-        with pytest.raises(ValueError, match="both parts need some of every class"):
-            split_for_search(train, images, 0)
+    fit, guide, unseen = split_for_search(train, 140, None, 0)
+    assert len(fit) == 140 and len(guide) == len(unseen) == 30 and torch.bincount(fit.labels).tolist() == [14] * 10
+    assert [len(part) for part in split_for_search(train, 140, 20, 0)] == [140, 20, 20]
+    for images, guide in ((5, None), (190, None), (200, None), (140, 9)):
+        with pytest.raises(ValueError, match="need some of every class"):
+            split_for_search(train, images, guide, 0)
 
 
 def test_settings_are_plain_values():

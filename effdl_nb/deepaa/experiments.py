@@ -24,6 +24,7 @@ from torch import nn
 from ..data import ImageDataset, Split, load
 from .operations import OPERATIONS, SearchSpace
 from .policy import Policy, deep_ta_policy, load_policy, mirrored_policy, prefix_policy, save_policy, top_operations
+from .random_search import random_search
 from .rivals import deepaa_simple, rival
 from .search import PolicySearch, SearchConfig, SearchData, held_out_cosine, pretrain_proxy
 from ..files import atomic_write, lock, settings_hash
@@ -94,6 +95,7 @@ class AugmentationSettings:
     search_method: str = "deepaa"  # how the policy is found: "deepaa", "random" (as costly) or "deep_ta" (not searched)
     search_network: str = "wrn-40-2"  # the proxy
     search_images: int = 4000  # proxy's training images; the v's come from the other training images
+    search_guide_images: int | None = None  # images behind the v's, and as many to measure similarity on; None: halves of the rest
     search_proxy_epochs: int = 45  # of the proxy
     search_proxy_precision: str = "fp32"  # of the proxy's training; the search itself is exact
     search_layers: int = 5  # largest depth
@@ -105,6 +107,10 @@ class AugmentationSettings:
     search_lr: float = 0.025  # of Adam
     search_identity_logit: float = 8.0  # initial logit of the identity
     search_penalty: float = 1.0  # c of Eq 3.10
+    search_same_class: bool = True  # v from validation images of x's class; False: of any class
+    search_unit_v: bool = True  # keep the factor 1/||v|| of the reward
+    search_candidates: int = 64  # policies that a random search draws
+    search_precision: str = "fp32"  # of the search's products; on a GPU also "tf32"
     search_chunk: int = 512  # images in one forward-mode pass; memory only
     search_seed: int = 0  # of proxy and search: one policy for all training seeds
     held_out_pairs: int = 256  # pairs behind the held-out similarity
@@ -129,7 +135,8 @@ SPACES = ("cifar", "imagenet")
 # %% ../../nbs/03_deepaa/07_experiments.ipynb #7eb00b86
 def search_config(settings: AugmentationSettings) -> SearchConfig:
     "The search's part of the settings."
-    names = ("layers", "steps", "pairs", "validation_images", "prefixes", "chains", "lr", "identity_logit", "penalty", "chunk", "seed")
+    names = ("layers", "steps", "pairs", "validation_images", "prefixes", "chains", "lr", "identity_logit", "penalty",
+             "same_class", "unit_v", "precision", "chunk", "seed")
     return SearchConfig(**{name: getattr(settings, f"search_{name}") for name in names})
 
 
@@ -148,19 +155,25 @@ def search_space(settings: AugmentationSettings, image_size: int) -> SearchSpace
     return space if image_size >= 224 else replace(space, name=f"imagenet at {image_size} pixels", cutout=round(space.cutout * image_size / 224))
 
 # %% ../../nbs/03_deepaa/07_experiments.ipynb #be73f96c
-def split_for_search(train: Split, images: int, seed: int) -> tuple[Split, Split]:
-    "A class-balanced first part of about `images` images and the rest; ValueError if a class would be missing in one of them."
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(train), generator=generator)
-    classes = train.labels.unique().tolist()
-    share = images // len(classes)
-    first = torch.cat([order[train.labels[order] == k][:share] for k in classes]).sort().values
-    rest = torch.ones(len(train), dtype=torch.bool)
-    rest[first] = False
-    parts = tuple(Split(train.images[rows], train.labels[rows]) for rows in (first, rest.nonzero().flatten()))
-    if any(len(part.labels.unique()) != len(classes) for part in parts):
-        raise ValueError(f"search_images is {images}; of {len(train)} images in {len(classes)} classes both parts need some of every class")
-    return parts
+def split_for_search(
+    train: Split,
+    images: int,  # of the first part, rounded down to the same number of each class
+    guide: int | None,  # of each of the other two parts, likewise; None: half of what is left
+    seed: int,
+) -> tuple[Split, Split, Split]:
+    "Three disjoint parts: the proxy's images, those behind v, and those on which similarity is measured; ValueError if a part lacks a class."
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+    classes, drawn = train.labels.unique().tolist(), [[], [], []]
+    for k in classes:
+        mine, share = order[train.labels[order] == k], images // len(classes)
+        half = (len(mine) - share) // 2 if guide is None else min(guide // len(classes), (len(mine) - share) // 2)
+        for part, rows in zip(drawn, (mine[:share], mine[share:share + half], mine[share + half:share + 2 * half]), strict=True):
+            part.append(rows)
+    chosen = [torch.cat(part).sort().values for part in drawn]
+    if any(len(train.labels[rows].unique()) != len(classes) for rows in chosen):
+        raise ValueError(f"search_images is {images} and search_guide_images {guide}; of {len(train)} images in {len(classes)} classes "
+                         "all three parts need some of every class")
+    return tuple(Split(train.images[rows], train.labels[rows]) for rows in chosen)
 
 # %% ../../nbs/03_deepaa/07_experiments.ipynb #015ca854
 def _alone(what: str) -> None:
@@ -217,8 +230,7 @@ def policy_path(settings: AugmentationSettings, data: ImageDataset, work: Path) 
 
 def data_of_search(settings: AugmentationSettings, data: ImageDataset, work: Path, device, progress: bool) -> tuple[SearchData, SearchData, dict]:
     "What the search sees, what its result is measured on, and what the policy's file says of both."
-    fit, rest = split_for_search(data.train, settings.search_images, settings.search_seed)
-    guide, unseen = split_for_search(rest, len(rest) // 2, settings.search_seed)
+    fit, guide, unseen = split_for_search(data.train, settings.search_images, settings.search_guide_images, settings.search_seed)
     proxy, seconds = proxy_of(settings, data, fit, work, device, progress)
     accuracy = evaluate(proxy, unseen.images, unseen.labels, mean=data.mean, std=data.std, device=device)
     seen, measured = (SearchData(proxy, fit, part, data.mean, data.std) for part in (guide, unseen))
@@ -240,10 +252,17 @@ def similarity(settings: AugmentationSettings, measured: SearchData, policy: Pol
 
 # %% ../../nbs/03_deepaa/07_experiments.ipynb #ea59b119
 def found_by(settings: AugmentationSettings, seen: SearchData, space: SearchSpace, state: Path, origin: dict, progress: bool) -> Policy:
-    "A policy by the settings' method."
-    if settings.search_method == "deep_ta":
-        return deep_ta_policy(space, settings.search_layers)
-    return PolicySearch(seen, space, search_config(settings), state=state, provenance=origin).run(progress)
+    "A policy by the settings' method, with the seconds it took."
+    config, begin = search_config(settings), time.perf_counter()
+    match settings.search_method:
+        case "deepaa":
+            return PolicySearch(seen, space, config, state=state, provenance=origin).run(progress)
+        case "random":
+            policy = random_search(seen, space, config, candidates=settings.search_candidates, progress=progress)
+        case "deep_ta":
+            policy = deep_ta_policy(space, settings.search_layers)
+    seconds = round(time.perf_counter() - begin, 1)
+    return Policy(policy.probabilities, policy.space, {**policy.provenance, **origin, "seconds": seconds})
 
 
 def find_policy(
@@ -384,4 +403,4 @@ def search_quality(row: str, settings: AugmentationSettings, seed: int, work: Pa
     last = policy.provenance["held_out"][-1]
     details = policy_details(policy, settings.space)
     return {"improvement": last["improvement"], "deviation": last["improvement_deviation"], "layers": policy.layers,
-            "seconds": details["seconds"] or 0.0, "details": details}
+            "seconds": details["seconds"], "details": details}
