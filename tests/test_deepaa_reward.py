@@ -9,6 +9,7 @@ from effdl_nb.deepaa.reward import (
     DegenerateGradient,
     FrozenNorm,
     batch_gradient,
+    compiled_forward_mode,
     cosine,
     direction,
     directional_derivatives,
@@ -254,3 +255,11 @@ def test_other_failures_of_the_forward_mode_pass_are_not_taken_for_a_missing_for
     with pytest.raises(RuntimeError, match="out of memory"):
         directional_derivatives(Broken(nn.Linear(2, 2)), torch.zeros(1, 3, 4, 4), torch.zeros(1, dtype=torch.int64), torch.zeros(6))
     assert not recwarn.list
+
+
+@pytest.mark.filterwarnings("default::DeprecationWarning")
+def test_the_compiled_pass_computes_the_same():
+    model, x, y, p, v = problem(transforms=3)
+    fast = frozen_copy(model)
+    compiled = compiled_forward_mode(fast, "aot_eager")
+    assert torch.allclose(compiled(x, y, v), directional_derivatives(model, x, y, v), rtol=1e-9, atol=1e-12)

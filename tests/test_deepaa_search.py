@@ -7,17 +7,23 @@ from torch import nn
 from effdl_nb.data import Split
 from effdl_nb.deepaa.operations import SearchSpace, Transform
 from effdl_nb.deepaa.policy import Policy, identity_policy, uniform_policy
+from effdl_nb.deepaa.random_search import affordable_pairs, random_policy, random_search, search_cost
 from effdl_nb.deepaa.search import (
     PolicySearch,
     SearchConfig,
     SearchData,
     SearchFailed,
     SearchStateError,
+    check_device,
     class_members,
+    distinct_transforms,
+    every_transform,
+    float32_products,
     held_out_cosine,
     pretrain_proxy,
     step_generator,
     step_rewards,
+    validation_pools,
 )
 from effdl_nb.networks import build
 from effdl_nb.training import TrainConfig
@@ -136,7 +142,8 @@ def test_classes_with_too_few_or_no_validation_images():
         PolicySearch(without, SPACE, CONFIG)
 
 
-@pytest.mark.parametrize("change", [{"steps": 0}, {"pairs": 1.5}, {"lr": 0.0}, {"lr": float("nan")}, {"penalty": -1.0}, {"chains": 0}])
+@pytest.mark.parametrize("change", [{"steps": 0}, {"pairs": 1.5}, {"lr": 0.0}, {"lr": float("nan")}, {"penalty": -1.0}, {"chains": 0},
+                                    {"same_class": 1}, {"unit_v": "no"}, {"precision": "bf16"}, {"compile": None}])
 def test_settings_that_make_no_sense(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         SearchConfig(**change)
@@ -177,3 +184,95 @@ def test_the_proxy_repeats_and_does_not_disturb_the_global_generator():
     first, second = (pretrain_proxy(*args, num_classes=3, progress=False) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state) and not first.training
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+
+
+def one_step(config, done=None, seed=0, space=SPACE):
+    looked_at = data()
+    pools = validation_pools(looked_at.validation.labels, range(3), config)
+    return step_rewards(looked_at, pools, config, done, uniform_policy(space), step_generator(seed, 1, 0))
+
+
+@pytest.mark.parametrize("done", [None, uniform_policy(SPACE)])
+def test_without_the_factor_every_pair_is_scaled_by_its_own_norm(done):
+    kept, dropped = (one_step(SearchConfig(**{**vars(CONFIG), "pairs": 4, "unit_v": flag}), done) for flag in (True, False))
+    norms = (dropped[0] / kept[0]).median(1, keepdim=True).values
+    assert torch.allclose(dropped[0], kept[0] * norms, rtol=1e-5) and torch.equal(kept[1], dropped[1]), "the cosines are the same"
+    assert norms.min() > 0 and norms.max() > 1.01 * norms.min(), "and the norms differ, so that the factor matters"
+
+
+def test_validation_images_of_any_class():
+    labels, mixed = data().validation.labels, SearchConfig(**{**vars(CONFIG), "same_class": False, "validation_images": 30})
+    with pytest.raises(ValueError, match="needs 30 validation images of its class"):
+        PolicySearch(data(), SPACE, SearchConfig(**{**vars(CONFIG), "validation_images": 30}))
+    search = PolicySearch(data(), SPACE, mixed)
+    assert search.advance()["cosine"] is not None and set(validation_pools(labels, [0, 7], mixed)) == {0, 7}
+    with pytest.raises(ValueError, match="needs 30 validation images; there are 10"):
+        validation_pools(labels[:10], [0], mixed)
+    same, other = (one_step(SearchConfig(**{**vars(CONFIG), "same_class": flag}))[0] for flag in (True, False))
+    assert not torch.equal(same, other)
+
+
+def test_equal_maps_are_computed_once_and_nothing_changes():
+    twins = Transform("Posterize", 5.7), Transform("Flip"), Transform("Posterize", 5.1)
+    space = SearchSpace("twins", (Transform("Identity"), *twins, Transform("Rotate", 9.0)))
+    kept, place = distinct_transforms(space)
+    assert kept.tolist() == [0, 1, 2, 4] and place.tolist() == [0, 1, 2, 1, 3]
+    looked_at, current = data(), Policy(torch.tensor([[0.3, 0.25, 0.2, 0.15, 0.1]]), space)
+    pools = validation_pools(looked_at.validation.labels, range(3), CONFIG)
+    rewards, _, _ = step_rewards(looked_at, pools, CONFIG, None, current, step_generator(0, 1, 0))
+    assert torch.equal(rewards[:, 1], rewards[:, 3]) and (rewards @ current.probabilities[0]).abs().max() < 1e-6, "still centred over all five"
+    whole, part = (every_transform(looked_at.train.images[:2], space, step_generator(0, 1, 0), which) for which in (None, kept))
+    assert torch.equal(part[:, place], whole)
+
+
+def test_the_images_need_not_fit_into_memory_at_once(monkeypatch):
+    whole = one_step(SearchConfig(**{**vars(CONFIG), "pairs": 5}))
+    monkeypatch.setattr("effdl_nb.deepaa.search._GROUP_BYTES", 1)
+    pieces = one_step(SearchConfig(**{**vars(CONFIG), "pairs": 5}))
+    assert torch.equal(pieces[0], whole[0]) and torch.equal(pieces[1], whole[1]), "one image at a time draws the same"
+    deeper = one_step(SearchConfig(**{**vars(CONFIG), "pairs": 5}), uniform_policy(SPACE))
+    assert deeper[0].shape == (5, 4) and deeper[2] == 0
+
+
+def test_what_only_a_gpu_has_is_refused_on_a_cpu_and_leaves_no_trace():
+    for change in ({"precision": "tf32"}, {"compile": True}):
+        config = SearchConfig(**{**vars(CONFIG), **change})
+        with pytest.raises(ValueError, match="needs a GPU, but the proxy is on the cpu"):
+            PolicySearch(data(), SPACE, config)
+        with pytest.raises(ValueError, match="needs a GPU"):
+            random_search(data(), SPACE, config, progress=False)
+        check_device(config, torch.device("cuda"))
+    before = torch.backends.cudnn.conv.fp32_precision
+    with pytest.raises(KeyError), float32_products("tf32"):
+        raise KeyError
+    assert torch.backends.cudnn.conv.fp32_precision == before
+
+
+def test_the_knobs_are_part_of_what_a_search_is(tmp_path):
+    search = PolicySearch(data(), SPACE, CONFIG, state=tmp_path / "state")
+    search.save()
+    for change in ({"same_class": False}, {"unit_v": False}):
+        with pytest.raises(SearchStateError, match=next(iter(change))):
+            PolicySearch(data(), SPACE, SearchConfig(**{**vars(CONFIG), **change}), state=tmp_path / "state")
+
+
+def test_random_search_repeats_and_finds_the_best_of_what_it_drew():
+    first, second = (random_search(data(), SPACE, CONFIG, candidates=4, progress=False) for _ in range(2))
+    assert torch.equal(first.probabilities, second.probabilities) and first.provenance == second.provenance
+    chosen = random_policy(SPACE, CONFIG.layers, CONFIG.seed, first.provenance["chosen"])
+    assert torch.equal(first.probabilities, chosen.probabilities) and first.provenance["pairs"] == affordable_pairs(CONFIG, SPACE, 4)
+    more = [random_search(data(), SPACE, CONFIG, candidates=n, progress=False).provenance["pairs"] for n in (1, 8)]
+    assert more[0] > first.provenance["pairs"] > more[1], "the more candidates, the fewer pairs for each"
+
+
+def test_random_search_says_what_it_cannot_do():
+    with pytest.raises(ValueError, match="allowed: up to"):
+        random_search(data(), SPACE, CONFIG, candidates=10_000, progress=False)
+    with pytest.raises(ValueError, match="candidates is 0"):
+        affordable_pairs(CONFIG, SPACE, 0)
+    with pytest.raises(ValueError, match="layers is 0"):
+        search_cost(CONFIG, SPACE, 0)
+    looked_at = data()
+    dead = SearchData(Dead(), looked_at.train, looked_at.validation, looked_at.mean, looked_at.std)
+    with pytest.raises(SearchFailed, match="no usable gradient|had a usable gradient"):
+        random_search(dead, SPACE, CONFIG, candidates=2, progress=False)

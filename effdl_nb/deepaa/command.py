@@ -47,7 +47,7 @@ _OPTIONS = {
     "penalty": "weight c of the rewards' deviation between images",
     "stop_identity": "probability of the identity from which a layer is left out and the search ends",
     "seed": "decides the proxy, the split and all draws",
-    "chunk": "images in one forward-mode pass; memory only",
+    "chunk": "images in one pass; bounds memory, not the result",
     "precision": "products on a GPU",
 }
 

@@ -79,7 +79,7 @@ def _scores(data: SearchData, pair: tuple, candidates: list[Policy], config: Sea
     image, label, v, found = data.train.images[x : x + 1].to(device), data.train.labels[x].to(device), data.gradient(rows), []
     for policy in candidates:
         chains = sampled_chains(image, policy, config.chains, step_generator(config.seed, 0, n + 1))[0]
-        found.append(cosine(v, batch_gradient(data.model, data.inputs(chains), label.expand(len(chains)))))
+        found.append(cosine(v, batch_gradient(data.model, data.inputs(chains), label.expand(len(chains)), chunk=config.chunk)))
     return torch.stack(found).double().cpu()
 
 # %% ../../nbs/03_deepaa/04a_random_search.ipynb #5f4ad5ce

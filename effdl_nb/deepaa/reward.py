@@ -137,6 +137,7 @@ def batch_gradient(
     images: torch.Tensor,  # (N,C,H,W) float, normalised
     labels: torch.Tensor,  # (N,) int64
     weights: torch.Tensor | None = None,  # (N,) weight of each image's gradient; None: 1/N each, the mean
+    chunk: int | None = None,  # images in one pass; bounds memory, not the result; None: all
 ) -> torch.Tensor:
     "The weighted sum of the images' gradients with respect to w, flat (D,): v of Eq 3.1, or g of Eq 3.3 with weights p."
     check_batch(images, labels)
@@ -145,8 +146,9 @@ def batch_gradient(
         raise ValueError(f"weights must be {len(images)} numbers, one for each image; got shape {tuple(weights.shape)}")
     with frozen(model) as fast, torch.enable_grad():
         w = {name: value.requires_grad_() for name, value in weights_of(fast).items()}
-        found = torch.autograd.grad((weights * _losses(fast, w, images, labels)).sum(), list(w.values()))
-    return torch.cat([value.flatten() for value in found])
+        pieces = zip(*(values.split(chunk or len(images)) for values in (images, labels, weights)), strict=True)
+        found = (torch.autograd.grad((c * _losses(fast, w, x, y)).sum(), list(w.values())) for x, y, c in pieces)
+        return sum(torch.cat([value.flatten() for value in part]) for part in found)
 
 # %% ../../nbs/03_deepaa/03_reward.ipynb #7e208d21
 class DegenerateGradient(ArithmeticError):
@@ -248,13 +250,13 @@ def reward(
     labels: torch.Tensor,  # (T,) int64: its label, repeated
     probs: torch.Tensor,  # (T,) probability of each transform
     v: torch.Tensor,  # (D,) validation gradient
-    chunk: int = 512,  # images in one forward-mode pass
+    chunk: int = 512,  # images in one pass
 ) -> torch.Tensor:
     """The exact gradient of cos(v, G p) with respect to p, (T,): Eqs 3.3 to 3.5 with 1/||v||; probs . reward = 0.
 
     Raises DegenerateGradient where v or g has no direction, TypeError or ValueError for arguments that do not fit.
     """
-    g = batch_gradient(model, transformed, labels, probs)
+    g = batch_gradient(model, transformed, labels, probs, chunk)
     return directional_derivatives(model, transformed, labels, direction(v, g), chunk)
 
 # %% ../../nbs/03_deepaa/03_reward.ipynb #1c14e589
@@ -282,14 +284,14 @@ def monte_carlo_reward(
     chains: torch.Tensor,  # (M,C,H,W) float: M sampled chains of layers 1..k of the same image
     label: torch.Tensor,  # () int64: the image's label
     v: torch.Tensor,  # (D,) validation gradient
-    chunk: int = 512,  # images in one forward-mode pass
+    chunk: int = 512,  # images in one pass
     compiled: bool = False,  # see `directional_derivatives`
 ) -> tuple[torch.Tensor, torch.Tensor]:
     "Estimates of the reward of layer k, (T,), and of cos(v, g): Eqs 3.7 to 3.9 with means and 1/||v||."
     if prefixed.ndim != 5 or prefixed.numel() == 0:
         raise ValueError(f"prefixed must be (prefixes, transforms, C, H, W), none of them 0; got {tuple(prefixed.shape)}")
     prefixes, transforms = prefixed.shape[:2]
-    g = batch_gradient(model, chains, label.expand(len(chains)))
+    g = batch_gradient(model, chains, label.expand(len(chains)), chunk=chunk)
     images = prefixed.flatten(0, 1)
     derivatives = directional_derivatives(model, images, label.expand(len(images)), direction(v, g), chunk, compiled)
     return derivatives.view(prefixes, transforms).mean(0), cosine(v, g)

@@ -67,7 +67,7 @@ class SearchConfig:
     unit_v: bool = True  # keep the factor 1/||v|| of r*; False: Eq 3.5 as printed
     stop_identity: float = 0.9  # a layer from the second on whose identity ends above this is left out, and ends the search
     seed: int = 0  # decides all draws
-    chunk: int = 512  # images in one forward-mode pass; memory only
+    chunk: int = 512  # images in one pass; bounds memory, not the result. On a CPU about 32 is fastest
     max_skipped: int = 64  # pairs without a usable gradient before the search gives up
     precision: str = "fp32"  # of products in convolutions and linear layers: "fp32", or on a GPU "tf32"
     compile: bool = False  # on a GPU: compile the forward-mode pass
@@ -213,7 +213,7 @@ def _pair_rewards(
     label = label.to(v.device)
     if chains is None:
         images, labels = data.inputs(transformed[0]), label.expand(transformed.shape[1])
-        g = batch_gradient(data.model, images, labels, p)
+        g = batch_gradient(data.model, images, labels, p, config.chunk)
         found, similarity = directional_derivatives(data.model, images, labels, direction(v, g), config.chunk, config.compile), cosine(v, g)
     else:
         found, similarity = monte_carlo_reward(data.model, data.inputs(transformed), data.inputs(chains), label, v, config.chunk, config.compile)
