@@ -10,6 +10,7 @@ import torch
 
 from effdl_nb.condensation import experts as module
 from effdl_nb.condensation.experts import ExpertConfig, Experts, train_expert, train_experts
+from effdl_nb.training import NonFiniteLoss
 
 SMALL = ExpertConfig(network="convnet-2", width=4, epochs=2, lr=0.05, batch_size=10)
 
@@ -111,3 +112,32 @@ def test_misuse(tmp_path):
         experts.parameters(0, 3)
     with pytest.raises(IndexError, match="there are 1"):
         experts.parameters(1, 0)
+
+
+def test_training_that_diverges_writes_nothing(tmp_path):
+    with pytest.raises(NonFiniteLoss):
+        make(tmp_path, 1, ExpertConfig(**{**SMALL.__dict__, "lr": 1e30, "augmentation": False}))
+    assert not list(tmp_path.glob("expert_*"))
+
+
+def test_progress_counts_epochs_and_starts_after_those_done(tmp_path, monkeypatch):
+    seen = []
+
+    class Bar:
+        def __init__(self, total, initial, **_): seen.append([initial, total])
+        def __enter__(self): return self
+        def __exit__(self, *_): pass
+        def update(self): seen[-1][0] += 1
+
+    monkeypatch.setattr(module, "tqdm", Bar)
+    make(tmp_path, 1)
+    make(tmp_path, 2)
+    assert seen == [[2, 2], [4, 4]]
+
+
+def test_half_precision_training_keeps_single_precision_weights(tmp_path):
+    experts = make(tmp_path, 1, ExpertConfig(**{**SMALL.__dict__, "precision": "bf16"}))
+    plain, _ = train_expert(*data(), 3, SMALL)
+    for k, v in experts.parameters(0, 2).items():
+        assert v.dtype == torch.float32 and not torch.equal(v, v.bfloat16().float())
+        assert (v - plain[k][2]).norm() < 0.05 * plain[k][2].norm() + 1e-3

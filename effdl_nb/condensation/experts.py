@@ -7,6 +7,7 @@ __all__ = ['VERSION', 'ExpertConfig', 'train_expert', 'Experts', 'train_experts'
 
 # %% ../../nbs/04_condensation/03_experts.ipynb #83d15c1d
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def train_expert(
     index: int = 0,  # which expert: its seed is config.seed + index
     device=None,  # None: a GPU if there is one
     progress: bool = False,  # a bar over this expert's steps
+    on_epoch: Callable | None = None,  # called after each epoch with its number
 ) -> tuple[dict[str, Tensor], list[float]]:  # {parameter: (snapshots, ...)}, loss per epoch
     "One trajectory: weights before training and after every epoch, from epoch config.first on."
     seed = config.seed + index
@@ -62,6 +64,8 @@ def train_expert(
     def keep(model, epoch):
         if epoch >= config.first:
             snapshots.append({k: v.cpu() for k, v in parameters_of(model).items()})
+        if epoch > 0 and on_epoch is not None:
+            on_epoch(epoch)
 
     settings = TrainConfig(epochs=config.epochs, batch_size=config.batch_size, lr=config.lr, momentum=config.momentum, weight_decay=0.0,
                            schedule="constant", precision=config.precision, seed=seed)
@@ -145,7 +149,7 @@ def train_experts(
     config: ExpertConfig | None = None,  # None: the published protocol
     data: dict | None = None,  # what the images are, kept with the experts: name, digest, whitening ...
     device=None,  # None: a GPU if there is one
-    progress: bool = True,  # a bar with the time left
+    progress: bool = True,  # a bar over epochs, with the time left
 ) -> Experts:
     "Train the experts that `folder` lacks. Interrupt it at any moment and call it again: finished experts stay, the result is the same."
     if count < 1:
@@ -153,12 +157,14 @@ def train_experts(
     config, folder = config or ExpertConfig(), Path(folder)
     _claim(folder, config, {**(data or {}), "images": list(images.shape), "num_classes": num_classes})
     paths = [folder / f"expert_{i:04}.safetensors" for i in range(count)]
-    for i, path in enumerate(tqdm(paths, desc="experts", unit="expert", disable=not progress, leave=False)):
-        with lock(path):
-            if not path.exists():
-                _write_expert(path, *train_expert(images, labels, num_classes, config, i, device))
-            else:
-                _open_whole(path)
+    done = config.epochs * sum(path.exists() for path in paths)
+    with tqdm(total=config.epochs * count, initial=done, desc=f"{count} experts", unit="epoch", disable=not progress, leave=False) as bar:
+        for i, path in enumerate(paths):
+            with lock(path):
+                if not path.exists():
+                    _write_expert(path, *train_expert(images, labels, num_classes, config, i, device, on_epoch=lambda _: bar.update()))
+                else:
+                    _open_whole(path)
     return Experts(folder, count)
 
 
