@@ -72,6 +72,7 @@ def test_defaults_are_options_that_the_method_takes(method, preset):
 def test_options_do_not_shadow_arguments():
     own = set(inspect.signature(condense).parameters)
     assert not own & {k for m in METHODS for k in defaults(m)}
+    assert set(defaults("iatm")) - set(defaults("mtt")) == {"reading", "opening", "horizon", "statistics_images"}
 
 
 @pytest.mark.parametrize("method", LEARNED)

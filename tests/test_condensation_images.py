@@ -29,12 +29,12 @@ def test_round_trip(tmp_path, zca, soft):
     assert (t.method, t.ipc, t.rate, t.seed, t.details, t.classes) == (s.method, s.ipc, s.rate, s.seed, s.details, s.classes)
 
 
-@pytest.mark.parametrize("keep", [10, 200, 0.5, 0.99])
+@pytest.mark.parametrize("keep", [0, 10, 200, 0.5, 0.99])
 def test_truncated(tmp_path, keep):
     s, _ = made()
     s.save(tmp_path / "s.safetensors")
     data = (tmp_path / "s.safetensors").read_bytes()
-    (tmp_path / "s.safetensors").write_bytes(data[: int(keep * len(data)) if keep < 1 else keep])
+    (tmp_path / "s.safetensors").write_bytes(data[: int(keep * len(data)) if 0 < keep < 1 else keep])
     with pytest.raises(ValueError, match="not a whole safetensors"):
         CondensedSet.load(tmp_path / "s.safetensors")
 
@@ -57,11 +57,19 @@ def test_tampered_in_a_way_that_stays_well_formed(tmp_path):
     save_file(tensors, path, {**metadata, "version": "99"})
     with pytest.raises(ValueError, match="version '99'"):
         CondensedSet.load(path)
+    save_file(tensors, path, {k: v for k, v in metadata.items() if k != "header"})
+    with pytest.raises(ValueError, match="altered"):
+        CondensedSet.load(path)
+    save_file({k: v for k, v in tensors.items() if k != "pixels"}, path, metadata)
+    with pytest.raises(ValueError, match="altered"):
+        CondensedSet.load(path)
     save_file(tensors, path)
     with pytest.raises(ValueError, match="not a condensed set"):
         CondensedSet.load(path)
     with pytest.raises(FileNotFoundError):
         CondensedSet.load(tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError):
+        CondensedSet.load(tmp_path)
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path):

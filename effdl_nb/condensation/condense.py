@@ -311,12 +311,14 @@ def _paper_learned(config) -> dict:
     return {k: v for k, v in asdict(config).items() if k not in ("method", "ipc", "network", "seed")}
 
 
+_OF_IATM = ("reading", "opening", "horizon", "statistics_images")  # options of trajectory matching that mean nothing to MTT
+
+
 def _paper_trajectory(method: str, dataset: str, ipc: int) -> dict:
-    own = _paper_learned(TrajectoryConfig(method=method))
+    own = _paper_learned(TrajectoryConfig(method=method, memory="auto"))
     own["student_batch"] = own.pop("batch_size")
-    if method == "mtt":
-        own.pop("reading")
-    return {**own, **EXPERTS, **table_4_3(dataset, ipc)}
+    kept = {k: v for k, v in own.items() if method == "iatm" or k not in _OF_IATM}
+    return {**kept, **EXPERTS, **table_4_3(dataset, ipc)}
 
 
 def _matching(title: str, method: str, source: str, **small) -> Method:
@@ -327,7 +329,7 @@ def _matching(title: str, method: str, source: str, **small) -> Method:
 
 
 def _distillation(title: str, method: str, source: str, **small) -> Method:
-    def paper(dataset, ipc): return _paper_learned(resolve(DistillationConfig(method, ipc=max(ipc, 1))))
+    def paper(dataset, ipc): return _paper_learned(resolve(DistillationConfig(method, ipc=max(ipc, 1), memory="auto")))
 
     small = {"width": 32, "iterations": 40, "batch_real": 128, "rate": 0.05, "memory": "full", **small}
     return Method(title, source, paper, small, _plan_distillation, _make_learned)

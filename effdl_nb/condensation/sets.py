@@ -114,7 +114,7 @@ def load_condensed(
 ) -> CondensedSet:
     "Read a condensed set; ValueError for a file that is damaged, altered, of another version or something else."
     path = Path(path)
-    if not path.exists():
+    if not path.is_file():
         raise FileNotFoundError(f"no condensed set at {path}")
     try:
         with safe_open(path, "pt") as f:
@@ -125,7 +125,7 @@ def load_condensed(
         raise ValueError(f"{path} is a safetensors file but not a condensed set (format {metadata.get('format')!r}, expected {FORMAT!r})")
     if metadata.get("version") != str(VERSION):
         raise ValueError(f"{path} is a condensed set of version {metadata.get('version')!r}; this library reads version {VERSION}")
-    if metadata.get("digest") != _digest(metadata["header"], tensors):
+    if metadata.get("digest") != _digest(metadata.get("header", ""), tensors):
         raise ValueError(f"{path} was altered after it was written: its contents do not match its digest")
     return _rebuild(json.loads(metadata["header"]), tensors)
 
