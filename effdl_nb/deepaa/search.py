@@ -439,7 +439,7 @@ def held_out_cosine(
 
     Returns a record per depth: depth, cosine (mean), deviation (std over pairs), improvement (mean over depth 0), improvement_deviation.
     """
-    members = class_members(data.validation.labels, validation_images + 1)
+    data, members = replace(data, model=frozen_copy(data.model)), class_members(data.validation.labels, validation_images + 1)
     device = next(data.model.parameters()).device
     values = torch.empty(pairs, policy.layers + 1, dtype=torch.float64)
     for i in range(pairs):
