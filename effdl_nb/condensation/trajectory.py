@@ -20,7 +20,7 @@ from torch.func import functional_call
 
 from .experts import Experts
 from .images import STRATEGY, Whitening, augment, draw_augmentation
-from .importance import Importance, from_outputs, importance, layer_inputs, layer_outputs
+from .importance import Importance, from_outputs, layer_inputs
 from .learning import Learned, facts, learn
 from .sets import CondensedSet
 from .unroll import MEMORY, choose_memory, unroll
@@ -130,30 +130,27 @@ def analyse_layers(
     if components not in RANKED_BY:
         raise ValueError(f"components {components!r} is unknown; allowed: {', '.join(RANKED_BY)}")
     modules, seen = matched_modules(model), {}
-    hooks = [m.register_forward_pre_hook(lambda m, args, name=name: seen.__setitem__(name, args[0])) for name, m in modules.items()]
+    hooks = [m.register_forward_hook(lambda m, args, out, name=name: seen.__setitem__(name, (args[0], out))) for name, m in modules.items()]
     try:
         with torch.no_grad():
             functional_call(model, dict(theta), (images,))
     finally:
         for h in hooks:
             h.remove()
-    return [_analyse_layer(name, modules[name], theta, x, gram, components) for name, x in seen.items()]
+    return [_analyse_layer(name, modules[name], theta, *both, gram, components) for name, both in seen.items()]
 
 # %% ../../nbs/04_condensation/04_trajectory.ipynb #c831fb4f
-def _analyse_layer(name, module, theta, x, gram, components) -> LayerComponents:
+def _analyse_layer(name, module, theta, x, y, gram, components) -> LayerComponents:
+    "Components from the layer's inputs x and outputs y."
     weight, bias = f"{name}.weight", f"{name}.bias" if module.bias is not None else None
     W, b = theta[weight], theta[bias] if bias else None
-    x = x if isinstance(module, nn.Conv2d) else x.T
-    where = {"stride": module.stride[0], "padding": module.padding[0]} if isinstance(module, nn.Conv2d) else {}
-    if components == "outputs":
-        found = importance(W, x, bias=b, **where)
-    else:
-        Theta = W.flatten(1) if b is None else torch.cat([W.flatten(1), b[:, None]], 1)
-        Y = Theta if components == "weights" else layer_outputs(W, x, **where)
-        found = from_outputs(Y - Y.mean(1, keepdim=True) if components == "centred" else Y, min(Theta.shape))
+    Theta = W.flatten(1) if b is None else torch.cat([W.flatten(1), b[:, None]], 1)
+    Y = Theta if components == "weights" else y.transpose(0, 1).flatten(1)
+    found = from_outputs(Y - Y.mean(1, keepdim=True) if components == "centred" else Y, min(Theta.shape))
     G = None
     if gram:
-        X = layer_inputs(W, x, b, **where).double()
+        where = {"stride": module.stride[0], "padding": module.padding[0]} if isinstance(module, nn.Conv2d) else {}
+        X = layer_inputs(W, x if isinstance(module, nn.Conv2d) else x.T, b, **where).double()
         G = X @ X.T / X.shape[1]
     return LayerComponents(weight, bias, found, G)
 
