@@ -15,7 +15,18 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from .condense import METHODS, PRESETS, WHITENINGS, check_images, condense, defaults, memory_needed, open_dataset, open_device, settings_of
+from effdl_nb.condensation.condense import (
+    METHODS,
+    PRESETS,
+    WHITENINGS,
+    check_images,
+    condense,
+    defaults,
+    memory_needed,
+    open_dataset,
+    open_device,
+    settings_of,
+)
 from .evaluation import evaluate
 from .sets import CondensedSet
 from .unroll import free_memory
