@@ -54,7 +54,7 @@ def random_policy(
     rng = np.random.default_rng((seed, n))
     rows = np.zeros((rng.integers(1, layers + 1), len(space)))
     for row in rows:
-        alpha = 10 ** rng.uniform(np.log10(0.03), 1)
+        alpha = 10 ** rng.uniform(np.log10(0.003), 1)
         for name, share in zip(space.operations(), rng.dirichlet([alpha] * len(space.operations())), strict=True):
             levels = space.indices(name)
             row[levels] = share * rng.dirichlet([alpha] * len(levels))
