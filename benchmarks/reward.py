@@ -1,6 +1,6 @@
 """The reward of all 139 transforms of one image: forward mode against what it replaces, side by side in one process.
 
-    OMP_NUM_THREADS=1 python benchmarks/reward.py [--network small-convnet] [--repeats 15] [--chunk 32]
+    OMP_NUM_THREADS=1 python benchmarks/reward.py [--network small-convnet] [--repeats 15] [--chunk 64]
 
 The floor is three forward passes an image: a convolution of dual numbers is three convolutions. Repeats alternate, and "forward" is timed over three
 passes, about as long as what it is compared with. The fastest repeat gives images/s; the ratio is the median of the ratios within a repeat.
@@ -60,7 +60,7 @@ def calls(network: str, chunk: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", default="small-convnet")
-    parser.add_argument("--chunk", type=int, default=32)
+    parser.add_argument("--chunk", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=15)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -32,7 +32,7 @@ class Preset:
 
 PRESETS = {
     "small": Preset("small-convnet", 12, SearchConfig(
-        layers=3, steps=40, pairs=8, validation_images=32, prefixes=2, chains=64, lr=0.2, identity_logit=5.0, chunk=32)),
+        layers=3, steps=40, pairs=8, validation_images=32, prefixes=2, chains=64, lr=0.2, identity_logit=5.0, chunk=64)),
     "thesis": Preset("wrn-40-2", 45, SearchConfig()),
 }
 _OPTIONS = {

@@ -67,7 +67,7 @@ class SearchConfig:
     unit_v: bool = True  # keep the factor 1/||v|| of r*; False: Eq 3.5 as printed
     stop_identity: float = 0.9  # a layer from the second on whose identity ends above this is left out, and ends the search
     seed: int = 0  # decides all draws
-    chunk: int = 512  # images in one pass; bounds memory, not the result. On a CPU about 32 is fastest
+    chunk: int = 512  # images in one pass; bounds memory, not the result. On a CPU about 64 is fastest
     max_skipped: int = 64  # pairs without a usable gradient before the search gives up
     precision: str = "fp32"  # of products in convolutions and linear layers: "fp32", or on a GPU "tf32"
     compile: bool = False  # on a GPU: compile the forward-mode pass
