@@ -215,12 +215,12 @@ def plot_table(
     rows = [r for r in table.rows.values() if r.key in set(shown.row)]
     down, across = math.ceil(len(columns) / 2), min(len(columns), 2)
     figure = Figure(figsize=(1.6 + 2.9 * across, 0.55 + (0.36 * len(rows) + 0.75) * down), layout="constrained")
-    axes = figure.subplots(down, across, squeeze=False, sharey=True).flat
-    for axis, column in zip(axes, columns, strict=False):
+    panels = list(figure.subplots(down, across, squeeze=False, sharey=True).flat)
+    for axis, column in zip(panels, columns, strict=False):
         _dots(axis, shown[shown.column == column.key], [r.key for r in rows], column)
         axis.set_yticks(range(len(rows)), [r.label for r in rows], fontsize=8)
         axis.set_ylim(len(rows) - 0.4, -0.6)
-    for axis in list(axes):
+    for axis in panels[len(columns):]:
         axis.set_visible(False)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)

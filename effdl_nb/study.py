@@ -594,10 +594,14 @@ def measure_row(
         if unit.hash in kept or (seeds is not None and unit.seed not in seeds):
             continue
         kept[unit.hash] = measurement = measure(table, unit, shared_folder(table, at), profile.threads)
+        if not _writes():
+            continue
         write_json(at.unit(unit), measurement)
         say(f"{table.key} {row} seed {unit.seed}: {_short(measurement['metrics'])} in {measurement['provenance']['seconds']:.0f} s")
     if not all(unit.hash in kept for unit in units):
         return False
+    if not _writes():
+        return True
     record, path = {"profile": profile.name} | assemble(table, plan, row, kept), at.row(table.key, row)
     if not path.exists() or read_json(path) != json.loads(json.dumps(record)):   # for instance a column was added that needs no measurement
         write_json(path, record)
@@ -605,6 +609,11 @@ def measure_row(
     for unit in units:
         at.unit(unit).unlink(missing_ok=True)
     return True
+
+
+def _writes() -> bool:
+    "Whether this process writes what it measured: of those that torchrun starts, only the first."
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _short(metrics: dict[str, list]) -> str:

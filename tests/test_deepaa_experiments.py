@@ -9,13 +9,13 @@ from effdl_nb.data import load
 from effdl_nb.deepaa import experiments
 from effdl_nb.deepaa.experiments import (
     METHODS,
-    ROWS,
     AugmentationSettings,
     SpaceSettings,
     augmented_accuracy,
     described_space,
     find_policy,
     hyperparameters,
+    operation_row,
     policy_path,
     proxy_of,
     search_hours,
@@ -105,7 +105,7 @@ def test_a_search_is_refused_to_several_processes(tmp_path, monkeypatch):
 
 
 def test_table_3_1_is_described_by_the_space():
-    rows = [row for row, name in ROWS.items() if name in OPERATIONS]
+    rows = [operation_row(name) for name in OPERATIONS]
     shown = {row: described_space(row, SpaceSettings(), 0, None)["magnitude"] for row in rows}
     assert len(rows) == 18 and shown["translate_x"] == "[-0.45, 0.45]" and shown["contrast"] == "[0.1, 1.9]" and shown["solarize"] == "[0, 256]"
     assert shown["cutout"] == "16 (60)" and [row for row in rows if shown[row] == "none"] == [

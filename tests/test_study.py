@@ -92,6 +92,18 @@ def test_columns_with_equal_settings_share_a_measurement(toy):
     assert cells["value"]["thesis"] == {"printed": 1.5, "corrected": 2.5, "why": "slip"}
 
 
+def test_of_several_processes_only_the_first_writes(toy, monkeypatch):
+    root, _ = toy
+    monkeypatch.setenv("RANK", "1")   # as torchrun sets it
+    said = []
+    study.run("table_9_1", "toy", rows="b", say=said.append).check()
+    import study_draws
+    assert study_draws.calls and not said and not list((root / "reports").rglob("*.json"))
+    monkeypatch.setenv("RANK", "0")
+    study.run("table_9_1", "toy", rows="b", say=said.append).check()
+    assert len(said) == 2 and len(row(root, "b")["measurements"]) == 2
+
+
 def test_more_seeds_measure_only_the_new_ones(toy):
     root, profile = toy
     study.run("table_9_1", "toy", say=quiet).check()

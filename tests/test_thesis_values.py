@@ -21,8 +21,10 @@ ORDER = (
     "figure_4_4 figure_4_5 figure_4_6 figure_4_7"
 ).split()
 TABLES = [name for name in ORDER if name.startswith("table")]
-ABLATIONS = ["ablation_2"]  # tables this study adds, after those of their chapter
-OURS = {"table_2_1": ["v1_released", "v2_released", "v3_released"], "table_2_3": ["float"], "table_3_2": ["none"]}  # rows this study adds
+ABLATIONS = ["ablation_2", "ablation_3", "ablation_4"]  # tables this study adds, after those of their chapter
+OURS = {  # rows this study adds
+    "table_2_1": ["v1_released", "v2_released", "v3_released"], "table_2_3": ["float"], "table_3_2": ["none"], "table_3_3": ["deepaa_simple"],
+    "table_3_6": [f"deep_ta_{k}" for k in range(1, 7)], "table_4_1": ["full", "kip"]}
 _TRAINED = ["flops_trained", "params_trained", "score_trained"]
 OUR_COLUMNS = {  # columns this study adds
     "table_2_1": ["sparse_depthwise", "parameters"], "table_2_2": ["score_official", *_TRAINED], "table_2_3": ["score", *_TRAINED]}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INK', 'EXPERT', 'STUDENT', 'PALE', 'GREY', 'figure_idea', 'figure_trajectories', 'image_changes', 'figure_images',
-           'half_of_classes', 'figure_spectra', 'figure_progress']
+           'half_of_classes', 'figure_half', 'figure_spectra', 'figure_progress']
 
 # %% ../../nbs/04_condensation/07c_analysis.ipynb #25952bfe
 import math
@@ -164,6 +164,22 @@ def half_of_classes(
     half = math.ceil(len(classes) / 2)
     chosen = classes[:half] if part == 1 else classes[half:]
     return torch.cat([(labels == k).nonzero().flatten()[:per_class] for k in chosen]) if chosen else torch.empty(0, dtype=torch.int64)
+
+
+def figure_half(
+    images: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,  # before, after and labels; None: they are not there
+    classes: Sequence[str],  # class names
+    part: int,  # 1 or 2
+    per_class: int = 1,
+) -> tuple[Figure, pd.DataFrame]:
+    "Figures 4.4 to 4.7 from the images of a set; without them, a drawing that says so."
+    if images is None:
+        figure = Figure(figsize=(5, 1))
+        figure.text(0.5, 0.5, "the set was not made here", ha="center", fontsize=9, color=INK)
+        return figure, pd.DataFrame(columns=["image", "class", "change"])
+    before, after, labels = images
+    shown = half_of_classes(labels, part, per_class)
+    return figure_images(before[shown], after[shown], [classes[k] for k in labels[shown]])
 
 # %% ../../nbs/04_condensation/07c_analysis.ipynb #0e571730
 def figure_spectra(
