@@ -498,11 +498,16 @@ def to_grid(
 def results_markdown(
     profile: str = "quick",             # profile name or path
     reports: str | Path | None = None,  # see `study.place`
+    only: tuple[str, ...] | None = None,  # keys of the tables wanted; None: all
 ) -> str:
-    "Every measured table of a profile as Markdown, with its origin; a sentence if there is none."
-    spec = load_profile(profile)
+    "The measured tables of a profile as Markdown, with their origin; a sentence if there is none. ValueError for a key that there is not."
+    spec, tables = load_profile(profile), load_tables()
+    if unknown := [key for key in only or () if key not in tables]:
+        raise ValueError(f"unknown table {unknown[0]!r}; known are {', '.join(tables)}")
     at, parts = place(spec, reports), []
-    for table in load_tables().values():
+    for table in tables.values():
+        if only is not None and table.key not in only:
+            continue
         frame = cells(table, spec, at) if table.key in spec.tables else None
         if frame is None or not frame.state.isin(["measured", "changed"]).any():
             continue

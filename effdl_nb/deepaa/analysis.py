@@ -191,8 +191,8 @@ def draw_accuracies(
     lines = compared_accuracies(cells, labels)
     figure = Figure(figsize=(WIDTH, 0.9 + 0.32 * len(lines)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for axis, value, spread, colour, title in ((left, "thesis", "thesis_spread", BY_HAND, "dissertation: ImageNet, ResNet-50"),
-                                               (right, "ours", "spread", SEARCHED, "this study" + (f": {here}" if here else ""))):
+    for axis, value, spread, colour, title in ((left, "thesis", "thesis_spread", BY_HAND, "dissertation:\nImageNet, ResNet-50"),
+                                               (right, "ours", "spread", SEARCHED, "this study" + f":\n{here}" * bool(here))):
         if lines[value].isna().all():
             _say_missing(axis, title)
         else:
