@@ -16,6 +16,7 @@ from torchvision.datasets import ImageFolder
 
 from effdl_nb.data import load
 from effdl_nb.deepaa.command import main
+from effdl_nb.deepaa.operations import search_space
 from effdl_nb.deepaa.policy import load_policy
 from effdl_nb.deepaa.search import PolicySearch
 
@@ -103,6 +104,7 @@ def test_an_interruption_says_how_to_continue_and_other_settings_are_refused(fol
     (["--compile", "--device", "cpu"], "needs a GPU"),
     (["--guide-share", "1"], "--guide-share is 1.0; allowed"),
     (["--image-size", "4"], "image_size"),
+    (["--image-size", "12"], "smaller than the space's Cutout of 16"),
     (["--stpes", "3"], "unrecognized arguments: --stpes"),
 ])
 def test_wrong_arguments_are_named_before_images_are_read(wrong, words, tmp_path, capsys):
@@ -117,7 +119,6 @@ def test_images_that_do_not_fit(folder, whole, tmp_path, capsys):
         return capsys.readouterr().err
 
     assert "no such folder" in says(tmp_path / "nowhere")
-    assert "smaller than the space's Cutout of 60" in says(folder, "--space", "imagenet")
     for name in ("train", "val"):
         (tmp_path / "one" / name / "only").mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(tmp_path / "one" / name / "only" / "0.png")
@@ -129,6 +130,13 @@ def test_images_that_do_not_fit(folder, whole, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--data", str(folder), "--out", str(whole), *SHORT])
     assert "--overwrite" in capsys.readouterr().err
+
+
+def test_imagenets_space_is_scaled_to_the_images_and_quiet_is_quiet(folder, tmp_path, capfd):
+    out = tmp_path / "p.json"
+    assert main(["--data", str(folder), "--out", str(out), *SHORT, "--space", "imagenet"]) == 0
+    assert load_policy(out).space == search_space("imagenet", 32) and load_policy(out).space.cutout == 9
+    assert not capfd.readouterr().err, "no bar, of decoding neither"
 
 
 def test_the_module_is_the_command(tmp_path):

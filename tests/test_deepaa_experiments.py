@@ -5,6 +5,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+from effdl_nb import study
 from effdl_nb.data import load
 from effdl_nb.deepaa import experiments
 from effdl_nb.deepaa.experiments import (
@@ -72,7 +73,7 @@ def test_depth_is_that_of_the_settings_or_what_was_found(tmp_path):
     for layers in (1, 2, 7):
         details = augmented_accuracy(f"layers_{layers}", replace(TINY, layers=layers), 0, tmp_path)["details"]
         used = min(layers, found["layers_used"])
-        assert details["layers_used"] == used and details["policy"]["probabilities"] == found["policy"]["probabilities"][:used]
+        assert details["layers_used"] == used and details["policy"] == found["policy"], "a row carries the policy as it was found"
         assert augmented_accuracy(f"deep_ta_{layers}", replace(TINY, layers=layers), 0, tmp_path)["details"]["layers_used"] == layers
     assert len([path for path in tmp_path.iterdir() if path.suffix == ".json"]) == 1, "depth does not shape the search"
     assert all(abs(sum(row) - 1) < 1e-4 and len(row) == 139 for row in found["policy"]["probabilities"])
@@ -182,9 +183,57 @@ def test_a_damaged_policy_file_is_an_error_and_not_a_new_search(tmp_path):
 
 def test_mirrored_evaluation_uses_the_same_file(tmp_path):
     augmented_accuracy("deepaa", TINY, 0, tmp_path)
-    augmented_accuracy("deepaa", replace(TINY, mirror=True), 0, tmp_path)
+    mirrored = augmented_accuracy("deepaa", replace(TINY, mirror=True, layers=1), 0, tmp_path)["details"]
+    found = augmented_accuracy("deepaa", TINY, 0, tmp_path)["details"]
+    assert mirrored["mirrored"] and not found["mirrored"] and mirrored["layers_used"] == 1
+    same = ("policy", "entropy", "top_operations", "held_out", "held_out_deep_ta")
+    assert all(mirrored[name] == found[name] for name in same), "what is shown is what was found, neither mirrored nor cut"
     files = [path for path in tmp_path.iterdir() if path.suffix == ".json"]
     assert len(files) == 1 and load_policy(files[0]).layers >= 1
+
+
+def test_a_policy_of_one_data_set_serves_another(tmp_path, monkeypatch):
+    here = load(TINY.dataset, train_size=240, test_size=50)
+    other = replace(here, name="other", train=replace(here.train, images=here.train.images.flip(0), labels=here.train.labels.flip(0)), digest="other")
+    monkeypatch.setattr(experiments, "load", lambda name, **_: {"other": other, TINY.dataset: here}[name])
+    there = replace(TINY, dataset="other", search_dataset=TINY.dataset)
+    assert policy_path(there, other, tmp_path) == policy_path(TINY, here, tmp_path)
+    assert policy_path(replace(there, search_dataset=None), other, tmp_path) != policy_path(TINY, here, tmp_path)
+    assert policy_path(replace(TINY, search_dataset=TINY.dataset), here, tmp_path) == policy_path(TINY, here, tmp_path)
+    first = augmented_accuracy("deepaa", TINY, 0, tmp_path)["details"]
+    monkeypatch.setattr(experiments, "found_by", lambda *_: pytest.fail("searched again"))
+    second = augmented_accuracy("deepaa", there, 0, tmp_path)["details"]
+    assert second["policy"] == first["policy"] and second["searched_on"] == TINY.dataset and second["train_loss"] != first["train_loss"]
+    with pytest.raises(ValueError, match="has images of 32 pixels; allowed for 'big': 64"):
+        find_policy(there, replace(other, name="big", train=replace(here.train, images=torch.zeros(240, 3, 64, 64, dtype=torch.uint8))), tmp_path)
+
+
+def test_the_dissertations_profile_searches_once_on_cifar_10_and_once_on_imagenet():
+    made_by, tables, spec = {}, study.load_tables(), study.load_profile("paper")
+    for key in ("table_3_2", "table_3_3", "table_3_4", "table_3_5", "table_3_6", "table_3_7"):
+        plan = spec.tables[key]
+        for row, column in ((row, column) for row in plan.rows for column in plan.columns):
+            settings = study.settings_of(tables[key], plan, row, column)
+            if row.startswith(("deepaa", "layers_")):
+                shaped = {k: v for k, v in asdict(settings).items() if k.startswith(("search_", "held_out_"))}
+                shaped["search_dataset"] = settings.search_dataset or settings.dataset
+                made_by.setdefault(settings.space, set()).add(tuple(shaped.items()))
+    assert {space: len(found) for space, found in made_by.items()} == {"cifar": 1, "imagenet": 1}
+    assert {dict(*found)["search_dataset"] for found in made_by.values()} == {"cifar10", "imagenet"}
+    assert all(dict(*found)["search_stop_identity"] == 1.0 for found in made_by.values()), "six and seven layers must exist"
+
+
+def test_a_search_that_never_stops_has_all_its_layers(tmp_path):
+    stays = replace(TINY, search_lr=1e-6, search_identity_logit=20.0, held_out_deep_ta=False)
+    with pytest.warns(UserWarning, match="may never leave the identity"):
+        assert augmented_accuracy("deepaa", stays, 0, tmp_path)["details"]["layers_used"] == 1
+    with pytest.warns(UserWarning, match="may never leave the identity"):
+        assert augmented_accuracy("deepaa", replace(stays, search_stop_identity=1.0), 0, tmp_path)["details"]["layers_used"] == 2
+
+
+def test_memory_does_not_name_a_policy(tmp_path):
+    data = load(TINY.dataset, train_size=240, test_size=50)
+    assert policy_path(replace(TINY, search_chunk=32), data, tmp_path) == policy_path(TINY, data, tmp_path)
 
 
 def test_an_unknown_row_and_wrong_settings(tmp_path):

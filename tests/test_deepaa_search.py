@@ -1,5 +1,7 @@
 """The search: resuming, stopping, skipping, refusing; on four transforms and a network of a few weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -7,7 +9,7 @@ from torch import nn
 from effdl_nb.data import Split
 from effdl_nb.deepaa.operations import SearchSpace, Transform
 from effdl_nb.deepaa.policy import Policy, identity_policy, uniform_policy
-from effdl_nb.deepaa.random_search import affordable_pairs, random_policy, random_search, search_cost
+from effdl_nb.deepaa.random_search import affordable_candidates, affordable_pairs, random_policy, random_search, search_cost
 from effdl_nb.deepaa.search import (
     PolicySearch,
     SearchConfig,
@@ -256,12 +258,21 @@ def test_the_knobs_are_part_of_what_a_search_is(tmp_path):
             PolicySearch(data(), SPACE, SearchConfig(**{**vars(CONFIG), **change}), state=tmp_path / "state")
 
 
+def test_a_search_out_of_memory_goes_on_with_a_smaller_chunk(tmp_path):
+    search = PolicySearch(data(), SPACE, CONFIG, state=tmp_path / "state")
+    search.advance()
+    search.save()
+    assert PolicySearch(data(), SPACE, replace(CONFIG, chunk=7), state=tmp_path / "state").step == 1
+
+
 def test_random_search_repeats_and_finds_the_best_of_what_it_drew():
     first, second = (random_search(data(), SPACE, CONFIG, candidates=4, progress=False) for _ in range(2))
     assert torch.equal(first.probabilities, second.probabilities) and first.provenance == second.provenance
     chosen = random_policy(SPACE, CONFIG.layers, CONFIG.seed, first.provenance["chosen"])
     assert torch.equal(first.probabilities, chosen.probabilities) and first.provenance["pairs"] == affordable_pairs(CONFIG, SPACE, 4)
     more = [random_search(data(), SPACE, CONFIG, candidates=n, progress=False).provenance["pairs"] for n in (1, 8)]
+    free = random_search(data(), SPACE, CONFIG, progress=False).provenance
+    assert free["candidates"] == affordable_candidates(CONFIG, SPACE) and (free["pairs"] >= 32 or free["candidates"] == 1)
     assert more[0] > first.provenance["pairs"] > more[1], "the more candidates, the fewer pairs for each"
 
 

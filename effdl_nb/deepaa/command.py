@@ -7,6 +7,8 @@ __all__ = ['PRESETS', 'USE', 'Preset', 'make_parser', 'divide', 'fitting_config'
 
 # %% ../../nbs/03_deepaa/04b_command.ipynb #933bd5ea
 import argparse
+import contextlib
+import io
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +17,7 @@ import torch
 from torch import nn
 
 from ..data import Split, channel_statistics, from_folder
-from .operations import SearchSpace
+from .operations import SPACE_KINDS, check_images, search_space
 from .policy import Policy, save_policy, top_operations
 from .search import PolicySearch, SearchConfig, SearchData, SearchFailed, check_device, pretrain_proxy
 from ..networks import build
@@ -61,7 +63,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--preset", choices=PRESETS, default="small", help="sizes that the options below change (default small)")
     add("--network", help="the network whose gradients are compared, such as wrn-16-2")
     add("--image-size", type=int, default=32, help="side of the squares the images are cut to (default 32)")
-    add("--space", choices=("cifar", "imagenet"), default="cifar", help="cifar: crop of padded images; imagenet: random resized crop (default cifar)")
+    add("--space", choices=SPACE_KINDS, default="cifar",
+        help="cifar: crop of padded images, Cutout of 16 pixels; imagenet: random resized crop, Cutout of 60 pixels in 224 (default cifar)")
     add("--proxy-epochs", type=int, help="training of that network")
     add("--guide-share", type=float, default=0.25, help="part of train/ that gives the validation gradients (default 0.25)")
     for name, words in _OPTIONS.items():
@@ -95,6 +98,7 @@ def _settings(given: argparse.Namespace) -> tuple[str, TrainConfig, SearchConfig
     if not 0 < given.guide_share < 1:
         raise ValueError(f"--guide-share is {given.guide_share}; allowed: numbers between 0 and 1")
     build(network, 2, image_size=given.image_size)
+    check_images(torch.empty(1, 3, given.image_size, given.image_size, dtype=torch.uint8), search_space(given.space, given.image_size))
     epochs = preset.proxy_epochs if given.proxy_epochs is None else given.proxy_epochs
     training = TrainConfig(epochs=epochs, batch_size=128, lr=0.1, nesterov=True, clip_norm=5.0, channels_last=True, seed=config.seed)
     device = _device(given.device)
@@ -140,7 +144,8 @@ def _beside(out: Path) -> dict[str, Path]:
 
 def _find(given: argparse.Namespace, network: str, training: TrainConfig, config: SearchConfig, device: torch.device) -> tuple[Policy, tuple, tuple]:
     "Read, train, search; the policy and the constants its images are normalised with."
-    train, test, classes, mean, std = read_images(given.data, given.image_size)
+    with contextlib.redirect_stderr(io.StringIO()) if given.quiet else contextlib.nullcontext():  # the bars of decoding go to stderr
+        train, test, classes, mean, std = read_images(given.data, given.image_size)
     fit, guide = divide(train, given.guide_share, classes, config.seed)
     config, words = fitting_config(config, guide)
     batch = replace(training, batch_size=min(training.batch_size, len(fit)))
@@ -154,7 +159,7 @@ def _find(given: argparse.Namespace, network: str, training: TrainConfig, config
     print(f"proxy {network}: {accuracy:.1f} % of the held-out images right (chance {100 / len(classes):.1f} %)")
     origin = {"network": network, "classes": classes, "image_size": given.image_size, "device": device.type}
     origin["proxy_held_out_accuracy"] = round(accuracy, 3)
-    space = getattr(SearchSpace, given.space)()
+    space = search_space(given.space, given.image_size)
     search = PolicySearch(SearchData(proxy, fit, guide, mean, std), space, config, state=files["search"], provenance=origin)
     if search.history:
         print(f"continuing at layer {search.layer}, step {search.step}")

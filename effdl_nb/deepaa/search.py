@@ -280,11 +280,12 @@ def _digest(tensors) -> str:
 
 
 def search_fingerprint(data: SearchData, space: SearchSpace, config: SearchConfig) -> dict:
-    "Plain values that change with anything a search's result depends on."
+    "Plain values that change with anything a search's result depends on; `chunk` is not among them."
     splits = {name: _digest([split.images, split.labels]) for name, split in (("train", data.train), ("validation", data.validation))}
     numbers = [float(value) for value in (*data.mean, *data.std)]
     model = _digest(data.model.state_dict().values())
-    return {"config": asdict(config), "space": space.hash(), "model": model, **splits, "normalisation": numbers}
+    settings = {name: value for name, value in asdict(config).items() if name != "chunk"}
+    return {"config": settings, "space": space.hash(), "model": model, **splits, "normalisation": numbers}
 
 # %% ../../nbs/03_deepaa/04_search.ipynb #52d8ec9f
 def _save_state(path: Path, tensors: dict[str, torch.Tensor], header: dict) -> None:
