@@ -178,7 +178,7 @@ def condense_distillation(
     device=None,  # None: a GPU if there is one
     **run,  # checkpoint, checkpoint_every, on_iteration and progress, as `learning.learn` takes them
 ) -> CondensedSet:
-    """DD (images and learning rates; `rate` of the set is their mean, `details["rates"]` has them all) or LD (soft labels of real images).
+    """DD (images, and a rate for each step: `details["rates"]`; the set's own `rate` is None) or LD (soft labels of real images).
 
     Deterministic given `config.seed`. Raises ValueError if a class has fewer than `ipc` images or the checkpoint is of another run;
     MemoryError if the inner loop's estimate is above what is free; NonFiniteSteps if `max_skipped` steps in a row are not finite.
@@ -205,14 +205,14 @@ def _learned(config: DistillationConfig, **tensors: tuple[Tensor, float]) -> Lea
 
 
 def _finish(problem: _Distilling, learned: Learned, targets, index, classes, whitening, details) -> CondensedSet:
-    c, images, rate = problem.config, problem.synthetic, None
+    c, images = problem.config, problem.synthetic
     details = facts(learned, c, details)
     if c.method == "dd":
         rates = learned["log_rates"].detach().exp().cpu()
-        images, rate, details["rates"] = learned["images"].detach(), rates.mean().item(), [round(v, 8) for v in rates.tolist()]
+        images, details["rates"] = learned["images"].detach(), [round(v, 8) for v in rates.tolist()]
     else:
         targets, details["index"] = learned["labels"].detach().cpu(), index
-    return CondensedSet(images.cpu(), targets, tuple(classes), c.method, c.ipc, whitening, rate, c.seed, details)
+    return CondensedSet(images.cpu(), targets, tuple(classes), c.method, c.ipc, whitening, None, c.seed, details)
 
 # %% ../../nbs/04_condensation/05a_distillation.ipynb #e1a6c420
 def replay(
