@@ -60,7 +60,7 @@ def test_rates():
     assert used() == 0.05 and used(protocol="dc") == module.FIXED_RATE and used(rate=0.3) == 0.3 and used(protocol="mtt") == 0.05
 
 
-@pytest.mark.parametrize(("protocol", "passes", "drop"), [("thesis", 10, 5), ("mtt", 11, 7), ("dc", 10, 5)])
+@pytest.mark.parametrize(("protocol", "passes", "drop"), [("thesis", 10, 5), ("mtt", 11, 7), ("dc", 11, 7)])
 def test_lengths_of_the_protocols(protocol, passes, drop):
     plan = evaluate(sample(toy()), toy(), **{**QUICK, "epochs": 10, "runs": 1}, protocol=protocol).settings["train"]
     assert (plan["epochs"], plan["milestones"], plan["gamma"]) == (passes, (drop,), 0.1)

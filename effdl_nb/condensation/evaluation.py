@@ -31,7 +31,7 @@ class Protocol:
     drop: int  # more passes than epochs // 2 before the rate falls to a tenth
 
 
-PROTOCOLS = {"thesis": Protocol(True, 0, 0), "mtt": Protocol(True, 1, 2), "dc": Protocol(False, 0, 0)}
+PROTOCOLS = {"thesis": Protocol(True, 0, 0), "mtt": Protocol(True, 1, 2), "dc": Protocol(False, 1, 2)}
 FIXED_RATE = 0.01  # for sets without a learned rate, and for protocol "dc"
 
 
