@@ -11,7 +11,18 @@ from PIL import Image
 from effdl_nb import data
 from effdl_nb.condensation import condense as module
 from effdl_nb.condensation import unroll
-from effdl_nb.condensation.condense import METHODS, condense, defaults, folder_dataset, memory_needed, open_dataset, prepare, settings_of
+from effdl_nb.condensation.condense import (
+    METHODS,
+    condense,
+    defaults,
+    folder_dataset,
+    kept_set,
+    memory_needed,
+    open_dataset,
+    prepare,
+    settings_of,
+    table_4_3,
+)
 from effdl_nb.condensation.images import ZCAWhitening
 from effdl_nb.condensation.sets import CondensedSet
 from effdl_nb.data import ImageDataset, Split
@@ -86,7 +97,7 @@ def test_a_killed_run_goes_on_with_the_same_bits(method, tmp_path):
     assert len(list(tmp_path.glob(f"{method}-*.part.safetensors"))) == 1
     seen = []
     resumed, straight = run(method, work=tmp_path, on_iteration=lambda i, *_: seen.append(i)), run(method)
-    assert seen == [4]
+    assert seen == [3, 4]   # what was cut off in the middle is told again
     assert torch.equal(resumed.images, straight.images) and torch.equal(resumed.labels, straight.labels) and resumed.details == straight.details
     assert not list(tmp_path.glob("*.part.safetensors"))
 
@@ -101,6 +112,26 @@ def test_finished_work_is_read_and_experts_are_shared(tmp_path, monkeypatch):
     for change in ({"iterations": 5}, {"seed": 9}, {"ipc": 2}, {"rate": 0.05}):
         with pytest.raises(BaseException, match="made again"):
             run("mtt", work=tmp_path, **change)
+
+
+def test_the_file_of_a_set_is_known_without_making_it(tmp_path, monkeypatch):
+    words = {"preset": "small", "work": tmp_path, **TINY["dm"]}
+    assert kept_set(toy(), "dm", 1, "convnet-2", **words) is None and not list(tmp_path.iterdir())
+    made, (path,) = run("dm", work=tmp_path), tmp_path.glob("dm-*.safetensors")
+    monkeypatch.setattr(module, "prepare", lambda *a: pytest.fail("whitened"))
+    assert kept_set(toy(), "dm", 1, "convnet-2", **words) == path and torch.equal(CondensedSet.load(path).images, made.images)
+    for other in ({"seed": 1}, {"ipc": 2}, {"whitening": "zca"}, {"iterations": 5}, {"network": "convnet-3"}):
+        assert kept_set(**{"dataset": toy(), "method": "dm", "network": "convnet-2", **words, **other}) is None
+    with pytest.raises(ValueError, match="no option 'speed'"):
+        kept_set(toy(), "dm", speed=1, **words)
+
+
+def test_made_again_it_has_the_same_bits_and_is_told_about(tmp_path):
+    seen, first = [], run("dm", work=tmp_path)
+    assert run("dm", work=tmp_path, on_iteration=lambda i, *_: seen.append(i)).details == first.details and not seen
+    second = run("dm", work=tmp_path, again=True, on_iteration=lambda i, *_: seen.append(i))
+    assert seen == [1, 2, 3, 4] and torch.equal(first.images, second.images) and first.details == second.details
+    assert len(list(tmp_path.glob("dm-*"))) == 1
 
 
 def test_two_at_once_make_one(tmp_path, monkeypatch):
@@ -167,7 +198,7 @@ def test_constant_channel():
 
 def test_a_rate_driven_to_zero_stays_positive():
     made = run("dd", rate_lr=1e6)
-    assert all(0 < r <= 1 for r in made.details["rates"]) and made.rate > 0
+    assert all(0 < r <= 1 for r in made.details["rates"]) and made.rate is None
     assert run("mtt", rate_lr=1e6, iterations=3).rate > 0
 
 
@@ -241,6 +272,32 @@ def test_folders_that_are_none(tmp_path):
     (write(tmp_path, "broken") / "broken" / "cat" / "0.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"0\.png cannot be read as an image"):
         folder_dataset(tmp_path / "broken", progress=False)
+
+
+def test_a_folder_called_like_a_benchmark_is_none(tmp_path, monkeypatch):
+    write(tmp_path, "cifar100")
+    monkeypatch.chdir(tmp_path)
+    for said in ("./cifar100", tmp_path / "cifar100", str(tmp_path / "cifar100")):
+        images = open_dataset(said, 8, progress=False)
+        assert images.name == "folder:cifar100" and prepare(images).mark["whitening"] == "channel"
+        assert table_4_3(images.name, 10) == table_4_3("cifar10", 10) != table_4_3("cifar100", 10)
+    with pytest.raises(ValueError, match=r"'./cifar100' for the folder, 'data:cifar100' for the data set"):
+        open_dataset("cifar100", 8)
+    assert prepare(replace(toy(), name="cifar-like")).mark["whitening"] == "channel"
+    assert open_dataset("data:cifar10-sample").name == "cifar10-sample"
+
+
+@pytest.mark.parametrize("wrong", [{"image_lr": float("nan")}, {"rate_lr": float("inf")}, {"image_lr": -1.0}, {"rate_lr": -1e-3}])
+def test_rates_that_are_none(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be a finite number"):
+        run("mtt", **wrong)
+
+
+@pytest.mark.parametrize(("method", "wrong"), [("herding", {"epochs": 0}), ("forgetting", {"epochs": -1}), ("herding", {"lr": float("nan")}),
+                                               ("kip", {"image_lr": float("nan")}), ("kip", {"image_lr": -1.0})])
+def test_numbers_out_of_range(method, wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be"):
+        run(method, **wrong)
 
 
 def test_names_are_data_sets():

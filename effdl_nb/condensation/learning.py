@@ -111,7 +111,7 @@ def learn(
     name: str,  # of the bar
     checkpoint: str | Path | None = None,  # file to go on from, if it is there, and to save to; removed when the result is made
     checkpoint_every: int = 100,  # iterations between saves
-    on_iteration: Callable | None = None,  # (iteration, learned, loss) -> None, after each iteration
+    on_iteration: Callable | None = None,  # (iteration, learned, loss) -> None, after each iteration and again if that is repeated after a kill
     progress: bool = True,  # a bar with the time left
 ) -> CondensedSet | None:  # what `finish` returns
     "Iterate to the end, from a checkpoint if there is one, and make the result. ValueError if the checkpoint is damaged or of another run."
@@ -121,10 +121,10 @@ def learn(
         while learned.iteration < iterations:
             learned.losses.append(iterate(learned))
             learned.iteration += 1
-            if checkpoint is not None and learned.iteration % checkpoint_every == 0 and learned.iteration < iterations:
-                _save(learned, Path(checkpoint), mark)
             if on_iteration is not None:
                 on_iteration(learned.iteration, learned, learned.losses[-1])
+            if checkpoint is not None and learned.iteration % checkpoint_every == 0 and learned.iteration < iterations:
+                _save(learned, Path(checkpoint), mark)
             bar.update()
     made = finish(learned)
     if checkpoint is not None:

@@ -252,6 +252,9 @@ class TrajectoryConfig:
         for name in ("ipc", "iterations", "student_steps", "expert_steps", "interval", "batch_size", "statistics_images", "max_skipped"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("image_lr", "rate_lr"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be a finite number from 0, not {getattr(self, name)}")
         if not 0 <= self.min_start <= self.first_start <= self.max_start:
             raise ValueError(f"0 <= min_start <= first_start <= max_start is needed, not {self.min_start}, {self.first_start}, {self.max_start}")
         if not RATE_BOUNDS[0] <= self.rate <= RATE_BOUNDS[1]:
