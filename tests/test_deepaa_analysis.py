@@ -66,6 +66,16 @@ def test_rows_without_a_policy_have_none():
     assert analysis.searched_policy([*rows, {"row": "deepaa", "details": {"policy": policy}}]).layers == 2
 
 
+def test_too_few_layers_are_said_and_trainings_compared():
+    row = {"row": "deepaa", "columns": ["cifar10"], "seed": 1, "settings": {"layers": None, "search_layers": 3},
+           "details": {"layers_used": 2, "stopped": "so"}}
+    assert analysis.layers_short([row]) == ["deepaa, cifar10, seed 1: 2 of 3 layers (so)"]
+    assert analysis.layers_short([{**row, "settings": {"layers": 2, "search_layers": 3}}, {**row, "details": {}}]) == []
+    one = {"network": "wrn-16-2", "epochs": 13, "layers": 1, "search_seed": 0, "mirror": True, "held_out_pairs": 2}
+    assert analysis.training_differences(one, {"network": "wrn-16-2", "epochs": 13, "layers": 3}) == {}
+    assert analysis.training_differences(one, {**one, "epochs": 12, "lr": 0.1}) == {"epochs": (13, 12), "lr": (None, 0.1)}
+
+
 def test_magnitudes_share_a_scale():
     for space in (CIFAR, IMAGENET):
         for name in (*analysis.GEOMETRIC, "Contrast", "Color", "Brightness", "Sharpness"):

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SPACES', 'FAMILY', 'GEOMETRIC', 'COLOUR', 'INK', 'SEARCHED', 'BY_HAND', 'FONT', 'WIDTH', 'MISSING', 'SIMPLE_DROP',
-           'policy_from_details', 'searched_policy', 'normalised_magnitude', 'pipelines', 'draw_pipelines',
-           'compared_accuracies', 'draw_accuracies', 'operation_frame', 'draw_operations', 'family_shares',
-           'family_verdict', 'verdict_words', 'depth_frame', 'peaks', 'draw_depths', 'level_frame', 'draw_magnitudes',
-           'cumulated_frame', 'policy_observations', 'draw_cumulated']
+           'policy_from_details', 'searched_policy', 'layers_short', 'training_differences', 'normalised_magnitude',
+           'pipelines', 'draw_pipelines', 'compared_accuracies', 'draw_accuracies', 'operation_frame',
+           'draw_operations', 'family_shares', 'family_verdict', 'verdict_words', 'depth_frame', 'peaks', 'draw_depths',
+           'level_frame', 'draw_magnitudes', 'cumulated_frame', 'policy_observations', 'draw_cumulated']
 
 # %% ../../nbs/03_deepaa/06_analysis.ipynb #c959358a
 import math
@@ -55,6 +55,28 @@ def searched_policy(
     "The first policy that a row's measurements carry; None if there is none."
     found = (m["details"].get("policy") for m in rows if m["row"] == row and m.get("details"))
     return next((policy_from_details(policy) for policy in found if policy), None)
+
+# %% ../../nbs/03_deepaa/06_analysis.ipynb #462f237f
+def layers_short(
+    rows: Iterable[Mapping],  # measurements: each with "row", "seed", "settings" and "details"
+) -> list[str]:
+    "A sentence for each measurement that was trained with fewer layers than it asks for."
+    said = []
+    for m in rows:
+        asked, used = m["settings"].get("layers") or m["settings"].get("search_layers"), m["details"].get("layers_used")
+        if asked and used and used < asked:
+            why = m["details"].get("stopped") or "fewer were found"
+            said.append(f"{m['row']}, {', '.join(m['columns'])}, seed {m['seed']}: {used} of {asked} layers ({why})")
+    return said
+
+
+_POLICY_ONLY = ("search_", "held_out_", "layers", "mirror")  # settings of the policy, not of the training
+
+
+def training_differences(one: Mapping, other: Mapping) -> dict[str, tuple]:
+    "The settings of data, network and training in which two measurements' settings differ: {name: (one's, other's)}."
+    names = [name for name in {**one, **other} if not name.startswith(_POLICY_ONLY)]
+    return {name: (one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)}
 
 # %% ../../nbs/03_deepaa/06_analysis.ipynb #90b90ffe
 FAMILY = ("Crop", "Cutout", "Flip")  # what earlier methods append by hand
