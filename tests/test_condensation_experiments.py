@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from effdl_nb.condensation import condense as condensing
+from effdl_nb.condensation import experiments
 from effdl_nb.condensation.condense import METHODS, TABLE_4_3
 from effdl_nb.condensation.experiments import (
     TITLES,
@@ -81,6 +82,34 @@ def test_accuracy_on_the_way_is_that_of_a_shorter_run(tmp_path):
     assert again == long   # the set is read, and so is what was found on the way
 
 
+def test_a_set_that_another_row_made_is_looked_at_on_the_way_all_the_same(tmp_path):
+    asked = replace(tiny("mtt"), progress_at=(2, 4, 9))   # 9 lies beyond the run: it is not waited for
+    straight = condensation_accuracy("mtt", asked, 0, tmp_path / "s", progress=False)
+    first = condensation_accuracy("variant", replace(tiny("mtt"), method="mtt"), 0, tmp_path / "k", progress=False)
+    assert "on_the_way" not in first["details"]
+    row = condensation_accuracy("mtt", asked, 0, tmp_path / "k", progress=False)
+    assert [r[0] for r in row["details"]["on_the_way"]] == [2, 4] and row == straight
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "k").glob("[mp]*-*.*")}
+    assert condensation_accuracy("mtt", asked, 0, tmp_path / "k", progress=False) == row
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "k").glob("[mp]*-*.*")} == stamps
+
+
+def test_killed_while_looking_on_the_way_nothing_is_left_out(tmp_path, monkeypatch):
+    asked = replace(tiny("mtt"), progress_at=(2,))
+    straight = condensation_accuracy("mtt", asked, 0, tmp_path / "s", progress=False)
+
+    def kill(*a, **k):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiments, "_set_of", kill)
+    monkeypatch.setattr(experiments, "condense", lambda *a, **k: condensing.condense(*a, checkpoint_every=1, **k))
+    with pytest.raises(KeyboardInterrupt):
+        condensation_accuracy("mtt", asked, 0, tmp_path / "k", progress=False)
+    monkeypatch.undo()
+    monkeypatch.setattr(experiments, "not_seen", lambda *a: [])   # not needed here
+    assert condensation_accuracy("mtt", asked, 0, tmp_path / "k", progress=False) == straight
+
+
 def test_a_killed_condensation_goes_on(tmp_path):
     straight = condensed_set("iatm", tiny("iatm"), 0, tmp_path / "s", progress=False)
 
@@ -98,6 +127,9 @@ def test_a_killed_condensation_goes_on(tmp_path):
 def test_pictures_before_and_after(tmp_path):
     measured = {"row": "mtt", "settings": asdict(tiny("mtt")), "seed": 0}
     assert images_of(measured, tmp_path) is None   # nothing was made, and nothing is
+    condensed_set("mtt", tiny("mtt"), 1, tmp_path, progress=False)
+    kept = set(tmp_path.iterdir())
+    assert images_of(measured, tmp_path) is None and set(tmp_path.iterdir()) == kept   # another set of the method is not this one
     made = condensed_set("mtt", tiny("mtt"), 0, tmp_path, progress=False)
     before, after, labels = images_of(measured, tmp_path)
     assert torch.equal(after, made.to_raw()) and torch.equal(labels, made.labels) and 0 < (after - before).abs().mean() < 0.2

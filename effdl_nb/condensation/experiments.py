@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WHOLE', 'TITLES', 'EVAL_SEED', 'KEPT', 'CondensationSettings', 'method_of', 'method_options', 'dataset_of',
-           'condensed_set', 'evaluate_row', 'accuracy_on_the_way', 'expert_spectra', 'condensation_accuracy',
-           'images_of', 'schedule']
+           'condensed_set', 'evaluate_row', 'accuracy_on_the_way', 'not_seen', 'expert_spectra',
+           'condensation_accuracy', 'images_of', 'schedule']
 
 # %% ../../nbs/04_condensation/08_experiments.ipynb #118bf9c0
 from collections.abc import Callable
@@ -17,7 +17,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .. import data
-from .condense import METHODS, condense, defaults, plan_experts, prepare, settings_of, shared_experts
+from .condense import METHODS, condense, defaults, kept_set, plan_experts, prepare, settings_of, shared_experts
 from .evaluation import PROTOCOLS, Evaluation, evaluate
 from .sets import CondensedSet
 from .trajectory import analyse_layers, real_images
@@ -114,12 +114,18 @@ def condensed_set(
     work: str | Path,  # folder of shared intermediate results
     progress: bool = True,
     on_iteration: Callable | None = None,  # see `condense`
+    again: bool = False,  # make it even if it is there
 ) -> CondensedSet:
     "The condensed set behind a row: read from `work` if it is there, else made and saved."
-    method = method_of(row, settings)
-    run = {"work": work, "progress": progress, "on_iteration": on_iteration, "whitening": settings.whitening}
-    return condense(dataset_of(settings), method, settings.ipc, settings.network, preset=settings.preset, seed=seed, **run,
-                    **method_options(method, settings))
+    which, said = _request(row, settings, seed, work)
+    return condense(*which, progress=progress, on_iteration=on_iteration, again=again, **said)
+
+
+def _request(row: str, s: CondensationSettings, seed: int, work: str | Path) -> tuple[tuple, dict]:
+    "What `condense` and `kept_set` are told about a row."
+    method = method_of(row, s)
+    said = {"preset": s.preset, "seed": seed, "whitening": s.whitening, "work": work, **method_options(method, s)}
+    return (dataset_of(s), method, s.ipc, s.network), said
 
 # %% ../../nbs/04_condensation/08_experiments.ipynb #a46029f1
 EVAL_SEED = 1000  # networks of evaluation: seeds 1000, 1001, ... plus 100 for each seed of the row
@@ -158,6 +164,18 @@ def accuracy_on_the_way(
             write_json(path, {"found": [*(r for r in found if r[0] != iteration), [iteration, *values]]})
 
     return tell, path
+
+
+def not_seen(
+    row: str,
+    settings: CondensationSettings,
+    path: Path | None,  # the file of `accuracy_on_the_way`
+) -> list[int]:  # iterations
+    "Iterations of `settings.progress_at` that the run has and the file lacks."
+    method = method_of(row, settings)
+    last = settings_of(method, settings.ipc, settings.dataset, settings.preset, method_options(method, settings)).get("iterations", 0)
+    found = [r[0] for r in read_json(path)["found"]] if path and path.exists() else []
+    return [i for i in settings.progress_at if 1 <= i <= last and i not in found]
 
 
 def _set_of(images: torch.Tensor, rate: float, s: CondensationSettings, seed: int, work: str | Path) -> CondensedSet:
@@ -210,6 +228,8 @@ def condensation_accuracy(
         else:
             tell, path = accuracy_on_the_way(row, settings, seed, work) if settings.progress_at else (None, None)
             made = condensed_set(row, settings, seed, work, progress, tell)
+            if not_seen(row, settings, path):
+                made = condensed_set(row, settings, seed, work, progress, tell, again=True)
             details = {"rate": made.rate, **{key: made.details[key] for key in KEPT if key in made.details}}
             details |= {"on_the_way": read_json(path)["found"]} if path and path.exists() else {}
         bar.update()
@@ -230,7 +250,8 @@ def images_of(
     method, dataset = method_of(measured["row"], settings), dataset_of(settings)
     if method not in ("mtt", "iatm"):
         raise ValueError(f"row {measured['row']!r} is of method {method!r}; allowed: mtt, iatm")
-    if not any(Path(work).glob(f"{method}-*.safetensors")):
+    which, said = _request(measured["row"], settings, seed, work)
+    if kept_set(*which, **said) is None:
         return None
     made = condensed_set(measured["row"], settings, seed, work, progress=False)
     index = real_images(dataset.train.labels, dataset.num_classes, settings.ipc, torch.Generator().manual_seed(seed))
