@@ -100,6 +100,10 @@ def test_an_interruption_says_how_to_go_on(folder, tmp_path, capsys, monkeypatch
     (["--device", "abacus"], "cpu always is"),
     (["--out", "set.pt"], ".safetensors file, not 'set.pt'"),
     (["--save-every", "0"], "at least 1"),
+    (["--image-size", "0"], "--image-size must be at least 1, not 0"),
+    (["--evaluate", "-1"], "--evaluate must be at least 0, not -1"),
+    (["--epochs", "0", "--evaluate", "1"], "--epochs must be at least 1, not 0"),
+    (["--set", "image_lr=NaN"], "image_lr must be a finite number, not nan"),
 ])
 def test_errors_in_a_sentence(folder, tmp_path, capsys, words, said):
     out = [] if "--out" in words else ["--out", tmp_path / "a.safetensors"]

@@ -117,6 +117,9 @@ def _run(given: argparse.Namespace, say) -> CondensedSet:
     if given.out.suffix != ".safetensors":
         raise ValueError(f"--out is a .safetensors file, not {given.out.name!r}")
     options, work = _options(given), given.work or given.out.with_name(given.out.name + ".work")
+    for flag, value, least in (("--image-size", given.image_size, 1), ("--evaluate", given.evaluate, 0), ("--epochs", given.epochs, 1)):
+        if value < least:
+            raise ValueError(f"{flag} must be at least {least}, not {value}")
     defaults(given.method, given.ipc, preset=given.preset)   # an unknown name is refused before a folder is read
     images = open_dataset(given.data, given.image_size, not given.quiet)
     check_images(images, given.ipc)
