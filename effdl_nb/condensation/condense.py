@@ -96,7 +96,7 @@ def open_dataset(
     if isinstance(dataset, data.ImageDataset):
         return dataset
     if dataset in data.NAMES and Path(dataset).is_dir():
-        raise ValueError(f"{dataset!r} is a known data set and a folder here; allowed: './{dataset}' for the folder, 'data:{dataset}' for the data set")
+        raise ValueError(f"{dataset!r} is both a data set and a folder; allowed: './{dataset}' for the folder, 'data:{dataset}' for the data set")
     if (name := str(dataset).removeprefix("data:")) in data.NAMES and not isinstance(dataset, Path):
         return data.load(name)
     if Path(dataset).is_dir():
