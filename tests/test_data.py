@@ -202,8 +202,56 @@ def test_when_nothing_serves_every_source_says_why(tmp_path, monkeypatch):
     text = str(caught.value)
     for words in ("prepared folder: no", "official files", "cifar-10-python.tar.gz: no route", "npm is not installed", "EFFDL_DATA"):
         assert words in text
-    with pytest.raises(FileNotFoundError, match="has no train/ with a val/"):
+    with pytest.raises(FileNotFoundError, match="there is no folder .*imagenet"):
         data.load("imagenet", tmp_path)
+
+
+def write_images(folder, kinds=("cat", "dog"), count=3, mode="RGB"):
+    gen = np.random.default_rng(len(folder.name))
+    for k, kind in enumerate(kinds):
+        (folder / kind).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(gen.integers(40 * k, 40 * k + 90, (12, 9, 3), dtype=np.uint8)).convert(mode).save(folder / kind / f"{i}.png")
+    return folder
+
+
+def test_classes_at_the_top_or_under_train(tmp_path, capfd):
+    plain = data.load_folder(write_images(tmp_path / "plain"), 8, progress=False)
+    write_images(tmp_path / "both" / "train")
+    write_images(tmp_path / "both" / "val", count=2)
+    both = data.load_folder(tmp_path / "both", 8, progress=False)
+    assert plain.train.images.shape == (6, 3, 8, 8) and plain.test.images.shape == (0, 3, 8, 8) and plain.classes == ("cat", "dog")
+    assert torch.equal(both.train.images, plain.train.images) and both.test.labels.tolist() == [0, 0, 1, 1] and both.digest != plain.digest
+    assert torch.allclose(torch.tensor(plain.mean), plain.train.images.float().mean((0, 2, 3)) / 255, atol=1e-6)
+    assert data.load_folder(tmp_path / "both", 8).digest == both.digest and "both test" in (said := capfd.readouterr().err) and "plain" not in said
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "RGBA", "P"])
+def test_images_of_any_mode_become_colour(tmp_path, mode):
+    assert data.load_folder(write_images(tmp_path / "odd", mode=mode), 8, progress=False).train.images.shape == (6, 3, 8, 8)
+
+
+def test_folders_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        data.load_folder(tmp_path / "nothing")
+    (tmp_path / "empty" / "cat").mkdir(parents=True)
+    (tmp_path / "empty" / "cat" / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"no folders of images.*'cat'"):
+        data.load_folder(tmp_path / "empty")
+    (write_images(tmp_path / "broken") / "cat" / "0.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"0\.png cannot be read as an image"):
+        data.load_folder(tmp_path / "broken", progress=False)
+    write_images(tmp_path / "strange" / "train")
+    write_images(tmp_path / "strange" / "val", kinds=("bird",))
+    with pytest.raises(ValueError, match=r"val holds no image files in folders named cat, dog"):
+        data.load_folder(tmp_path / "strange")
+
+
+def test_imagenet_needs_images_held_out(tmp_path, monkeypatch):
+    write_images(tmp_path / "imagenet" / "train")
+    monkeypatch.setattr("effdl_nb.data._decode", lambda *a: pytest.fail("decoded before it was refused"))
+    with pytest.raises(FileNotFoundError, match=r"has no train/ with a val/ or test/ beside it; there is \['train'\]"):
+        data.load("imagenet", tmp_path, image_size=8)
 
 
 def test_a_wrong_digest_removes_the_download(tmp_path, monkeypatch):

@@ -118,11 +118,11 @@ def test_images_that_do_not_fit(folder, whole, tmp_path, capsys):
         assert main(["--data", str(data), "--out", str(tmp_path / "p.json"), *SHORT, *more]) == 1
         return capsys.readouterr().err
 
-    assert "no such folder" in says(tmp_path / "nowhere")
+    assert "there is no folder" in says(tmp_path / "nowhere")
     for name in ("train", "val"):
         (tmp_path / "one" / name / "only").mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(tmp_path / "one" / name / "only" / "0.png")
-    assert "at least 2 are needed: ['only']" in says(tmp_path / "one")
+    assert "at least 2 are needed: only" in says(tmp_path / "one")
     for name in ("train", "val"):
         (tmp_path / "one" / name / "second").mkdir()
         Image.new("RGB", (32, 32)).save(tmp_path / "one" / name / "second" / "0.png")
@@ -130,6 +130,13 @@ def test_images_that_do_not_fit(folder, whole, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--data", str(folder), "--out", str(whole), *SHORT])
     assert "--overwrite" in capsys.readouterr().err
+
+
+def test_without_held_out_images_the_proxy_is_not_judged(folder, whole, tmp_path, capsys):
+    out = tmp_path / "p.json"
+    assert main(["--data", str(folder / "train"), "--out", str(out), *SHORT]) == 0 and "not judged" in capsys.readouterr().out
+    found = load_policy(out)
+    assert found.provenance["proxy_held_out_accuracy"] is None and torch.equal(found.probabilities, load_policy(whole).probabilities)
 
 
 def test_imagenets_space_is_scaled_to_the_images_and_quiet_is_quiet(folder, tmp_path, capfd):
