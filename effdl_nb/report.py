@@ -35,17 +35,16 @@ def cells(
     at: Place,        # where the profile's results are
 ) -> pd.DataFrame:    # one line per cell, with the columns `FIELDS`
     "Every cell of a table: ours, the thesis's, the difference, and the state."
-    lines, plan = [], profile.tables.get(table.key)
+    lines = []
     for row in table.rows.values():
-        state = row_state(table, profile, row.key, at)
         path = at.row(table.key, row.key)
-        record = read_json(path) if state in ("measured", "changed") else {"cells": [], "measurements": []}
+        record = read_json(path) if path.exists() else {"cells": [], "measurements": []}
         ours = {cell["column"]: cell for cell in record["cells"]}
         for column in table.columns.values():
-            runs = plan is not None and row.key in plan.rows and column.key in plan.columns
-            line = _cell(table, row.key, column, ours.get(column.key) if runs else None,
-                         state if runs or state.startswith("not ") else "not run at this profile")
-            lines.append(line | {"here": _departures(column, record["measurements"])})
+            state = row_state(table, profile, row.key, at, column.key)
+            there = state in ("measured", "changed")
+            line = _cell(table, row.key, column, ours[column.key] if there else None, state)
+            lines.append(line | {"here": _departures(column, record["measurements"]) if there else ""})
     return pd.DataFrame(lines, columns=FIELDS)
 
 
@@ -301,7 +300,7 @@ def row_records(
     at: Place,
 ) -> list[dict]:
     "The rows of a table that count, as written by the study."
-    rows = [row for row in table.rows if row_state(table, profile, row, at) in ("measured", "changed")]
+    rows = [row for row in table.rows if row_state(table, profile, row, at) in ("measured", "changed", "partial")]
     return [read_json(at.row(table.key, row)) for row in rows]
 
 
@@ -428,7 +427,7 @@ def _table_part(table: Table, profile: Profile, at: Place) -> dict:
     item["shared"], item["own"] = common_settings(records)
     item["effort"] = effort(records)
     item["spent"] = show_seconds(item["effort"]["seconds"])
-    done, wanted = len(records), len(states)
+    done, wanted = sum(state in ("measured", "changed") for state in states.values()), len(states)
     item["state"] = ("not run at this profile" if plan is None else "" if done == wanted
                      else f"{len(item['failures'])} of {wanted} rows failed" if item["failures"] else f"{done} of {wanted} rows so far")
     return item

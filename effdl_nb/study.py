@@ -6,8 +6,8 @@
 __all__ = ['PROFILES', 'project_root', 'Column', 'RowSpec', 'Table', 'load_tables', 'load_thesis', 'thesis_value', 'Plan',
            'Profile', 'load_profile', 'figures_of', 'experiment_of', 'implemented_rows', 'settings_of', 'Unit',
            'units_of', 'modules_behind', 'code_hash', 'provenance', 'peak_memory', 'summary', 'measure', 'Place',
-           'place', 'kept_measurements', 'row_state', 'spread_kind', 'assemble', 'RowsFailed', 'Outcome',
-           'shared_folder', 'measure_row', 'run', 'write_plans', 'check_parameters', 'main']
+           'place', 'measured_columns', 'kept_measurements', 'row_state', 'spread_kind', 'assemble', 'RowsFailed',
+           'Outcome', 'shared_folder', 'measure_row', 'run', 'write_plans', 'check_parameters', 'main']
 
 # %% ../nbs/01_foundations/04_study.ipynb #72602384
 import argparse
@@ -486,6 +486,11 @@ def place(
     return Place(Path(reports or os.environ.get("EFFDL_REPORTS") or project_root() / "reports"), profile.name)
 
 # %% ../nbs/01_foundations/04_study.ipynb #d6eea168
+def measured_columns(plan: Plan, units: list[Unit], kept) -> tuple[str, ...]:
+    "The plan's columns of which every unit is among those kept, given by their hashes."
+    return tuple(key for key in plan.columns if all(unit.hash in kept for unit in units if key in unit.columns))
+
+
 def kept_measurements(
     table: Table,
     profile: Profile,
@@ -508,22 +513,27 @@ def kept_measurements(
 def row_state(
     table: Table,
     profile: Profile,
-    row: str,  # row key
+    row: str,                  # row key
     at: Place,
-) -> str:      # "measured", "changed", "outdated", "failed", "missing", "not run at this profile" or "not implemented yet"
-    "What there is of a row: \"changed\" is kept though its code is older, \"outdated\" will be measured again."
+    column: str | None = None,  # one cell of it; None: the whole row
+) -> str:      # "measured", "changed", "partial", "outdated", "failed", "missing", "not run at this profile" or "not implemented yet"
+    "What there is of a row: \"changed\" is kept though its code is older, \"partial\" lacks columns, \"outdated\" will be measured again."
     plan = profile.tables.get(table.key)
-    if plan is None or row not in plan.rows:
+    if plan is None or row not in plan.rows or (column is not None and column not in plan.columns):
         return "not run at this profile" if row in implemented_rows(table) else "not implemented yet"
-    wanted = {unit.hash for unit in units_of(table, plan, row)}
+    units, kept, written = units_of(table, plan, row), {}, set()
     if at.row(table.key, row).exists():
         kept = kept_measurements(table, profile, row, at)
-        if wanted <= set(kept):
-            code = _code_of(table)
-            return "measured" if all(kept[key]["code"] == code for key in wanted) else "changed"
+        written = {cell["column"] for cell in read_json(at.row(table.key, row))["cells"]}
+    wanted = {unit.hash for unit in units if column in (None, *unit.columns)}
+    if wanted <= set(kept) and column in (None, *written):
+        code = _code_of(table)
+        return "measured" if all(kept[key]["code"] == code for key in wanted) else "changed"
     if at.failure(table.key, row).exists():
         return "failed"
-    return "outdated" if at.row(table.key, row).exists() else "missing"
+    if column is None and written & set(measured_columns(plan, units, kept)):
+        return "partial"
+    return "outdated" if column in written or (column is None and written) else "missing"
 
 # %% ../nbs/01_foundations/04_study.ipynb #33a45157
 def spread_kind(table: Table, column: Column) -> str:
@@ -583,32 +593,43 @@ def measure_row(
     profile: Profile,
     row: str,                                # row key
     at: Place,
-    seeds: tuple[int, ...] | None = None,    # only these seeds; the row is written when all seeds of the plan are there
+    seeds: tuple[int, ...] | None = None,    # only these seeds; a cell is written when all seeds of the plan are there
+    columns: tuple[str, ...] | None = None,  # only these columns
     say=print,                               # called with a line per measurement
 ) -> bool:                                   # whether the row is whole now
-    "Measure what is missing of one row and write it."
+    "Measure what is missing of one row and write every cell that is whole."
     plan = profile.tables[table.key]
     kept = kept_measurements(table, profile, row, at)
     units = units_of(table, plan, row)
     for unit in units:
-        if unit.hash in kept or (seeds is not None and unit.seed not in seeds):
+        if unit.hash in kept or (seeds is not None and unit.seed not in seeds) or (columns is not None and not set(columns) & set(unit.columns)):
             continue
         kept[unit.hash] = measurement = measure(table, unit, shared_folder(table, at), profile.threads)
         if not _writes():
             continue
         write_json(at.unit(unit), measurement)
         say(f"{table.key} {row} seed {unit.seed}: {_short(measurement['metrics'])} in {measurement['provenance']['seconds']:.0f} s")
-    if not all(unit.hash in kept for unit in units):
-        return False
-    if not _writes():
-        return True
-    record, path = {"profile": profile.name} | assemble(table, plan, row, kept), at.row(table.key, row)
-    if not path.exists() or read_json(path) != json.loads(json.dumps(record)):   # for instance a column was added that needs no measurement
+        _write_row(table, profile, row, kept, at)
+    if _writes():
+        _write_row(table, profile, row, kept, at)   # again, for instance because a column was added that needs no measurement
+    return all(unit.hash in kept for unit in units)
+
+
+def _write_row(table: Table, profile: Profile, row: str, kept: dict[str, dict], at: Place):
+    "Write the cells that are whole, unless that would remove one: what older code measured stays until all of it is measured again."
+    plan, path = profile.tables[table.key], at.row(table.key, row)
+    units = units_of(table, plan, row)
+    whole = measured_columns(plan, units, kept)
+    before = read_json(path) if path.exists() else {"cells": []}
+    if not whole or {cell["column"] for cell in before["cells"]} & set(plan.columns) - set(whole):
+        return
+    record = {"profile": profile.name} | assemble(table, dataclasses.replace(plan, columns=whole), row, kept)
+    if before != json.loads(json.dumps(record)):
         write_json(path, record)
-    at.failure(table.key, row).unlink(missing_ok=True)
-    for unit in units:
-        at.unit(unit).unlink(missing_ok=True)
-    return True
+    for measurement in record["measurements"]:   # the row is now the only place of its values
+        at.unit(next(unit for unit in units if unit.hash == measurement["hash"])).unlink(missing_ok=True)
+    if whole == plan.columns:
+        at.failure(table.key, row).unlink(missing_ok=True)
 
 
 def _writes() -> bool:
@@ -628,6 +649,7 @@ def run(
     rows: str = "all",                  # "all", or row keys separated by commas
     reports: str | Path | None = None,  # default: $EFFDL_REPORTS, else reports/ of the checkout
     seeds: str = "all",                 # "all", or seeds separated by commas
+    columns: str = "all",               # "all", or column keys separated by commas
     remake: bool = False,               # also measure rows again whose code changed, where the profile only marks them
     say=print,                          # called with a line per measurement
 ) -> Outcome:
@@ -640,10 +662,11 @@ def run(
     plan, at = plans.tables[table], place(plans, reports)
     chosen = _choice("row", rows, plan.rows)
     chosen_seeds = None if seeds == "all" else tuple(int(s) for s in _choice("seed", seeds, [str(s) for s in plan.seeds]))
+    chosen_columns = None if columns == "all" else tuple(_choice("column", columns, plan.columns))
     failures = {}
     for row in chosen:
         try:
-            measure_row(spec, plans, row, at, chosen_seeds, say)
+            measure_row(spec, plans, row, at, chosen_seeds, chosen_columns, say)
         except Exception as error:   # whatever it is: it is recorded, the other rows go on, and Outcome.check raises at the end
             failures[row] = f"{type(error).__name__}: {error}"
             record = {"table": table, "row": row, "error": failures[row], "traceback": traceback.format_exc()}
@@ -716,12 +739,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("table", help="table key, for instance table_4_1")
     parser.add_argument("--row", default="all", help="row keys separated by commas (default: all)")
     parser.add_argument("--seed", default="all", help="seeds separated by commas (default: all)")
+    parser.add_argument("--column", default="all", help="column keys separated by commas (default: all)")
     parser.add_argument("--profile", default="quick", help=f"{', '.join(PROFILES)} or the path of a YAML file (default: quick)")
     parser.add_argument("--reports", help="where results go (default: $EFFDL_REPORTS, else reports/)")
     parser.add_argument("--remake", action="store_true", help="measure again what was measured with other code")
     given = parser.parse_args(argv)
     try:
-        run(given.table, given.profile, given.row, given.reports, given.seed, given.remake, say=lambda line: print(line, flush=True)).check()
+        chosen = (given.table, given.profile, given.row, given.reports, given.seed, given.column, given.remake)
+        run(*chosen, say=lambda line: print(line, flush=True)).check()
     except (ValueError, FileNotFoundError, RowsFailed) as error:
         print(error, file=sys.stderr)
         return 1

@@ -152,6 +152,17 @@ def test_a_word_stands_for_itself(toy, monkeypatch):
         study.run("table_9_1", "toy", remake=True, say=lambda line: None).check()
 
 
+def test_a_row_of_which_one_column_is_measured(toy):
+    path = toy / "workflow" / "profiles" / "toy.yaml"
+    path.write_text(path.read_text().replace("columns: [value]}", "columns: [value, other], column_settings: {other: {size: 2}}}"))
+    frame = report.write_table("table_9_1", "toy").frame
+    assert [tuple(line) for line in frame[["row", "column", "state"]].values] == [
+        ("a", "value", "measured"), ("a", "other", "missing"), ("b", "value", "measured"), ("b", "other", "missing")]
+    assert frame[frame.column == "other"].ours.isna().all() and set(frame[frame.column == "value"].ours) == {51.5}
+    page = report.write_report("toy").read_text()
+    assert "0 of 2 rows so far" in page and "51.5 ± 1.3" in page
+
+
 def test_an_unknown_figure_is_refused(toy):
     with pytest.raises(ValueError, match="unknown figure 'figure_1_1'"):
         report.write_figure("figure_1_1", None, pd.DataFrame(), "toy")

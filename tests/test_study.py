@@ -162,6 +162,35 @@ def test_one_seed_at_a_time_makes_the_row_when_all_are_there(toy):
     assert not list((root / "reports" / "toy" / "work").rglob("*.json"))   # the row is the only place of its values
 
 
+def test_a_row_column_by_column(toy):
+    root, profile = toy
+    plan = "{seeds: [0, 1], rows: [a], columns: [value, large]%s}"
+    profile(plan % "")
+    table, at = study.load_tables()["table_9_1"], study.place(study.load_profile("toy"))
+
+    def states():
+        return [study.row_state(table, study.load_profile("toy"), "a", at, column) for column in ("value", "large", None)]
+
+    study.run("table_9_1", "toy", columns="large", seeds="1", say=quiet).check()
+    assert states() == ["missing", "missing", "missing"]
+    study.run("table_9_1", "toy", columns="large", say=quiet).check()
+    assert states() == ["missing", "measured", "partial"] and [c["column"] for c in row(root, "a")["cells"]] == ["large"]
+    assert study.write_plans("toy") == {"table_9_1": ["a"]}, "the rest is still wanted"
+    before = row(root, "a")["measurements"]
+    profile(plan % ", column_settings: {value: {bad: nan}}")
+    assert len(study.run("table_9_1", "toy", columns="value", say=quiet).failures) == 1
+    assert states() == ["failed", "measured", "failed"] and row(root, "a")["measurements"] == before
+    profile(plan % "")
+    study.run("table_9_1", "toy", say=quiet).check()
+    assert states() == ["measured"] * 3 and [m for m in row(root, "a")["measurements"] if m in before] == before
+    assert not list((root / "reports" / "toy" / "work").rglob("*.json")) and not at.failure("table_9_1", "a").exists()
+    profile(plan % ", column_settings: {large: {size: 99}}")
+    study.run("table_9_1", "toy", columns="value", say=quiet).check()
+    assert states() == ["measured", "outdated", "partial"] and len(row(root, "a")["cells"]) == 2, "a cell stays until it is replaced"
+    with pytest.raises(ValueError, match="unknown column 'weight'.*value, large"):
+        study.run("table_9_1", "toy", columns="weight", say=quiet)
+
+
 @pytest.mark.parametrize("bad, words", [("nan", "returned value = .nan."), ("missing", "column value needs value"),
                                         ("seeded", "must not depend on the seed")])
 def test_a_result_that_is_no_number_never_becomes_a_row(toy, bad, words):
