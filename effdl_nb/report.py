@@ -440,10 +440,11 @@ def render_notebooks(at: Place) -> list[Path]:
         from nbconvert import HTMLExporter
     except ImportError:
         return made
+    exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True)
     for path in sorted(folder.rglob("*.ipynb")):
         target = path.with_suffix(".html")
         if not target.exists() or target.stat().st_mtime < path.stat().st_mtime:
-            body, _ = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True).from_filename(str(path))
+            body, _ = exporter.from_filename(str(path))
             with atomic_write(target) as part:
                 part.write_text(body, encoding="utf-8")
             made.append(target)
