@@ -7,7 +7,8 @@ graph of all N steps; it is written out below as the reference. Ours are `unroll
 torch.func.functional_call), "adjoint" (exact replay of one step at a time), "tesla" (not exact) and, with --compiled, the adjoint with compiled
 steps (compilation, a minute or more, is not timed). Reported: relative difference of the gradient of images and learning rate from the
 reference, CPU seconds for loss and gradient, and extra memory: the growth of the process's resident size at its highest, in a fresh process for
-each form (Linux; elsewhere left out).
+each form (Linux; elsewhere left out). The adjoint takes 4/3 of the full graph's products with kernels
+(counted in nbs/04_condensation/02_unroll.ipynb).
 experts: images per second of `train_expert` in fp32 and bf16, of a plain loop over a DataLoader, and of four experts in one graph (torch.func.vmap).
 iatm: time of a matching step with the importance-aware loss over one with Eq 4.1, components opening as they do by default, and with all of
 them analysed anew in every step (the worst case).
