@@ -487,7 +487,7 @@ def to_grid(
     for cells_of_row in zip(*(block.lines for block in shown), strict=True):
         if all(line[1].startswith("not ") for line in cells_of_row):
             continue
-        values = [line[1] + (f" ({line[3]})" if line[3] not in ("–", "") else "") for line in cells_of_row]
+        values = [line[1] + (f", {line[5]}" if line[5] else "") + (f" ({line[3]})" if line[3] not in ("–", "") else "") for line in cells_of_row]
         lines.append("| " + " | ".join(part.replace("|", "\\|") for part in (cells_of_row[0][0], *values)) + " |")
     spreads = [SPREADS[kind] for kind in dict.fromkeys(block.spread for block in shown) if SPREADS[kind]]
     theirs = ["In parentheses the dissertation's value"] if any(line[3] not in ("–", "") for block in shown for line in block.lines) else []
@@ -499,6 +499,7 @@ def results_markdown(
     profile: str = "quick",             # profile name or path
     reports: str | Path | None = None,  # see `study.place`
     only: tuple[str, ...] | None = None,  # keys of the tables wanted; None: all
+    measured: bool = False,             # leave out rows and columns of which nothing is measured
 ) -> str:
     "The measured tables of a profile as Markdown, with their origin; a sentence if there is none. ValueError for a key that there is not."
     spec, tables = load_profile(profile), load_tables()
@@ -509,8 +510,10 @@ def results_markdown(
         if only is not None and table.key not in only:
             continue
         frame = cells(table, spec, at) if table.key in spec.tables else None
-        if frame is None or not frame.state.isin(["measured", "changed"]).any():
+        if frame is None or not (there := frame.state.isin(["measured", "changed"])).any():
             continue
+        if measured:
+            frame = frame[frame.row.isin(frame.row[there]) & frame.column.isin(frame.column[there])]
         cost = effort(row_records(table, spec, at))
         origin = (f"*Profile {spec.name}; seeds {', '.join(map(str, cost['seeds']))}; {show_seconds(cost['seconds'])} on "
                   f"{', '.join(cost['devices'])}, {' or '.join(map(str, cost['threads']))} thread(s), torch {', '.join(cost['torch'])}; "
