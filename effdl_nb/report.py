@@ -427,9 +427,10 @@ def _table_part(table: Table, profile: Profile, at: Place) -> dict:
     item["shared"], item["own"] = common_settings(records)
     item["effort"] = effort(records)
     item["spent"] = show_seconds(item["effort"]["seconds"])
-    done, wanted = sum(state in ("measured", "changed") for state in states.values()), len(states)
+    parts, wanted = list(states.values()).count("partial"), len(states)
+    done = len(records) - parts
     item["state"] = ("not run at this profile" if plan is None else "" if done == wanted
-                     else f"{len(item['failures'])} of {wanted} rows failed" if item["failures"] else f"{done} of {wanted} rows so far")
+                     else f"{len(item['failures'])} of {wanted} rows failed" if item["failures"] else f"{done} of {wanted} rows so far" + (f", {parts} in part" if parts else ""))
     return item
 
 # %% ../nbs/01_foundations/05_report.ipynb #c343ec88

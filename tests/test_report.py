@@ -160,7 +160,7 @@ def test_a_row_of_which_one_column_is_measured(toy):
         ("a", "value", "measured"), ("a", "other", "missing"), ("b", "value", "measured"), ("b", "other", "missing")]
     assert frame[frame.column == "other"].ours.isna().all() and set(frame[frame.column == "value"].ours) == {51.5}
     page = report.write_report("toy").read_text()
-    assert "0 of 2 rows so far" in page and "51.5 ± 1.3" in page
+    assert "0 of 2 rows so far, 2 in part" in page and "51.5 ± 1.3" in page
 
 
 def test_an_unknown_figure_is_refused(toy):
