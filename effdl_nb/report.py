@@ -429,8 +429,9 @@ def _table_part(table: Table, profile: Profile, at: Place) -> dict:
     item["spent"] = show_seconds(item["effort"]["seconds"])
     parts, wanted = list(states.values()).count("partial"), len(states)
     done = len(records) - parts
+    so_far = f"{done} of {wanted} rows so far" + (f", {parts} in part" if parts else "")
     item["state"] = ("not run at this profile" if plan is None else "" if done == wanted
-                     else f"{len(item['failures'])} of {wanted} rows failed" if item["failures"] else f"{done} of {wanted} rows so far" + (f", {parts} in part" if parts else ""))
+                     else f"{len(item['failures'])} of {wanted} rows failed" if item["failures"] else so_far)
     return item
 
 # %% ../nbs/01_foundations/05_report.ipynb #c343ec88
