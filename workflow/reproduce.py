@@ -26,7 +26,8 @@ def snakemake(profile: str, cores: int, at: study.Place, first: list[Path], more
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(Path(__file__).with_name("Snakefile")),
                *([] if "--executor" in more else ["--cores", str(cores)]),   # a cluster's jobs are not bound by this machine's cores
                "--config", f"profile={profile}", f"reports={at.reports}", "planned=true",
-               "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "--nolock",   # Snakemake's own lock would outlive a kill
+               "--keep-going", "--rerun-incomplete", "--rerun-triggers", "mtime", "--scheduler", "greedy",
+               "--nolock",   # Snakemake's own lock would outlive a kill
                "--quiet", "rules", "progress", "host", "reason", *(["--prioritize", *map(str, first)] if first else []), *more]
     return subprocess.run(command, cwd=study.project_root(), pass_fds=[held.fileno()]).returncode
 
