@@ -221,8 +221,8 @@ def plot_table(
         axis.set_ylim(len(rows) - 0.4, -0.6)
     for axis in panels[len(columns):]:
         axis.set_visible(False)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    named = {label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
 
 
@@ -233,7 +233,8 @@ def _dots(axis, shown: pd.DataFrame, rows: list[str], column):
     axis.errorbar(shown.ours.astype(float), y, xerr=spread, fmt="o", color=OURS, markersize=5, capsize=2.5, linewidth=1.2, zorder=3, label="ours")
     thesis = shown.corrected.where(shown.corrected.notna(), shown.thesis)
     thesis = pd.to_numeric(thesis.where(~thesis.map(lambda value: isinstance(value, bool))), errors="coerce")   # a tick has no place on an axis
-    axis.scatter(thesis, y, s=32, facecolors="none", edgecolors=THESIS, linewidths=1.2, label="thesis (full protocol)", zorder=2)
+    if thesis.notna().any():
+        axis.scatter(thesis, y, s=32, facecolors="none", edgecolors=THESIS, linewidths=1.2, label="thesis (full protocol)", zorder=2)
     here = next((text for text in shown.here if text), "")
     axis.set_title(column.label + (f"\nours: {here}" if here else ""), fontsize=9, color=INK)
     axis.set_xlabel(column.unit, fontsize=8)
