@@ -71,6 +71,9 @@ def main() -> int:
     except (ValueError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
     lacking = tell(profile, at)
     print(f"{page} ({time.monotonic() - start:.0f} s)")
     return status or int(lacking > 0)
