@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .derivatives import by_hand
 from .images import siamese_augment
 from .unroll import parameters_of
 from ..files import atomic_write, lock, read_json, settings_hash, write_json
@@ -70,7 +71,8 @@ def train_expert(
     settings = TrainConfig(epochs=config.epochs, batch_size=config.batch_size, lr=config.lr, momentum=config.momentum, weight_decay=0.0,
                            schedule="constant", precision=config.precision, seed=seed)
     augment = siamese_augment if config.augmentation else None
-    history = train(model, images, labels, settings, augment=augment, on_epoch=keep, device=device, progress=progress)
+    with by_hand(device, twice=False):
+        history = train(model, images, labels, settings, augment=augment, on_epoch=keep, device=device, progress=progress)
     dtype = torch.float16 if config.half else torch.float32
     return {k: torch.stack([s[k] for s in snapshots]).to(dtype) for k in snapshots[0]}, history.loss
 

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
+from .derivatives import by_hand
+
 # %% ../../nbs/04_condensation/02_unroll.ipynb #f61e25b2
 Parameters = dict[str, Tensor]
 Prepare = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -43,7 +45,9 @@ def _loss(model, theta: Parameters, inputs, targets) -> Tensor:
 
 
 def _gradients(model, theta: Parameters, inputs, targets, create_graph):
-    return torch.autograd.grad(_loss(model, theta, inputs, targets), list(theta.values()), create_graph=create_graph)
+    with by_hand(inputs.device, twice=create_graph):
+        loss = _loss(model, theta, inputs, targets)
+    return torch.autograd.grad(loss, list(theta.values()), create_graph=create_graph)
 
 # %% ../../nbs/04_condensation/02_unroll.ipynb #840d5b99
 def _unroll_full(model, start: Parameters, images, labels, rates, prepare) -> Parameters:
@@ -71,8 +75,8 @@ class _Eager:
         sources = [*(theta.values() if wanted[0] else ()), *(v for v, w in ((x, wanted[1]), (y, wanted[2])) if w)]
         with torch.enable_grad():
             g = _gradients(self.model, theta, x, y, create_graph=True)
-            s = sum((d * a).sum() for d, a in zip(g, adjoint, strict=True))
-            return s.detach(), list(torch.autograd.grad(s, sources, allow_unused=True, materialize_grads=True)) if sources else []
+            s = sum(torch.linalg.vecdot(d.detach().flatten(), a.flatten()) for d, a in zip(g, adjoint, strict=True))
+            return s, list(torch.autograd.grad(g, sources, adjoint, allow_unused=True, materialize_grads=True)) if sources else []
 
 # %% ../../nbs/04_condensation/02_unroll.ipynb #d36ec644
 class _Adjoint(torch.autograd.Function):
@@ -196,7 +200,7 @@ def _step_bytes(model: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
 
     x = torch.empty(shape, device="meta", dtype=next(iter(theta.values())).dtype, requires_grad=True)
     y = torch.zeros(shape[0], device="meta", dtype=torch.long)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), by_hand(next(model.parameters()).device, twice=True):
         graph = _gradients(model, theta, x, y, create_graph=True)
     sizes = sum(v.nbytes() for v in kept.values()), sum(v.nbytes for v in theta.values())
     del graph
@@ -212,7 +216,7 @@ def estimate_memory(
     if steps < 1 or len(shape) != 4 or min(shape) < 1:
         raise ValueError(f"steps must be at least 1 and shape (images, channels, height, width), not {steps} and {tuple(shape)}")
     A, P = _step_bytes(model, tuple(shape))
-    return {"full": (steps + 3) * A + steps * P, "adjoint": 4 * A + steps * P, "tesla": 4 * A + 4 * P}
+    return {"full": (steps + 3) * A + steps * P, "adjoint": 3 * A + steps * P, "tesla": 3 * A + 4 * P}
 
 # %% ../../nbs/04_condensation/02_unroll.ipynb #9ceafff6
 AUTO_SHARE = 0.5  # of the free memory that "auto" gives to the full graph
