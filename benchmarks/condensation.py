@@ -1,14 +1,17 @@
 """The engine of Chapter 4 against the usual ways, side by side in one process (about five CPU minutes; more with --compiled).
 
-    python benchmarks/condensation.py [--width 32] [--steps 5 20] [--repeats 5] [--compiled] [--only inner experts iatm]
+    python benchmarks/condensation.py [--width 32] [--steps 5 20] [--repeats 5] [--compiled] [--only inner operations dsa experts iatm]
 
 inner: the usual form of trajectory matching flattens all parameters into one vector, unflattens it inside every forward pass and keeps one
 graph of all N steps; it is written out below as the reference. Ours are `unroll(memory="full")` (named parameters through
 torch.func.functional_call), "adjoint" (exact replay of one step at a time), "tesla" (not exact) and, with --compiled, the adjoint with compiled
 steps (compilation, a minute or more, is not timed). Reported: relative difference of the gradient of images and learning rate from the
 reference, CPU seconds for loss and gradient, and extra memory: the growth of the process's resident size at its highest, in a fresh process for
-each form (Linux; elsewhere left out). The adjoint takes 4/3 of the full graph's products with kernels
-(counted in nbs/04_condensation/02_unroll.ipynb).
+each form (Linux; elsewhere left out). The adjoint takes 4/3 of the full graph's products with kernels (counted in
+nbs/04_condensation/02_unroll.ipynb); both of ours gain what the reference spends on second derivatives of pooling and instance norm.
+operations: these two by themselves, by hand (nbs/04_condensation/01a_derivatives.ipynb) against torch's own: forward pass, first derivative kept for
+another, second derivative.
+dsa: a step of gradient matching with and without them.
 experts: images per second of `train_expert` in fp32 and bf16, of a plain loop over a DataLoader, and of four experts in one graph (torch.func.vmap).
 iatm: time of a matching step with the importance-aware loss over one with Eq 4.1, components opening as they do by default, and with all of
 them analysed anew in every step (the worst case).
@@ -32,8 +35,10 @@ import torch.nn.functional as F
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.utils.data import DataLoader, TensorDataset
 
+from effdl_nb.condensation.derivatives import average_pool, by_hand, instance_norm
 from effdl_nb.condensation.experts import ExpertConfig, train_expert, train_experts
 from effdl_nb.condensation.images import siamese_augment
+from effdl_nb.condensation.matching import gradient_terms
 from effdl_nb.condensation.trajectory import TrajectoryConfig, _iterate, _learned, _Matching
 from effdl_nb.condensation.unroll import estimate_memory, parameters_of, unroll
 from effdl_nb.networks import build
@@ -154,6 +159,52 @@ def inner(args):
                   f"{shown[0]:>9} {guess:>10} {shown[1]:>13}")
 
 
+def operations(args):
+    "Pooling and instance norm by hand against torch's own."
+    weight, bias = (torch.rand(args.width, requires_grad=True) for _ in range(2))
+    forms = {"pool": (lambda x: average_pool(x, 2), lambda x: F.avg_pool2d(x, 2)),
+             "norm": (lambda x: instance_norm(x, weight, bias), lambda x: F.group_norm(x, args.width, weight, bias))}
+
+    def passes(operation, x, given):
+        y = operation(x)
+        slope = torch.ones_like(y, requires_grad=True)
+
+        def first():
+            return torch.autograd.grad(y, given, slope, create_graph=True)
+
+        kept = first()
+        again = [slope, *given[:-1]] if len(given) > 1 else [slope]
+        return {"forward": lambda: operation(x), "first": first,
+                "second": lambda: torch.autograd.grad(kept, again, [torch.ones_like(v) for v in kept], retain_graph=True)}
+
+    for size in (32, 16, 8):
+        x = torch.randn(10, args.width, size, size, requires_grad=True)
+        for name, pair in forms.items():
+            ours, theirs = (passes(f, x, [x, weight, bias] if name == "norm" else [x]) for f in pair)
+            shown = []
+            for which in ours:
+                seconds, _ = timed({"ours": ours[which], "torch": theirs[which]}, 20 * args.repeats)
+                shown.append(f"{which} {1e3 * statistics.median(seconds['ours']):.2f} ms, of torch's {ratio(seconds['ours'], seconds['torch'])}")
+            print(f"{name}, {size} x {size}: " + "; ".join(shown))
+
+
+def dsa(args):
+    "A step of gradient matching, all classes, one image each."
+    model, real = build("convnet-3", 10, width=args.width, norm="instance"), torch.randn(10, 32, 3, 32, 32)
+    images = torch.randn(10, 3, 32, 32, requires_grad=True)
+
+    def step(context):
+        def run():
+            with context():
+                return sum(torch.autograd.grad(term, images)[0] for term in gradient_terms(model, ((r, images[[c]]) for c, r in enumerate(real))))
+        return run
+
+    seconds, found = timed({"ours": step(lambda: by_hand("cpu", twice=True)), "torch": step(torch.enable_grad)}, args.repeats)
+    off = float((found["ours"] - found["torch"]).norm() / found["torch"].norm())
+    taken, of_torch = statistics.median(seconds["ours"]), ratio(seconds["ours"], seconds["torch"])
+    print(f"gradient matching: {taken:.2f} CPU s, of torch's {of_torch}, off by {off:.0e}")
+
+
 def experts(args):
     "Training of experts: images per second."
     count, width = args.images, args.width
@@ -211,7 +262,7 @@ def iatm(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {"inner": inner, "experts": experts, "iatm": iatm}
+    parts = {"inner": inner, "operations": operations, "dsa": dsa, "experts": experts, "iatm": iatm}
     parser.add_argument("--width", type=int, default=32, help="channels of the ConvNet-3 (128 in the dissertation)")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds, after one that warms up")
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 20], help="values of N")
