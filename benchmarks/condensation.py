@@ -1,6 +1,6 @@
 """The engine of Chapter 4 against the usual ways, side by side in one process (about five CPU minutes; more with --compiled).
 
-    python benchmarks/condensation.py [--width 32] [--steps 5 20] [--repeats 5] [--compiled] [--only inner operations dsa experts iatm]
+    python benchmarks/condensation.py [--width 32] [--steps 5 20] [--repeats 5] [--compiled] [--only inner operations experts iatm]
 
 inner: the usual form of trajectory matching flattens all parameters into one vector, unflattens it inside every forward pass and keeps one
 graph of all N steps; it is written out below as the reference. Ours are `unroll(memory="full")` (named parameters through
@@ -11,7 +11,6 @@ each form (Linux; elsewhere left out). The adjoint takes 4/3 of the full graph's
 nbs/04_condensation/02_unroll.ipynb); both of ours gain what the reference spends on second derivatives of pooling and instance norm.
 operations: these two by themselves, by hand (nbs/04_condensation/01a_derivatives.ipynb) against torch's own: forward pass, first derivative kept for
 another, second derivative.
-dsa: a step of gradient matching with and without them.
 experts: images per second of `train_expert` in fp32 and bf16, of a plain loop over a DataLoader, and of four experts in one graph (torch.func.vmap).
 iatm: time of a matching step with the importance-aware loss over one with Eq 4.1, components opening as they do by default, and with all of
 them analysed anew in every step (the worst case).
@@ -35,10 +34,9 @@ import torch.nn.functional as F
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.utils.data import DataLoader, TensorDataset
 
-from effdl_nb.condensation.derivatives import average_pool, by_hand, instance_norm
+from effdl_nb.condensation.derivatives import average_pool, instance_norm
 from effdl_nb.condensation.experts import ExpertConfig, train_expert, train_experts
 from effdl_nb.condensation.images import siamese_augment
-from effdl_nb.condensation.matching import gradient_terms
 from effdl_nb.condensation.trajectory import TrajectoryConfig, _iterate, _learned, _Matching
 from effdl_nb.condensation.unroll import estimate_memory, parameters_of, unroll
 from effdl_nb.networks import build
@@ -188,23 +186,6 @@ def operations(args):
             print(f"{name}, {size} x {size}: " + "; ".join(shown))
 
 
-def dsa(args):
-    "A step of gradient matching, all classes, one image each."
-    model, real = build("convnet-3", 10, width=args.width, norm="instance"), torch.randn(10, 32, 3, 32, 32)
-    images = torch.randn(10, 3, 32, 32, requires_grad=True)
-
-    def step(context):
-        def run():
-            with context():
-                return sum(torch.autograd.grad(term, images)[0] for term in gradient_terms(model, ((r, images[[c]]) for c, r in enumerate(real))))
-        return run
-
-    seconds, found = timed({"ours": step(lambda: by_hand("cpu", twice=True)), "torch": step(torch.enable_grad)}, args.repeats)
-    off = float((found["ours"] - found["torch"]).norm() / found["torch"].norm())
-    taken, of_torch = statistics.median(seconds["ours"]), ratio(seconds["ours"], seconds["torch"])
-    print(f"gradient matching: {taken:.2f} CPU s, of torch's {of_torch}, off by {off:.0e}")
-
-
 def experts(args):
     "Training of experts: images per second."
     count, width = args.images, args.width
@@ -262,7 +243,7 @@ def iatm(args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parts = {"inner": inner, "operations": operations, "dsa": dsa, "experts": experts, "iatm": iatm}
+    parts = {"inner": inner, "operations": operations, "experts": experts, "iatm": iatm}
     parser.add_argument("--width", type=int, default=32, help="channels of the ConvNet-3 (128 in the dissertation)")
     parser.add_argument("--repeats", type=int, default=5, help="timed rounds, after one that warms up")
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 20], help="values of N")

@@ -158,6 +158,13 @@ def test_extra_tensors_survive(tmp_path):
     assert torch.equal(resumed.extra["sum"], straight.extra["sum"]) and torch.equal(resumed["x"], straight["x"])
 
 
+def test_a_wrong_interval_between_saves_is_told_before_anything_runs(tmp_path):
+    state = Learned({"x": torch.zeros(1)}, {"x": 0.1}, "adam", 0.0, 3, seed=5)
+    with pytest.raises(ValueError, match="at least 1, not 0"):
+        learn(state, 6, lambda s: s.step(1.0, {"x": torch.ones(1)}), lambda s: None, "m", name="t", checkpoint=tmp_path / "a", checkpoint_every=0)
+    assert state.iteration == 0
+
+
 @pytest.mark.parametrize("wrong", [{"method": "mtt"}, {"ipc": 0}, {"init": "zeros"}, {"image_lr": math.nan}, {"image_lr": -1.0}, {"strategy": "zoom"},
                                    {"image_optimizer": "lion"}, {"batch_real": 0}, {"inner_epochs": -1}])
 def test_wrong_settings(wrong):

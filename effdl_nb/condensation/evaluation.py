@@ -17,7 +17,6 @@ from tqdm.auto import tqdm
 
 from .. import training
 from .coresets import random_coreset
-from .derivatives import by_hand
 from .images import ChannelWhitening, Whitening, siamese_augment
 from .sets import CondensedSet, refit
 from ..data import ImageDataset, Split
@@ -119,8 +118,7 @@ def _train_fresh(whole, network, width, norm, settings, device):
         size, channels = whole.images.shape[-1], whole.images.shape[1]
         model = build(network, len(whole.classes), width=width, norm=norm, image_size=size, in_channels=channels)
     augment = siamese_augment if settings["augmentation"] else None
-    with by_hand(device, twice=False):
-        training.train(model, whole.images, whole.labels, config, augment=augment, device=device, progress=False)
+    training.train(model, whole.images, whole.labels, config, augment=augment, device=device, progress=False)
     return model
 
 # %% ../../nbs/04_condensation/07_evaluation.ipynb #cd8280a3

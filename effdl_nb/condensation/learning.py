@@ -114,7 +114,9 @@ def learn(
     on_iteration: Callable | None = None,  # (iteration, learned, loss) -> None, after each iteration and again if that is repeated after a kill
     progress: bool = True,  # a bar with the time left
 ) -> CondensedSet | None:  # what `finish` returns
-    "Iterate to the end, from a checkpoint if there is one, and make the result. ValueError if the checkpoint is damaged or of another run."
+    "Iterate to the end, from a checkpoint if there is one, and make the result. ValueError for a checkpoint that is damaged or of another run."
+    if checkpoint_every < 1:
+        raise ValueError(f"checkpoint_every must be at least 1, not {checkpoint_every}")
     if checkpoint is not None and Path(checkpoint).exists():
         _load(learned, Path(checkpoint), mark)
     with tqdm(total=iterations, initial=learned.iteration, desc=name, unit="it", disable=not progress, leave=False) as bar:

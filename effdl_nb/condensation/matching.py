@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .derivatives import by_hand
 from .images import STRATEGY, Draw, Whitening, augment, draw_augmentation
 from .learning import Learned, facts, learn, run_mark
 from .sets import CondensedSet
@@ -369,13 +368,9 @@ def condense_matching(
                       config.max_skipped, config.seed + 1)
     problem = _Matching(images, labels, len(classes), config, device)
 
-    def iterate(state: Learned) -> float:
-        with by_hand(device, twice=config.method in ("dc", "dsa")):
-            return _iterate(problem, state)
-
     def finish(state: Learned) -> CondensedSet:
         kept = facts(state, config, details)
         return CondensedSet(state["images"].detach().cpu(), targets, tuple(classes), config.method, config.ipc, whitening, None, config.seed, kept)
 
     mark = run_mark(config, images, index)
-    return learn(learned, config.iterations, iterate, finish, mark, name=config.method, **run)
+    return learn(learned, config.iterations, lambda state: _iterate(problem, state), finish, mark, name=config.method, **run)
