@@ -235,7 +235,7 @@ def iatm(args):
                 learned.iteration = (learned.iteration + 7) % 60  # the repeats sample the whole run
             return step
 
-        steps = {"mtt": stepper(method="mtt"), "iatm": stepper(), "iatm, analysed anew": stepper(True, opening="epochs")}
+        steps = {"mtt": stepper(method="mtt"), "iatm": stepper(), "iatm, analysed anew": stepper(True, opening="epochs", horizon="T")}
         seconds, _ = timed(steps, 3 * args.repeats)
     for name, s in seconds.items():
         print(f"step, N = {max(args.steps)}, {name:20} {statistics.median(s):>6.2f} CPU s, of MTT {ratio(s, seconds['mtt'])}")

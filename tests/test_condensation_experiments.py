@@ -94,6 +94,15 @@ def test_a_set_that_another_row_made_is_looked_at_on_the_way_all_the_same(tmp_pa
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "k").glob("[mp]*-*.*")} == stamps
 
 
+@pytest.mark.parametrize("method", ["dm", "kip", "full", "random"])
+def test_methods_that_are_not_looked_at_on_the_way_say_so(tmp_path, method):
+    with pytest.raises(ValueError, match=f"{method!r} is not looked at on the way; allowed: mtt, iatm"):
+        replace(tiny("mtt"), method=method, progress_at=(1,), options={})
+    with pytest.raises(ValueError, match="allowed: mtt, iatm"):
+        condensation_accuracy(method, replace(tiny("mtt"), progress_at=(1,), options={}), 0, tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_killed_while_looking_on_the_way_nothing_is_left_out(tmp_path, monkeypatch):
     asked = replace(tiny("mtt"), progress_at=(2,))
     straight = condensation_accuracy("mtt", asked, 0, tmp_path / "s", progress=False)

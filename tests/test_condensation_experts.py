@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -38,6 +39,31 @@ def test_global_randomness_is_left_alone():
     before = torch.get_rng_state()
     train_expert(*data(), 3, SMALL)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("wrong", "words"), [({"precision": "fp8"}, "fp8"), ({"batch_size": 0}, "batch_size"), ({"lr": -1.0}, "lr"),
+                                             ({"momentum": 2.0}, "momentum")])
+def test_settings_that_cannot_train_are_refused(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        replace(SMALL, **wrong)
+
+
+def test_a_network_that_cannot_be_built_claims_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="unknown network"):
+        make(tmp_path, config=replace(SMALL, network="convnet-x"))
+    assert not list(tmp_path.iterdir())
+    assert len(make(tmp_path, count=1)) == 1
+
+
+def test_experts_of_other_images_are_not_mixed(tmp_path):
+    images, labels = data()
+    make(tmp_path, count=1)
+    for other in ((images + 0.5, labels), (images, labels.flip(0))):
+        with pytest.raises(ValueError, match="other settings; different: (length|labels). Use another folder"):
+            train_experts(tmp_path, *other, 3, 2, SMALL, progress=False)
+    with pytest.raises(ValueError, match=r"or delete .*: no expert is there yet"):
+        (tmp_path / "expert_0000.safetensors").unlink()
+        make(tmp_path, config=replace(SMALL, lr=0.01))
 
 
 def test_a_full_disk_leaves_no_expert_and_the_next_call_goes_on(tmp_path, monkeypatch):

@@ -131,7 +131,6 @@ def test_resume_equals_uninterrupted(experts, real, tmp_path, optimizer, method)
     assert path.exists()
     resumed, straight = condense(experts, real, config, checkpoint=path), condense(experts, real, config)
     assert torch.equal(resumed.images, straight.images) and resumed.rate == straight.rate and resumed.details == straight.details
-    assert not path.exists()
 
 
 def test_checkpoints_that_do_not_fit(experts, real, tmp_path):
@@ -145,9 +144,39 @@ def test_checkpoints_that_do_not_fit(experts, real, tmp_path):
         condense(experts, real, checkpoint=path, checkpoint_every=1, on_iteration=stop)
     with pytest.raises(ValueError, match="other settings"):
         condense(experts, real, replace(CONFIG, seed=1), checkpoint=path)
+    with pytest.raises(ValueError, match="other settings or images"):
+        condense(experts, (3 * real[0] + 7, real[1]), checkpoint=path)
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ValueError, match="not a whole checkpoint"):
         condense(experts, real, checkpoint=path)
+
+
+def test_experts_of_other_classes(experts, real):
+    with pytest.raises(ValueError, match=r"know 3 classes, not 2 \(a, b\)"):
+        condense(experts, real, classes=("a", "b"))
+
+
+def test_ranks_are_kept_by_the_share_reached(experts, real):
+    made = condense(experts, real, replace(CONFIG, reading="svd", opening="iterations", horizon="T", iterations=81))
+    ranks = made.details["ranks"]   # energy_fraction = 2 i / 81: 0, 0.02, ..., the first of each tenth
+    assert list(ranks) == [f"{i / 10:.1f}" for i in range(11)] and ranks["1.0"] == [4, 4, 3]
+    assert all(a <= b for x, y in zip([*ranks.values()][:-2], [*ranks.values()][1:], strict=False) for a, b in zip(x, y, strict=True))
+
+
+@pytest.mark.parametrize("conv", [{"kernel_size": (3, 5), "padding": (1, 2)}, {"kernel_size": 3, "stride": (1, 2), "padding": 1},
+                                  {"kernel_size": (1, 3)}])
+def test_the_gram_sees_what_the_layer_sees(conv):
+    torch.manual_seed(0)
+    model, x = torch.nn.Sequential(torch.nn.Conv2d(3, 4, **conv)), torch.randn(5, 3, 8, 8)
+    (layer,) = analyse_layers(model, dict(model.named_parameters()), x, gram=True)
+    M, y = layer.matrix(dict(model.named_parameters())).double(), model(x).detach().double().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(M @ layer.gram @ M.T, y @ y.T / y.shape[1], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("conv", [{"padding": "same"}, {"padding": 1, "padding_mode": "reflect"}, {"groups": 3}, {"dilation": 2}])
+def test_layers_without_components_are_matched_plainly(conv):
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3, **conv), torch.nn.Conv2d(6, 2, 1))
+    assert list(module.matched_modules(model)) == ["1"]
 
 
 def test_a_nan_step_is_skipped_and_the_rest_is_used(experts, real, monkeypatch):
@@ -245,7 +274,7 @@ def test_opening_and_horizon_override_the_reading(experts, real):
     with pytest.raises(ValueError, match="epochs, iterations, both"):
         energy_fraction("rank", 0, 4, 8, opening="slowly")
     late = condense(experts, real, replace(CONFIG, opening="iterations"))
-    assert set(late.details["ranks"]) == {"0.0", "0.3", "0.7", "1.0"}  # 2 j / J for j = 0, 1, 2 of 6, then open
+    assert set(late.details["ranks"]) == {"0.0", "0.3", "0.6", "1.0"}  # 2 j / J for j = 0, 1, 2 of 6, then open
 
 
 def test_all_components_open_is_mtt_image_by_image(experts, real):

@@ -34,7 +34,7 @@ from .distillation import DistillationConfig, condense_distillation, step_indice
 from .experts import ExpertConfig, Experts, train_experts
 from .images import ChannelWhitening, Whitening, fit_zca, whitening_from
 from .kernels import KernelConfig, condense_kernel
-from .matching import MatchingConfig, condense_matching, resolve
+from .matching import MatchingConfig, condense_matching, layer_outputs, resolve
 from .sets import CondensedSet
 from .trajectory import TrajectoryConfig, condense_trajectory
 from .unroll import estimate_memory
@@ -253,7 +253,7 @@ def table_4_3(
 ) -> dict:  # option -> value
     "The schedule of Table 4.3 for a data set and the nearest number of images."
     name = dataset if (dataset, 1) in TABLE_4_3 else "cifar10"
-    nearest = min((1, 10, 50), key=lambda n: abs(math.log(max(ipc, 1) / n)))
+    nearest = min((1, 10, 50), key=lambda n: abs(math.log(ipc / n)))
     return dict(zip(_COLUMNS, TABLE_4_3[name, nearest], strict=True))
 
 # %% ../../nbs/04_condensation/07a_condense.ipynb #057113c5
@@ -287,14 +287,14 @@ def _paper_trajectory(method: str, dataset: str, ipc: int) -> dict:
 
 
 def _matching(title: str, method: str, source: str, **small) -> Method:
-    def paper(dataset, ipc): return _paper_learned(resolve(MatchingConfig(method, ipc=max(ipc, 1))))
+    def paper(dataset, ipc): return _paper_learned(resolve(MatchingConfig(method, ipc=ipc)))
 
     small = {"width": 32, "batch_real": 32, "image_optimizer": "adam", "image_lr": 0.1, "outer_steps": 1, **small}
     return Method(title, source, paper, small, _plan_matching, _make_learned)
 
 
 def _distillation(title: str, method: str, source: str, **small) -> Method:
-    def paper(dataset, ipc): return _paper_learned(resolve(DistillationConfig(method, ipc=max(ipc, 1), memory="auto")))
+    def paper(dataset, ipc): return _paper_learned(resolve(DistillationConfig(method, ipc=ipc, memory="auto")))
 
     small = {"width": 32, "iterations": 40, "batch_real": 128, "rate": 0.05, "memory": "full", **small}
     return Method(title, source, paper, small, _plan_distillation, _make_learned)
@@ -336,6 +336,11 @@ def _method(name: str) -> Method:
     return METHODS[name]
 
 
+def _check_ipc(ipc):
+    if not isinstance(ipc, int) or isinstance(ipc, bool) or ipc < 1:
+        raise ValueError(f"ipc must be a whole number from 1, not {ipc!r}")
+
+
 def defaults(
     method: str,  # one of METHODS
     ipc: int = 1,  # images per class
@@ -343,6 +348,7 @@ def defaults(
     preset: str = "paper",  # one of PRESETS
 ) -> dict:  # option -> value
     "All options of a method with the values they have if nothing is said."
+    _check_ipc(ipc)
     if preset not in PRESETS:
         raise ValueError(f"preset {preset!r} is unknown; allowed: {', '.join(PRESETS)}")
     spec = _method(method)
@@ -399,8 +405,22 @@ def memory_needed(
         schedule = step_indices(dataset.num_classes, ipc, o["steps"])
         batch, steps = len(schedule[0]), len(schedule) * o["epochs"]
     with torch.random.fork_rng():
-        model = build(network, dataset.num_classes, width=o["width"], norm="instance", image_size=shape[-1], in_channels=shape[0])
-    return estimate_memory(model, (batch, *shape), steps)
+        return estimate_memory(_network(dataset, network, o["width"]), (batch, *shape), steps)
+
+
+def _network(dataset: data.ImageDataset, network: str, width: int | None) -> torch.nn.Module:
+    "A network for a data set's images. ValueError if there is none of that name and size."
+    channels, size = dataset.train.images.shape[1:3]
+    return build(network, dataset.num_classes, width=width, norm="instance", image_size=size, in_channels=channels)
+
+
+def _check_network(dataset: data.ImageDataset, job: Job):
+    "ValueError for a network that cannot be built for these images, or has no layers for CAFE to match."
+    if "width" in job.options:   # random and kip have no network
+        with torch.device("meta"):
+            model = _network(dataset, job.network, job.options["width"])
+        if job.method.startswith("cafe"):
+            layer_outputs(model, torch.empty(1, *dataset.train.images.shape[1:], device="meta"))
 
 # %% ../../nbs/04_condensation/07a_condense.ipynb #eb44581b
 def check_images(
@@ -408,8 +428,7 @@ def check_images(
     ipc: int,  # images per class
 ):
     "ValueError unless every class has `ipc` images, before any time is spent."
-    if not isinstance(ipc, int) or ipc < 1:
-        raise ValueError(f"ipc must be a whole number from 1, not {ipc!r}")
+    _check_ipc(ipc)
     if len(dataset.train) == 0 or dataset.num_classes == 0:
         raise ValueError(f"{dataset.name} has {len(dataset.train)} training images of {dataset.num_classes} classes")
     counts = dataset.train.labels.bincount(minlength=dataset.num_classes).tolist()
@@ -479,11 +498,16 @@ def condense(
         loop = {"progress": progress, "checkpoint_every": checkpoint_every, "on_iteration": on_iteration}
         job = Job(method, ipc, network, seed, settings, folder, folder, device, loop)
         plan = METHODS[method].plan(job)
+        _check_network(images, job)
         real = prepare(images, whitening, folder)
         path = _set_path(job, real.mark, tuple(real.images.shape))
+        part = path.with_suffix(".part.safetensors")
         with lock(path):
+            if path.exists() and part.exists() and part.stat().st_mtime_ns <= path.stat().st_mtime_ns:
+                part.unlink()   # of the finished set: a kill came between the two lines below
             if again or not path.exists():
-                METHODS[method].make(real, replace(job, checkpoint=path.with_suffix(".part.safetensors")), plan).save(path)
+                METHODS[method].make(real, replace(job, checkpoint=part), plan).save(path)
+                part.unlink(missing_ok=True)
         made = CondensedSet.load(path)
     return made if made.whitening is not None else replace(made, whitening=real.whitening)
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .derivatives import by_hand
-from .images import siamese_augment
+from .images import length_of, siamese_augment
 from .unroll import parameters_of
 from ..files import atomic_write, lock, read_json, settings_hash, write_json
 from ..networks import build
@@ -44,6 +44,12 @@ class ExpertConfig:
     def __post_init__(self):
         if self.epochs < 1 or not 0 <= self.first < self.epochs:
             raise ValueError(f"epochs must be at least 1 and first in 0..epochs - 1, not epochs={self.epochs}, first={self.first}")
+        self.training(0)
+
+    def training(self, index: int) -> TrainConfig:
+        "How one expert is trained. ValueError for settings that make no sense."
+        return TrainConfig(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, momentum=self.momentum, weight_decay=0.0,
+                           schedule="constant", precision=self.precision, seed=self.seed + index)
 
 # %% ../../nbs/04_condensation/03_experts.ipynb #17806f14
 def train_expert(
@@ -57,9 +63,9 @@ def train_expert(
     on_epoch: Callable | None = None,  # called after each epoch with its number
 ) -> tuple[dict[str, Tensor], list[float]]:  # {parameter: (snapshots, ...)}, loss per epoch
     "One trajectory: weights before training and after every epoch, from epoch config.first on."
-    seed = config.seed + index
+    settings = config.training(index)
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(settings.seed)
         model = build(config.network, num_classes, width=config.width, image_size=images.shape[-1], in_channels=images.shape[1], norm="instance")
     snapshots = []
 
@@ -69,8 +75,6 @@ def train_expert(
         if epoch > 0 and on_epoch is not None:
             on_epoch(epoch)
 
-    settings = TrainConfig(epochs=config.epochs, batch_size=config.batch_size, lr=config.lr, momentum=config.momentum, weight_decay=0.0,
-                           schedule="constant", precision=config.precision, seed=seed)
     augment = siamese_augment if config.augmentation else None
     with nullcontext() if config.precision == "fp32" else by_hand(device, twice=False):   # pooling in half precision is what it speeds up
         history = train(model, images, labels, settings, augment=augment, on_epoch=keep, device=device, progress=progress)
@@ -140,7 +144,8 @@ def _claim(folder: Path, config: ExpertConfig, data: dict):
     if settings_hash(found) != settings_hash(wanted):
         both = {**found["config"], **found["data"]}, {**wanted["config"], **wanted["data"]}
         differ = sorted(k for k in both[0].keys() | both[1].keys() if both[0].get(k) != both[1].get(k))
-        raise ValueError(f"{folder} holds experts with other settings; different: {', '.join(differ)}. Use another folder.")
+        way = "Use another folder" if any(folder.glob("expert_*.safetensors")) else f"Use another folder, or delete {record}: no expert is there yet"
+        raise ValueError(f"{folder} holds experts with other settings; different: {', '.join(differ)}. {way}.")
 
 # %% ../../nbs/04_condensation/03_experts.ipynb #45776778
 def train_experts(
@@ -150,7 +155,7 @@ def train_experts(
     num_classes: int,
     count: int = 100,  # experts wanted in all
     config: ExpertConfig | None = None,  # None: the published protocol
-    data: dict | None = None,  # what the images are, kept with the experts: name, digest, whitening ...
+    data: dict | None = None,  # what identifies the images, kept with the experts: name, digest, whitening ...; None: their `length_of`
     device=None,  # None: a GPU if there is one
     progress: bool = True,  # a bar over epochs, with the time left
 ) -> Experts:
@@ -158,7 +163,10 @@ def train_experts(
     if count < 1:
         raise ValueError(f"count must be at least 1, not {count}")
     config, folder = config or ExpertConfig(), Path(folder)
-    _claim(folder, config, {**(data or {}), "images": list(images.shape), "num_classes": num_classes})
+    with torch.device("meta"):   # a network that cannot be built is refused before the folder is claimed
+        build(config.network, num_classes, width=config.width, image_size=images.shape[-1], in_channels=images.shape[1], norm="instance")
+    data = data or {"length": length_of(images), "labels": settings_hash(labels.tolist())}
+    _claim(folder, config, {**data, "images": list(images.shape), "num_classes": num_classes})
     paths = [folder / f"expert_{i:04}.safetensors" for i in range(count)]
     done = config.epochs * sum(path.exists() for path in paths)
     with tqdm(total=config.epochs * count, initial=done, desc=f"{count} experts", unit="epoch", disable=not progress, leave=False) as bar:

@@ -48,15 +48,15 @@ def layer_outputs(
     weight: Tensor,  # (out, in) or (out, in, kh, kw)
     inputs: Tensor,  # (in, B) or images (B, in, H, W)
     bias: Tensor | None = None,  # (out,)
-    stride: int = 1,  # of a convolution
-    padding: int | None = None,  # of a convolution; None keeps the size (kernel // 2)
+    stride: int | tuple[int, int] = 1,  # of a convolution
+    padding: int | tuple[int, int] | None = None,  # of a convolution; None keeps the size (kernel // 2)
 ) -> Tensor:  # (out, B) or (out, B * H' * W')
     "Y = Theta X, one column for every sample or image position."
     _check(weight, inputs, bias)
     if weight.ndim == 2:
         Y = weight @ inputs
         return Y if bias is None else Y + bias[:, None]
-    Y = F.conv2d(inputs, weight, bias, stride, weight.shape[-1] // 2 if padding is None else padding)
+    Y = F.conv2d(inputs, weight, bias, stride, _padding(weight, padding))
     return Y.transpose(0, 1).flatten(1)
 
 
@@ -64,18 +64,23 @@ def layer_inputs(
     weight: Tensor,  # (out, in) or (out, in, kh, kw); only its shape is used
     inputs: Tensor,  # (in, B) or images (B, in, H, W)
     bias: Tensor | None = None,  # when given, a row of ones is appended
-    stride: int = 1,  # of a convolution
-    padding: int | None = None,  # of a convolution; None keeps the size (kernel // 2)
+    stride: int | tuple[int, int] = 1,  # of a convolution
+    padding: int | tuple[int, int] | None = None,  # of a convolution; None keeps the size (kernel // 2)
 ) -> Tensor:  # (in [+ 1], columns)
     "The X with Y = Theta X, Theta = [weight.flatten(1) | bias]."
     _check(weight, inputs, bias)
     X = inputs
     if weight.ndim == 4:
-        X = F.unfold(inputs, weight.shape[2:], padding=weight.shape[-1] // 2 if padding is None else padding, stride=stride)
+        X = F.unfold(inputs, weight.shape[2:], padding=_padding(weight, padding), stride=stride)
         X = X.transpose(0, 1).flatten(1)
     return X if bias is None else torch.cat([X, X.new_ones(1, X.shape[1])])
 
 # %% ../../nbs/04_condensation/01_importance.ipynb #5ec8e0d4
+def _padding(weight: Tensor, padding):
+    "The padding asked for, or half the kernel on each side."
+    return tuple(k // 2 for k in weight.shape[2:]) if padding is None else padding
+
+
 def _check(weight, inputs, bias):
     kinds = {2: "(in, B)", 4: "(B, in, H, W)"}
     if weight.ndim not in kinds:
@@ -125,8 +130,8 @@ def importance(
     inputs: Tensor,  # (in, B), or images (B, in, H, W) for a convolution
     whitening: str = "matrix_free",  # "matrix_free" (eigh of Y Y^T) or "cholesky" (Algorithm 4.1 to the letter)
     bias: Tensor | None = None,  # (out,), treated as the weight of one more input that is always 1
-    stride: int = 1,  # of a convolution
-    padding: int | None = None,  # of a convolution; None keeps the size (kernel // 2)
+    stride: int | tuple[int, int] = 1,  # of a convolution
+    padding: int | tuple[int, int] | None = None,  # of a convolution; None keeps the size (kernel // 2)
 ) -> Importance:
     """Rank the components of a layer's weight by what the output loses without them (Theorems 1 and 2).
 

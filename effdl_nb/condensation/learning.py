@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .images import length_of
 from .sets import CondensedSet
 from ..files import atomic_write, settings_hash
 
@@ -29,11 +30,12 @@ class NonFiniteSteps(ArithmeticError):
 class Learned:
     "Tensors under optimisation, their optimiser, the run's randomness and the curve so far."
 
-    def __init__(self, tensors: Mapping[str, Tensor], rates: Mapping[str, float], optimizer: str, momentum: float, max_skipped: int, seed: int):
+    def __init__(self, tensors: Mapping[str, Tensor], rates: Mapping[str, float], optimizer: str, momentum: float, max_skipped: int, seed: int,
+                 betas: tuple[float, float] = (0.9, 0.999)):
         self.tensors = {k: v.detach().clone().requires_grad_() for k, v in tensors.items()}
         groups = [{"params": [v], "lr": rates[k]} for k, v in self.tensors.items()]
         self.rates, self.max_skipped = dict(rates), max_skipped
-        self.optimizer = torch.optim.SGD(groups, momentum=momentum) if optimizer == "sgd" else torch.optim.Adam(groups)
+        self.optimizer = torch.optim.SGD(groups, momentum=momentum) if optimizer == "sgd" else torch.optim.Adam(groups, betas=betas)
         self.generator = torch.Generator().manual_seed(seed)
         self.iteration, self.losses, self.skipped, self.row = 0, [], 0, 0
         self.extra: dict[str, Tensor] = {}  # whatever else must survive, such as a network in training
@@ -96,9 +98,9 @@ def _load(learned: Learned, path: Path, mark: str):
 
 # %% ../../nbs/04_condensation/03a_learning.ipynb #e1b69701
 def run_mark(config, images: Tensor, index: list[int]) -> str:
-    "What a checkpoint must agree with: settings, real images and the choice among them."
+    "What a checkpoint must agree with: settings, real images (by `length_of`) and the choice among them."
     settings = json.loads(json.dumps(asdict(config)))
-    return settings_hash([type(config).__name__, settings, list(images.shape), images.sum(dtype=torch.float64).item(), index])
+    return settings_hash([type(config).__name__, settings, length_of(images), index])
 
 # %% ../../nbs/04_condensation/03a_learning.ipynb #41dc2201
 def learn(
@@ -109,7 +111,7 @@ def learn(
     mark: str,  # hash of all that shapes the run; a checkpoint with another one is refused
     *,
     name: str,  # of the bar
-    checkpoint: str | Path | None = None,  # file to go on from, if it is there, and to save to; removed when the result is made
+    checkpoint: str | Path | None = None,  # file to go on from, if it is there, and to save to; the caller removes it when the result is safe
     checkpoint_every: int = 100,  # iterations between saves
     on_iteration: Callable | None = None,  # (iteration, learned, loss) -> None, after each iteration and again if that is repeated after a kill
     progress: bool = True,  # a bar with the time left
@@ -125,13 +127,10 @@ def learn(
             learned.iteration += 1
             if on_iteration is not None:
                 on_iteration(learned.iteration, learned, learned.losses[-1])
-            if checkpoint is not None and learned.iteration % checkpoint_every == 0 and learned.iteration < iterations:
+            if checkpoint is not None and (learned.iteration % checkpoint_every == 0 or learned.iteration == iterations):
                 _save(learned, Path(checkpoint), mark)
             bar.update()
-    made = finish(learned)
-    if checkpoint is not None:
-        Path(checkpoint).unlink(missing_ok=True)
-    return made
+    return finish(learned)
 
 # %% ../../nbs/04_condensation/03a_learning.ipynb #713d6836
 def curve(

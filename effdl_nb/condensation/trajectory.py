@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .experts import Experts
-from .images import STRATEGY, Whitening, augment, draw_augmentation
+from .images import STRATEGY, Whitening, augment, draw_augmentation, length_of
 from .importance import Importance, from_outputs, layer_inputs
 from .learning import Learned, facts, learn
 from .sets import CondensedSet
@@ -114,9 +114,10 @@ RANKED_BY = ("outputs", "centred", "weights")
 def matched_modules(
     model: nn.Module,
 ) -> dict[str, nn.Module]:  # by name
-    "The layers whose components are matched: every Linear, and every Conv2d without groups or dilation."
-    return {name: m for name, m in model.named_modules()
-            if isinstance(m, nn.Linear) or isinstance(m, nn.Conv2d) and m.groups == 1 and m.dilation == (1, 1)}
+    "The layers whose components are matched: every Linear, and every Conv2d without groups or dilation that pads with zeros or not at all."
+    def plain(m): return m.groups == 1 and m.dilation == (1, 1) and m.padding_mode == "zeros" and not isinstance(m.padding, str)
+
+    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) or isinstance(m, nn.Conv2d) and plain(m)}
 
 
 def analyse_layers(
@@ -149,7 +150,7 @@ def _analyse_layer(name, module, theta, x, y, gram, components) -> LayerComponen
     found = from_outputs(Y - Y.mean(1, keepdim=True) if components == "centred" else Y, min(Theta.shape))
     G = None
     if gram:
-        where = {"stride": module.stride[0], "padding": module.padding[0]} if isinstance(module, nn.Conv2d) else {}
+        where = {"stride": module.stride, "padding": module.padding} if isinstance(module, nn.Conv2d) else {}
         X = layer_inputs(W, x if isinstance(module, nn.Conv2d) else x.T, b, **where).double()
         G = X @ X.T / X.shape[1]
     return LayerComponents(weight, bias, found, G)
@@ -362,7 +363,7 @@ def _iterate(problem: _Matching, learned: Learned, labels: Tensor, drawn: dict) 
         log_rate.clamp_(*map(math.log, RATE_BOUNDS))
     learned.notes["rates"].append(log_rate.exp().item())
     if "ranks" in found:
-        learned.notes["ranks"].setdefault(f"{found['fraction']:.1f}", found["ranks"])
+        learned.notes["ranks"].setdefault(f"{math.floor(10 * found['fraction'] + 1e-9) / 10:.1f}", found["ranks"])
     drawn.clear()
     drawn.update(found)
     return value
@@ -386,7 +387,7 @@ def condense_trajectory(
     classes: tuple[str, ...],  # class names
     whitening: Whitening,  # that leads to model space
     details: Mapping | None = None,  # JSON-able facts to keep with the set, such as the data set's name and digest
-    checkpoint: str | Path | None = None,  # file to go on from, if it is there, and to save to; removed at the end
+    checkpoint: str | Path | None = None,  # file to go on from, if it is there, and to save to; it stays, see `learn`
     checkpoint_every: int = 100,  # iterations between saves
     on_iteration: Callable | None = None,  # (iteration, images, rate, drawn) -> None, after each iteration
     device=None,  # None: a GPU if there is one
@@ -394,18 +395,20 @@ def condense_trajectory(
 ) -> CondensedSet:
     """Algorithm 4.1: learn `ipc` images per class whose training follows the experts.
 
-    Deterministic given `config.seed`. Raises ValueError if a class has fewer than `ipc` images, the experts lack the epochs needed,
+    Deterministic given `config.seed`. Raises ValueError if a class has fewer than `ipc` images, the experts lack epochs or know other classes,
     or the checkpoint is of another run; MemoryError, before the first iteration, if the inner loop needs more memory than is free;
     NonFiniteSteps if `max_skipped` steps in a row are not finite.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if experts.data["num_classes"] != len(classes):
+        raise ValueError(f"the experts know {experts.data['num_classes']} classes, not {len(classes)} ({', '.join(classes)})")
     start = torch.Generator().manual_seed(config.seed)
     index = real_images(labels, len(classes), config.ipc, start)
     probe = images[torch.randperm(len(images), generator=start)[: config.statistics_images]]
     with torch.random.fork_rng(devices=[]):
         problem = _Matching(experts, probe, len(classes), config, device)
     learned, targets, drawn = _learned(images[index].to(device), config), labels[index].to(device), {}
-    mark = settings_hash([asdict(config), asdict(experts.config), experts.data, len(experts), index.tolist()])
+    mark = settings_hash([asdict(config), asdict(experts.config), experts.data, len(experts), length_of(images), index.tolist()])
     tell = None if on_iteration is None else lambda i, now, _: on_iteration(i, now["images"].detach(), now.notes["rates"][-1], drawn)
 
     def finish(learned):
