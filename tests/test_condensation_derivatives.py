@@ -83,6 +83,14 @@ def test_what_means_something_else_is_left_to_torch():
     assert used(F.avg_pool2d(x, 2)) == "AvgPool2DBackward0"
 
 
+def test_arguments_by_name_mean_the_same():
+    x = normal(2, 4, 4, 4).requires_grad_()
+    with ByHand(twice=True):
+        pooled, normed = F.avg_pool2d(input=x, kernel_size=2), F.group_norm(input=x, num_groups=4, weight=normal(4), bias=normal(4))
+    assert used(pooled) == "_AverageBackward" and used(normed) == "_InstanceNormBackward"
+    assert torch.equal(pooled, F.avg_pool2d(x, 2)) and torch.equal(normed, F.group_norm(x, 4, normal(4), normal(4)))
+
+
 def test_the_context_is_for_a_cpu_only():
     assert isinstance(by_hand("cpu", twice=True), ByHand) and not isinstance(by_hand("cuda", twice=True), ByHand)
 

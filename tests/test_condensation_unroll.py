@@ -195,6 +195,43 @@ def test_memory_is_chosen_by_what_is_free(monkeypatch):
         unroll(model, start, images, torch.arange(6) % 3, rate, 8, memory="auto")
 
 
+@pytest.mark.parametrize("names", module.CONTAINER)
+def test_a_containers_limit_counts_and_cached_files_do_not(tmp_path, monkeypatch, names):
+    limit, used, held, cache = names
+    monkeypatch.setattr(module, "CGROUPS", tmp_path)
+    for name, text in ((limit, "1000000\n"), (used, "990000\n"), (held, f"anon 40000\n{cache} 900000\n")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert free_memory() == 910000
+    (tmp_path / held).write_text("anon 40000\n")
+    assert free_memory() == 10000
+    (tmp_path / used).write_text("2000000\n")
+    assert free_memory() == 0
+    (tmp_path / limit).write_text("max\n")
+    assert free_memory() is None or free_memory() > 1000000
+
+
+@pytest.mark.parametrize("memory", ["full", "adjoint", "tesla"])
+def test_a_step_may_leave_the_synthetic_images_out(memory):
+    model, start, target, images, rate = setting(torch.float64)
+    other, labels = torch.randn_like(images).detach(), torch.arange(6) % 3
+
+    def prepare(i, x, y):
+        return (other if i == 1 else x), y
+
+    slope, by_rate = torch.autograd.grad(distance(unroll(model, start, images, labels, rate, 2, prepare, memory), target), [images, rate])
+    (wanted,) = torch.autograd.grad(distance(unroll(model, start, images, labels, rate, 2, prepare, "full"), target), images)
+    assert slope.norm() > 0 and torch.isfinite(by_rate) and (memory == "tesla" or torch.allclose(slope, wanted, rtol=1e-9, atol=0))
+
+
+@pytest.mark.parametrize(("layer", "words"), [(nn.Dropout(0.5), "dropout would not"), (nn.BatchNorm1d(3), "running statistics")])
+def test_a_network_that_would_not_repeat_its_steps_is_refused(layer, words):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), layer)
+    start = {k: v.detach() for k, v in model.named_parameters()}
+    with pytest.raises(ValueError, match=words):
+        unroll(model, start, torch.randn(6, 1, 2, 2), torch.arange(6) % 3, torch.tensor(0.1), 2)
+
+
 def test_free_memory_is_a_number_here():
     free = free_memory()
     assert free is None or free > 0

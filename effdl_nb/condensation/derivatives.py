@@ -133,12 +133,12 @@ def instance_norm(
 IN_CACHE = 2**21  # numbers: larger images in full precision are pooled by torch, since both ways then wait for memory
 
 
-def _whole_blocks(x, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None) -> int | None:
-    "k where the arguments of F.avg_pool2d mean the averages of k x k blocks that fill the image, k > 1."
+def _whole_blocks(input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None) -> tuple | None:
+    "(input, k) where the arguments of F.avg_pool2d mean the averages of k x k blocks that fill the image, k > 1."
     k, *rest = {kernel_size} if isinstance(kernel_size, int) else set(kernel_size)
     plain = not rest and k > 1 and stride in (None, k, (k, k), [k, k]) and padding in (0, (0, 0), [0, 0]) and divisor_override is None
-    worth_it = x.dtype in HALF or x.numel() <= IN_CACHE
-    return k if plain and worth_it and x.shape[-2] % k == 0 == x.shape[-1] % k else None
+    worth_it = input.dtype in HALF or input.numel() <= IN_CACHE
+    return (input, k) if plain and worth_it and input.shape[-2] % k == 0 == input.shape[-1] % k else None
 
 
 def _each_channel(x, num_groups, weight=None, bias=None, eps=1e-5) -> tuple | None:
@@ -155,8 +155,8 @@ class ByHand(TorchFunctionMode):
         self.twice = twice
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is F.avg_pool2d and (k := _whole_blocks(*args, **(kwargs or {}))):
-            return average_pool(args[0], k)
+        if function is F.avg_pool2d and (given := _whole_blocks(*args, **(kwargs or {}))):
+            return average_pool(*given)
         if self.twice and function is F.group_norm and (given := _each_channel(*args, **(kwargs or {}))):
             return instance_norm(*given)
         return function(*args, **(kwargs or {}))
