@@ -166,7 +166,8 @@ def test_a_wrong_interval_between_saves_is_told_before_anything_runs(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [{"method": "mtt"}, {"ipc": 0}, {"init": "zeros"}, {"image_lr": math.nan}, {"image_lr": -1.0}, {"strategy": "zoom"},
-                                   {"image_optimizer": "lion"}, {"batch_real": 0}, {"inner_epochs": -1}])
+                                   {"image_optimizer": "lion"}, {"batch_real": 0}, {"inner_epochs": -1},
+                                   {"image_momentum": 1.5}, {"milestones": ("a",)}])
 def test_wrong_settings(wrong):
     with pytest.raises(ValueError):
         replace(CONFIG, **wrong)

@@ -86,7 +86,8 @@ def forgetting_events(
     return torch.where(recognised.any(0), events, len(recognised))
 
 # %% ../../nbs/04_condensation/06_coresets.ipynb #dbb6abf1
-FORGETTING = TrainConfig(epochs=200, batch_size=128, lr=0.1, momentum=0.9, weight_decay=5e-4, schedule="step", milestones=(60, 120, 160), gamma=0.2)
+FORGETTING = TrainConfig(epochs=200, batch_size=128, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, schedule="step",
+                         milestones=(60, 120, 160), gamma=0.2)
 
 
 def train_on_all(

@@ -148,7 +148,7 @@ def layer_terms(
     yield sum(gaps) + beta * discrimination(torch.cat(features), torch.tensor(labels, device=f.device), _means(f, sizes))
 
 # %% ../../nbs/04_condensation/05_matching.ipynb #040ca93f
-LOOPS = {1: (1, 1), 10: (10, 50), 50: (50, 10)}  # images per class: (outer steps, inner epochs) of DC
+LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}  # images per class: (outer steps, inner epochs) of DC
 _DC = {"iterations": 1000, "image_lr": 0.1, "init": "noise", "strategy": "none", "milestones": ()}
 _CAFE = {**_DC, "iterations": 2000, "milestones": (1200, 1400, 1800), "outer_steps": 10, "inner_epochs": 50}
 PUBLISHED = {
@@ -167,7 +167,7 @@ def published_loops(
     return LOOPS.get(ipc, (ipc, max(10, min(50, 500 // ipc))))
 
 
-assert [published_loops(n) for n in (1, 2, 10, 20, 50, 100)] == [(1, 1), (2, 50), (10, 50), (20, 25), (50, 10), (100, 10)]
+assert [published_loops(n) for n in (1, 2, 10, 25, 50, 100)] == [(1, 1), (2, 50), (10, 50), (25, 20), (50, 10), (100, 10)]
 
 # %% ../../nbs/04_condensation/05_matching.ipynb #0983d9d6
 INITS, OPTIMIZERS = ("noise", "real"), ("sgd", "adam")
@@ -233,8 +233,17 @@ def _check_config(c: MatchingConfig):
     _at_least(c, 1, "ipc", "iterations", "outer_steps", "batch_real", "batch_train", "patience", "max_skipped")
     _at_least(c, 0, "inner_epochs")
     _positive(c, "net_lr", "image_lr", "image_momentum", "beta", "tolerance")
+    _check_milestones(c)
+    if c.image_momentum >= 1:
+        raise ValueError(f"image_momentum must be below 1, not {c.image_momentum}")
     if c.strategy is not None:
         draw_augmentation(1, torch.Generator(), c.strategy)
+
+
+def _check_milestones(config):
+    wrong = [m for m in config.milestones or () if not isinstance(m, int) or m < 0]
+    if wrong:
+        raise ValueError(f"milestones must be whole numbers from 0, not {wrong[0]!r}")
 
 
 def resolve(
