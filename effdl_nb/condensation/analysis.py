@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INK', 'EXPERT', 'STUDENT', 'PALE', 'GREY', 'figure_idea', 'figure_trajectories', 'image_changes', 'figure_images',
-           'half_of_classes', 'figure_half', 'figure_spectra', 'figure_progress']
+           'half_of_classes', 'figure_half', 'figure_spectra', 'figure_progress', 'accuracies_on_the_way']
 
 # %% ../../nbs/04_condensation/07c_analysis.ipynb #25952bfe
 import math
@@ -225,3 +225,13 @@ def figure_progress(
         if axis.get_legend_handles_labels()[1]:
             axis.legend(fontsize=8, frameon=False)
     return figure, pd.DataFrame(lines)
+
+# %% ../../nbs/04_condensation/07c_analysis.ipynb #97fca19a
+def accuracies_on_the_way(
+    records: Sequence[dict],  # rows as the study wrote them
+) -> pd.DataFrame:  # row, iteration, n, least, mean, most; empty if nothing was looked at on the way
+    "Accuracies of networks trained on the images as they were at some iterations, in percent."
+    lines = [{"row": record["label"], "iteration": int(i), "accuracy": value} for record in records for m in record["measurements"]
+             for i, *values in m["details"].get("on_the_way", []) for value in values]
+    found = pd.DataFrame(lines, columns=["row", "iteration", "accuracy"]).groupby(["row", "iteration"], sort=False).accuracy
+    return found.agg(n="size", least="min", mean="mean", most="max").reset_index()
