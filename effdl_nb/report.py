@@ -23,7 +23,20 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader
 
 from .files import atomic_write, read_json
-from .study import Place, Profile, Table, figures_of, load_profile, load_tables, place, row_state, spread_kind, summary, thesis_value
+from effdl_nb.study import (
+    Place,
+    Profile,
+    Table,
+    figures_of,
+    load_profile,
+    load_tables,
+    place,
+    read_row,
+    row_state,
+    spread_kind,
+    summary,
+    thesis_value,
+)
 
 # %% ../nbs/01_foundations/05_report.ipynb #b9129659
 FIELDS = ("row", "column", "unit", "ours", "spread", "n", "thesis", "thesis_spread", "corrected", "difference", "state", "here")
@@ -38,7 +51,7 @@ def cells(
     lines = []
     for row in table.rows.values():
         path = at.row(table.key, row.key)
-        record = read_json(path) if path.exists() else {"cells": [], "measurements": []}
+        record = read_row(path) if path.exists() else {"cells": [], "measurements": []}
         ours = {cell["column"]: cell for cell in record["cells"]}
         for column in table.columns.values():
             state = row_state(table, profile, row.key, at, column.key)
@@ -302,7 +315,7 @@ def row_records(
 ) -> list[dict]:
     "The rows of a table that count, as written by the study."
     rows = [row for row in table.rows if row_state(table, profile, row, at) in ("measured", "changed", "partial")]
-    return [read_json(at.row(table.key, row)) for row in rows]
+    return [read_row(at.row(table.key, row)) for row in rows]
 
 
 def common_settings(

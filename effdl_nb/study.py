@@ -6,8 +6,8 @@
 __all__ = ['PROFILES', 'project_root', 'Column', 'RowSpec', 'Table', 'load_tables', 'load_thesis', 'thesis_value', 'Plan',
            'Profile', 'load_profile', 'figures_of', 'experiment_of', 'implemented_rows', 'settings_of', 'Unit',
            'units_of', 'modules_behind', 'code_hash', 'provenance', 'peak_memory', 'summary', 'measure', 'Place',
-           'place', 'measured_columns', 'kept_measurements', 'row_state', 'spread_kind', 'assemble', 'RowsFailed',
-           'Outcome', 'shared_folder', 'measure_row', 'run', 'write_plans', 'check_parameters', 'main']
+           'place', 'measured_columns', 'read_row', 'kept_measurements', 'row_state', 'spread_kind', 'assemble',
+           'RowsFailed', 'Outcome', 'shared_folder', 'measure_row', 'run', 'write_plans', 'check_parameters', 'main']
 
 # %% ../nbs/01_foundations/04_study.ipynb #72602384
 import argparse
@@ -310,7 +310,15 @@ def _parsed(path: str, package: str, changed: int) -> tuple[str, tuple[str, ...]
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
             body[0].value.value = ""   # a docstring
-    return settings_hash(ast.dump(tree)), tuple(name for name in imported if name.split(".")[0] == "effdl_nb")
+    return settings_hash(_dump(tree)), tuple(name for name in imported if name.split(".")[0] == "effdl_nb")
+
+
+def _dump(tree: ast.AST) -> str:
+    "The text of a syntax tree, the same from Python 3.11 on: later versions know type parameters, and leave empty lists out."
+    for node in ast.walk(tree):
+        if not getattr(node, "type_params", True):
+            del node.type_params
+    return ast.dump(tree, **({"show_empty": True} if sys.version_info >= (3, 13) else {}))
 
 
 def _is_package(name: str) -> bool:
@@ -491,6 +499,16 @@ def measured_columns(plan: Plan, units: list[Unit], kept) -> tuple[str, ...]:
     return tuple(key for key in plan.columns if all(unit.hash in kept for unit in units if key in unit.columns))
 
 
+def read_row(
+    path: Path,
+) -> dict:
+    "A row as the study wrote it; ValueError with the path for a file that holds something else."
+    found = read_json(path)
+    if not isinstance(found, dict) or not all(isinstance(found.get(key), list) for key in ("cells", "measurements")):
+        raise ValueError(f"{path} is not a row of the study: cells or measurements are missing. Delete it to have it made again.")
+    return found
+
+
 def kept_measurements(
     table: Table,
     profile: Profile,
@@ -500,10 +518,12 @@ def kept_measurements(
     "The measurements of a row that still count."
     path, found = at.row(table.key, row), {}
     if path.exists():
-        found = {m["hash"]: m for m in read_json(path)["measurements"]}
+        found = {m["hash"]: m for m in read_row(path)["measurements"]}
     for unit in units_of(table, profile.tables[table.key], row):
         if at.unit(unit).exists():   # written after the row, or there is no row yet
             found[unit.hash] = read_json(at.unit(unit))
+        if unit.hash in found and not {table.columns[key].metric for key in unit.columns} <= found[unit.hash]["metrics"].keys():
+            del found[unit.hash]   # of a time when the experiment did not tell what a column asks for
     if profile.changed == "mark":
         return found
     code = _code_of(table)
@@ -524,7 +544,7 @@ def row_state(
     units, kept, written = units_of(table, plan, row), {}, set()
     if at.row(table.key, row).exists():
         kept = kept_measurements(table, profile, row, at)
-        written = {cell["column"] for cell in read_json(at.row(table.key, row))["cells"]}
+        written = {cell["column"] for cell in read_row(at.row(table.key, row))["cells"]}
     wanted = {unit.hash for unit in units if column in (None, *unit.columns)}
     if wanted <= set(kept) and column in (None, *written):
         code = _code_of(table)
@@ -610,6 +630,7 @@ def measure_row(
         write_json(at.unit(unit), measurement)
         say(f"{table.key} {row} seed {unit.seed}: {_short(measurement['metrics'])} in {measurement['provenance']['seconds']:.0f} s")
         _write_row(table, profile, row, kept, at)
+    kept |= kept_measurements(table, profile, row, at)   # another process may have measured other seeds meanwhile
     if _writes():
         _write_row(table, profile, row, kept, at)   # again, for instance because a column was added that needs no measurement
     return all(unit.hash in kept for unit in units)
@@ -620,7 +641,7 @@ def _write_row(table: Table, profile: Profile, row: str, kept: dict[str, dict], 
     plan, path = profile.tables[table.key], at.row(table.key, row)
     units = units_of(table, plan, row)
     whole = measured_columns(plan, units, kept)
-    before = read_json(path) if path.exists() else {"cells": []}
+    before = read_row(path) if path.exists() else {"cells": []}
     if not whole or {cell["column"] for cell in before["cells"]} & set(plan.columns) - set(whole):
         return
     record = {"profile": profile.name} | assemble(table, dataclasses.replace(plan, columns=whole), row, kept)

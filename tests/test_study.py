@@ -231,6 +231,46 @@ def test_a_damaged_row_is_named(toy, content):
     assert row(root, "a")["cells"]   # the other row was measured all the same
 
 
+@pytest.mark.parametrize("content", ["{}", "null", "[]", '{"cells": [], "measurements": null}'])
+def test_a_row_that_holds_something_else_is_named(toy, content):
+    root, _ = toy
+    study.run("table_9_1", "toy", rows="b", say=quiet).check()
+    path = root / "reports" / "toy" / "rows" / "table_9_1" / "b.json"
+    path.write_text(content)
+    with pytest.raises(study.RowsFailed, match="1 of 2 rows.*\n.*b.json is not a row of the study.*Delete it"):
+        study.run("table_9_1", "toy", say=quiet).check()
+    with pytest.raises(ValueError, match="b.json is not a row of the study"):
+        study.write_plans("toy", root / "reports")
+
+
+def test_seeds_measured_at_the_same_time_make_one_row(toy, monkeypatch):
+    root, profile = toy
+    profile("{seeds: [0, 1], rows: [b]}")
+    own, others = study.measure, []
+
+    def measure(*given):
+        if not others:   # as if another process measured seed 1 meanwhile
+            others.append(study.run("table_9_1", "toy", rows="b", seeds="1", say=quiet))
+        return own(*given)
+
+    monkeypatch.setattr(study, "measure", measure)
+    study.run("table_9_1", "toy", rows="b", seeds="0", say=quiet).check()
+    assert sorted(m["seed"] for m in row(root, "b")["measurements"]) == [0, 1]
+
+
+def test_a_column_that_old_measurements_cannot_fill_is_measured(toy):
+    root, profile = toy
+    profile("{seeds: [0], rows: [b]}")
+    study.run("table_9_1", "toy", say=quiet).check()
+    path = root / "reports" / "toy" / "rows" / "table_9_1" / "b.json"
+    record = read_json(path)
+    for m in record["measurements"]:
+        m["metrics"].pop("size")
+    path.write_text(json.dumps(record))
+    study.run("table_9_1", "toy", say=quiet).check()
+    assert all("size" in m["metrics"] for m in row(root, "b")["measurements"])
+
+
 @pytest.mark.parametrize("plan, words", [
     ("{seeds: []}", "at least one"), ("{seeds: [-1]}", "whole numbers from 0"), ("{seeds: [a]}", "whole numbers"), ("{}", "seeds missing"),
     ("{seeds: [0], rows: [c]}", "unknown row 'c'; allowed are a, b"), ("{seeds: [0], columns: [c]}", "unknown column 'c'"),
