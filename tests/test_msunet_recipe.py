@@ -53,6 +53,29 @@ def same(a, b) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
+@pytest.mark.parametrize("wrong, words", [
+    ({"stage2_lr": -1.0}, "stage 2.*lr"), ({"stage2_schedule": "step", "stage2_milestones": (0.9, 0.5)}, "stage 2.*milestones"),
+    ({"stage2_epochs": math.nan}, "stage2_epochs"), ({"lr": math.inf}, "stage 1.*lr")])
+def test_a_stage_that_cannot_train_is_refused_before_the_first(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(TINY, **wrong)
+
+
+def test_under_torchrun_nobody_waits(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="WORLD_SIZE is 2; allowed: 1"):
+        stage_one(TINY, 0, tmp_path)
+
+
+def test_cuts_up_to_the_end_of_a_rounded_stage_reach_their_share(tmp_path):
+    s = dataclasses.replace(TINY, train_size=70, epochs=1, stage2_epochs=0.4, prune_until=1.0)   # 2.8 steps, which are 3
+    model = train_msunet(s, 0, tmp_path).model
+    layers = dict(model.named_modules())
+    for name, share in recipe.targets_by_role(model, {"se": 0.9, "depthwise": 0.5}).items():
+        weight = layers[name].weight
+        assert int((weight == 0).sum()) == round(share * weight.numel()), name
+
+
 @pytest.mark.parametrize("stage, step, consistency", [(1, 5, "off"), (2, 3, "thesis"), (2, 6, "off")])
 def test_an_interruption_leaves_no_trace_in_the_numbers(tmp_path, monkeypatch, stage, step, consistency):
     settings = dataclasses.replace(TINY, consistency=consistency)

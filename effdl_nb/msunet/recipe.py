@@ -12,6 +12,7 @@ __all__ = ['AUGMENTATIONS', 'EPOCHS', 'EPOCHS2', 'CONSISTENCY', 'PRUNING', 'FULL
 import dataclasses
 import json
 import math
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -132,6 +133,17 @@ class MSUNetSettings:
 SCHEDULES, PRECISIONS = ("step", "cosine"), ("fp32", "bf16", "fp16")
 
 
+def _config(s: MSUNetSettings, stage: int, seed: int, images: int) -> TrainConfig:
+    "The trainer's configuration of a stage, for so many images."
+    epochs, lr, schedule = (s.epochs, s.lr, s.schedule) if stage == 1 else (s.stage2_epochs, s.stage2_lr, s.stage2_schedule)
+    milestones, precision = (s.milestones, s.precision) if stage == 1 else (s.stage2_milestones, s.stage2_precision)
+    steps = None if stage == 1 else round(epochs * steps_per_epoch(images, TrainConfig(batch_size=s.batch_size)))
+    return TrainConfig(
+        epochs=math.ceil(epochs), steps=steps, batch_size=s.batch_size, lr=lr, nesterov=True, weight_decay=s.weight_decay, schedule=schedule,
+        warmup_epochs=s.warmup * s.epochs if stage == 1 else 0.0, milestones=tuple(m * epochs for m in milestones) if schedule == "step" else (),
+        gamma=s.gamma, precision=precision, channels_last=s.channels_last, seed=seed)
+
+
 def _check_settings(s: MSUNetSettings) -> None:
     "ValueError naming the field, its value and what is allowed."
     variant_of(s.variant, s.recipe)
@@ -146,9 +158,14 @@ def _check_settings(s: MSUNetSettings) -> None:
     for name, values in fractions.items():
         if any(not 0 <= value <= 1 for value in values):
             raise ValueError(f"{name} is {getattr(s, name)}; fractions of the training from 0 to 1 are needed")
-    if s.epochs < 1 or s.stage2_epochs < 0 or s.width <= 0 or s.alpha < 0:
+    if not (s.epochs >= 1 and 0 <= s.stage2_epochs < math.inf and s.width > 0 and s.alpha >= 0):
         raise ValueError(f"epochs is {s.epochs}, stage2_epochs {s.stage2_epochs}, width {s.width}, alpha {s.alpha}; "
                          "at least 1 and 0 epochs, a width > 0 and alpha >= 0 are needed")
+    for stage in (1, 2) if s.stage2_epochs else (1,):
+        try:
+            _config(s, stage, 0, s.batch_size)
+        except ValueError as error:
+            raise ValueError(f"the settings of stage {stage} make no training: {error}") from error
     if s.stage2_epochs == 0 and s.pruning == "full":
         raise ValueError("pruning is 'full' and stage2_epochs 0; pruning happens in stage 2, so it needs one")
 
@@ -204,17 +221,6 @@ def _network(s: MSUNetSettings, seed: int, num_classes: int) -> MSUNet:
         return msunet(s.variant, s.width, num_classes, s.recipe, quantization, alpha=0.0)
 
 
-def _config(s: MSUNetSettings, stage: int, seed: int, images: int) -> TrainConfig:
-    "The trainer's configuration of a stage, for so many images."
-    epochs, lr, schedule = (s.epochs, s.lr, s.schedule) if stage == 1 else (s.stage2_epochs, s.stage2_lr, s.stage2_schedule)
-    milestones, precision = (s.milestones, s.precision) if stage == 1 else (s.stage2_milestones, s.stage2_precision)
-    steps = None if stage == 1 else round(epochs * steps_per_epoch(images, TrainConfig(batch_size=s.batch_size)))
-    return TrainConfig(
-        epochs=math.ceil(epochs), steps=steps, batch_size=s.batch_size, lr=lr, nesterov=True, weight_decay=s.weight_decay, schedule=schedule,
-        warmup_epochs=s.warmup * s.epochs if stage == 1 else 0.0, milestones=tuple(m * epochs for m in milestones) if schedule == "step" else (),
-        gamma=s.gamma, precision=precision, channels_last=s.channels_last, seed=seed)
-
-
 def _loss(s: MSUNetSettings) -> ConsistencyLoss | None:
     "The loss that replaces cross-entropy, or None."
     form = consistency_form(s)
@@ -258,6 +264,8 @@ def stage_one(
     work: Path,  # folder for the trained network and its checkpoint
 ) -> tuple[MSUNet, dict]:
     "The network after stage 1, in evaluation mode at its final threshold, and its history: loss of each epoch, seconds, steps, test accuracy."
+    if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise RuntimeError(f"WORLD_SIZE is {processes}; allowed: 1. Networks of Chapter 2 are trained by one process each, without torchrun")
     data, work = training_data(s, seed), Path(work)
     model = _network(s, seed, data.num_classes)
     path = work / f"stage1-{settings_hash(stage_one_record(s, seed))}.safetensors"
@@ -319,7 +327,7 @@ def stage_two(
                       loss=_loss(s), on_step=hook, checkpoint=checkpoint)
         history = {"loss": found.loss, "seconds": found.seconds, "steps": found.steps}
         if pruner:
-            pruner.update(s.stage2_epochs)
+            pruner.update(end)
             pruner.finalize()
     return history
 
