@@ -133,6 +133,25 @@ def test_pairs_without_a_gradient_are_skipped_and_too_many_end_the_search():
         search.run(progress=False)
 
 
+def test_a_layer_without_any_usable_pair_yet_is_resumed(tmp_path):
+    looked_at = data()
+    dead = SearchData(Dead(), looked_at.train, looked_at.validation, looked_at.mean, looked_at.std)
+    config = SearchConfig(**{**vars(CONFIG), "max_skipped": 50})
+    search = PolicySearch(dead, SPACE, config, state=tmp_path / "state")
+    search.advance()
+    search.save()
+    resumed = PolicySearch(dead, SPACE, config, state=tmp_path / "state")
+    assert (resumed.step, resumed.skipped) == (1, 2) and torch.equal(resumed.logits, search.logits)
+    assert resumed.advance() == search.advance()
+
+
+@pytest.mark.parametrize("wrong", [{"penalty": None}, {"lr": "x"}, {"seed": 0.5}, {"max_skipped": 1.5}, {"seed": -1}])
+def test_settings_that_are_no_numbers_are_named(wrong):
+    (name, value), = wrong.items()
+    with pytest.raises(ValueError, match=f"{name} is {value!r}; allowed"):
+        SearchConfig(**{**vars(CONFIG), **wrong})
+
+
 def test_classes_with_too_few_or_no_validation_images():
     with pytest.raises(ValueError, match="needs 13 validation images"):
         PolicySearch(data(), SPACE, SearchConfig(**{**vars(CONFIG), "validation_images": 13}))
@@ -162,7 +181,7 @@ def test_a_space_without_identity_and_images_it_cannot_take():
 
 
 def test_the_search_climbs_what_it_maximises():
-    """With a huge rate on the exact first layer of one fixed pair, the cosine of that pair must not fall."""
+    """With a huge rate on the exact first layer, the similarity of later pairs is above that of the first ones."""
     config = SearchConfig(**{**vars(CONFIG), "layers": 1, "steps": 30, "pairs": 8, "lr": 0.2})
     search = PolicySearch(data(), SPACE, config)
     search.run(progress=False)

@@ -26,7 +26,7 @@ from .operations import OPERATIONS, SPACE_KINDS, SearchSpace, search_space
 from .policy import Policy, deep_ta_policy, load_policy, mirrored_policy, prefix_policy, save_policy, top_operations
 from .random_search import random_search
 from .rivals import deepaa_simple, rival
-from .search import PolicySearch, SearchConfig, SearchData, held_out_cosine, pretrain_proxy
+from .search import PolicySearch, SearchConfig, SearchData, class_members, held_out_cosine, pretrain_proxy
 from ..files import atomic_write, lock, settings_hash
 from ..networks import build
 from ..training import TrainConfig, crop_flip, evaluate, train
@@ -228,6 +228,7 @@ def policy_path(settings: AugmentationSettings, data: ImageDataset, work: Path) 
 def data_of_search(settings: AugmentationSettings, data: ImageDataset, work: Path, device, progress: bool) -> tuple[SearchData, SearchData, dict]:
     "What the search sees, what its result is measured on, and what the policy's file says of both."
     fit, guide, unseen = split_for_search(data.train, settings.search_images, settings.search_guide_images, settings.search_seed)
+    class_members(unseen.labels, settings.search_validation_images + 1)   # what `similarity` will need, told before hours are spent
     proxy, seconds = proxy_of(settings, data, fit, work, device, progress)
     accuracy = evaluate(proxy, unseen.images, unseen.labels, mean=data.mean, std=data.std, device=device)
     seen, measured = (SearchData(proxy, fit, part, data.mean, data.std) for part in (guide, unseen))

@@ -207,7 +207,7 @@ SIGNED = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness"
 
 
 def trivial_augment_wide_policy(
-    defaults: bool = True,  # add the CIFAR protocol's Crop and Flip before and Cutout after it
+    defaults: bool = True,  # add the CIFAR protocol's Crop, Flip and Cutout after it
 ) -> Policy:
     "TrivialAugment (Wide) of Tables 3.2 to 3.4: 14 operations, 31 magnitudes, a random sign where there is one."
     space = SearchSpace.wide()
@@ -220,8 +220,7 @@ def trivial_augment_wide_policy(
     provenance = {"method": "TrivialAugment (Wide)", "defaults": defaults}
     if not defaults:
         return Policy(row[None], space, provenance)
-    before, after = single_policy(space, "Crop", "Flip").probabilities, single_policy(space, "Cutout").probabilities
-    return Policy(torch.cat([before, row[None], after]), space, provenance)
+    return Policy(torch.cat([row[None], single_policy(space, "Crop", "Flip", "Cutout").probabilities]), space, provenance)
 
 # %% ../../nbs/03_deepaa/02_policy.ipynb #b7d01e96
 def operation_probabilities(

@@ -44,9 +44,9 @@ def rival_space(
     return replace(space, name=f"{space.name}, {method}", transforms=tuple(own), translate=translate, crop_fill=(0, 0, 0))
 
 
-def default_operations(space: SearchSpace) -> tuple[list[str], list[str]]:
+def default_operations(space: SearchSpace) -> list[str]:
     "The hand-picked operations of the public protocols: crop and flip, and on CIFAR a Cutout at the very end."
-    return ["Crop", "Flip"], [] if space.crop == "resized" else ["Cutout"]
+    return ["Crop", "Flip"] if space.crop == "resized" else ["Crop", "Flip", "Cutout"]
 
 # %% ../../nbs/03_deepaa/05_rivals.ipynb #266f1f07
 def _default_index(space: SearchSpace, name: str) -> int:
@@ -56,12 +56,9 @@ def _default_index(space: SearchSpace, name: str) -> int:
     return space.transforms.index(wanted)
 
 
-def _around(layers: list, space: SearchSpace, defaults: bool, crop_first: bool, one) -> list:
-    "Layers with those of the defaults before and after; `one` makes a layer that always applies an operation."
-    if not defaults:
-        return layers
-    crop, end = ([one(_default_index(space, name)) for name in names] for names in default_operations(space))
-    return [*crop, *layers, *end] if crop_first else [*layers, *crop, *end]
+def _before_defaults(layers: list, space: SearchSpace, defaults: bool, one) -> list:
+    "Layers with those of the defaults after them; `one` makes a layer that always applies an operation."
+    return [*layers, *(one(_default_index(space, name)) for name in default_operations(space))] if defaults else layers
 
 
 def _row(shares: Mapping[Transform, float], space: SearchSpace) -> torch.Tensor:
@@ -73,10 +70,10 @@ def _row(shares: Mapping[Transform, float], space: SearchSpace) -> torch.Tensor:
     return row
 
 
-def _product(rows: list, space: SearchSpace, defaults: bool, crop_first: bool, provenance: dict) -> Policy:
-    "A policy of independent layers with the defaults around it."
+def _product(rows: list, space: SearchSpace, defaults: bool, provenance: dict) -> Policy:
+    "A policy of independent layers with the defaults after it."
     one = torch.eye(len(space), dtype=torch.float64)
-    rows = _around(rows, space, defaults, crop_first, lambda n: one[n])
+    rows = _before_defaults(rows, space, defaults, lambda n: one[n])
     return Policy(torch.stack(rows), space, {**provenance, "defaults": defaults})
 
 # %% ../../nbs/03_deepaa/05_rivals.ipynb #ca98da0b
@@ -126,13 +123,13 @@ def rand_augment_policy(
             shares[t] = shares.get(t, 0.0) + 1 / len(found) / len(choices)
     own = rival_space(space, f"RandAugment {magnitude}", list(shares), "whole")
     provenance = {"method": "RandAugment", "layers": layers, "magnitude": magnitude}
-    return _product([_row(shares, own)] * layers, own, defaults, False, provenance)
+    return _product([_row(shares, own)] * layers, own, defaults, provenance)
 
 # %% ../../nbs/03_deepaa/05_rivals.ipynb #20a76075
 def trivial_augment_policy(
     space: SearchSpace,  # the data's
     wide: bool = False,  # the wide space instead of RandAugment's
-    defaults: bool = True,  # add crop and flip before it, and on CIFAR Cutout after it
+    defaults: bool = True,  # add crop and flip after it, and on CIFAR Cutout
 ) -> Policy:
     "TrivialAugment in the standard space, TA (RA), or the wide one: one operation, one of 31 magnitudes, a random sign."
     shares = {}
@@ -146,7 +143,7 @@ def trivial_augment_policy(
                 shares[t] = shares.get(t, 0.0) + 1 / len(table) / len(choices)
     method = f"TrivialAugment ({'Wide' if wide else 'RA'})"
     own = rival_space(space, method, list(shares), "pixels" if wide else "whole")
-    return _product([_row(shares, own)], own, defaults, True, {"method": method})
+    return _product([_row(shares, own)], own, defaults, {"method": method})
 
 # %% ../../nbs/03_deepaa/05_rivals.ipynb #d2a0fc06
 def _checked_choices(weights, choices, size: int) -> None:
@@ -239,7 +236,7 @@ def sub_policies(
         for layer in [*sub, *[{}] * (depth - len(sub))]:
             rest = 1 - math.fsum(layer.values())
             layers.append([(at[t], p) for t, p in layer.items()] + ([(at[Transform("Identity")], rest)] if rest > 1e-12 else []))
-        choices.append(_around(layers, own, defaults, False, lambda n: [(n, 1.0)]))
+        choices.append(_before_defaults(layers, own, defaults, lambda n: [(n, 1.0)]))
     return SubPolicies(choices, own, {"method": method, "defaults": defaults})
 
 # %% ../../nbs/03_deepaa/05_rivals.ipynb #ef13a99b
@@ -329,7 +326,7 @@ def uniform_augment(
     transforms = [Transform(name, high) for name, (_, high) in CONTINUOUS_RANGES.items()] + [Transform(name) for name in WITHOUT_MAGNITUDE]
     own = rival_space(space, "UniformAugment", transforms)
     row = _row({t: probability / len(transforms) for t in transforms}, own)
-    found = _product([row] * layers, own, defaults, False, {"method": "UniformAugment", "layers": layers, "probability": probability})
+    found = _product([row] * layers, own, defaults, {"method": "UniformAugment", "layers": layers, "probability": probability})
     ranges = {own.transforms.index(t): CONTINUOUS_RANGES[t.name] for t in transforms if t.magnitude is not None}
     return ContinuousPolicy(found.probabilities, ranges, own, found.provenance)
 
@@ -337,7 +334,7 @@ def uniform_augment(
 def deepaa_simple(policy: Policy) -> Policy:
     "DeepAA-simple (Section 3.4.4): the first searched layer, then the hand-picked default operations."
     first, one = prefix_policy(policy, 1), torch.eye(len(policy.space), dtype=torch.float64)
-    rows = _around([first.probabilities[0]], policy.space, True, False, lambda n: one[n])
+    rows = _before_defaults([first.probabilities[0]], policy.space, True, lambda n: one[n])
     return Policy(torch.stack(rows), policy.space, {**policy.provenance, "variant": "DeepAA-simple"})
 
 # %% ../../nbs/03_deepaa/05_rivals.ipynb #2de2f2b2

@@ -76,8 +76,11 @@ class SearchConfig:
         for name in ("layers", "steps", "pairs", "validation_images", "prefixes", "chains", "chunk"):
             if not isinstance(value := getattr(self, name), int) or value < 1:
                 raise ValueError(f"{name} is {value!r}; allowed: whole numbers from 1")
-        for name in ("lr", "identity_logit", "penalty", "stop_identity", "seed", "max_skipped"):
-            if not math.isfinite(value := getattr(self, name)) or value < 0 or (name == "lr" and value == 0):
+        for name in ("seed", "max_skipped"):
+            if not isinstance(value := getattr(self, name), int) or value < 0:
+                raise ValueError(f"{name} is {value!r}; allowed: whole numbers from 0")
+        for name in ("lr", "identity_logit", "penalty", "stop_identity"):
+            if not isinstance(value := getattr(self, name), (int, float)) or not math.isfinite(value) or value < 0 or (name == "lr" and value == 0):
                 raise ValueError(f"{name} is {value!r}; allowed: finite numbers from 0 (lr: above 0)")
         for name in ("same_class", "unit_v", "compile"):
             if not isinstance(value := getattr(self, name), bool):
@@ -363,7 +366,7 @@ class SearchState:
         self.step, self.history, self.skipped = header["step"], header["history"], header["skipped"]
         self.seconds, self.stopped = header["seconds"], header["stopped"]
         self.logits.copy_(tensors["logits"])
-        if self.step:
+        if "exp_avg" in tensors:   # Adam has no moments before the first pair with a gradient
             self.adam.state[self.logits] = {key: tensors[key].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
 
     def save(self):
@@ -443,19 +446,20 @@ def held_out_cosine(
     data, members = replace(data, model=frozen_copy(data.model)), class_members(data.validation.labels, validation_images + 1)
     device = next(data.model.parameters()).device
     values = torch.empty(pairs, policy.layers + 1, dtype=torch.float64)
-    for i in range(pairs):
-        generator = step_generator(seed, 0, i)
-        label = data.validation.labels[torch.randint(len(data.validation), (1,), generator=generator)]
-        pool = members[int(label)]
-        x, *rows = pool[torch.randperm(len(pool), generator=generator)[: validation_images + 1]].tolist()
-        image, v = data.validation.images[x : x + 1], data.gradient(torch.tensor(rows))
-        draw = policy.sample(chains, generator)
-        views, repeated = [image], image.expand(chains, -1, -1, -1)
-        for layer in range(policy.layers):
-            repeated = apply_transforms(repeated, draw.indices[:, layer], policy.space, noise=draw.noise[:, layer])
-            views.append(repeated)
-        for depth, view in enumerate(views):
-            values[i, depth] = cosine(v, batch_gradient(data.model, data.inputs(view), label.to(device).expand(len(view)))).double().cpu()
+    with float32_products("fp32"):
+        for i in range(pairs):
+            generator = step_generator(seed, 0, i)
+            label = data.validation.labels[torch.randint(len(data.validation), (1,), generator=generator)]
+            pool = members[int(label)]
+            x, *rows = pool[torch.randperm(len(pool), generator=generator)[: validation_images + 1]].tolist()
+            image, v = data.validation.images[x : x + 1], data.gradient(torch.tensor(rows))
+            draw = policy.sample(chains, generator)
+            views, repeated = [image], image.expand(chains, -1, -1, -1)
+            for layer in range(policy.layers):
+                repeated = apply_transforms(repeated, draw.indices[:, layer], policy.space, noise=draw.noise[:, layer])
+                views.append(repeated)
+            for depth, view in enumerate(views):
+                values[i, depth] = cosine(v, batch_gradient(data.model, data.inputs(view), label.to(device).expand(len(view)))).double().cpu()
     return _depth_records(values)
 
 
