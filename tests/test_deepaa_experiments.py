@@ -105,6 +105,13 @@ def test_a_search_is_refused_to_several_processes(tmp_path, monkeypatch):
         find_policy(TINY, load(TINY.dataset, train_size=240, test_size=50), tmp_path)
 
 
+def test_too_few_held_out_images_are_told_before_the_proxy_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiments, "proxy_of", lambda *a: pytest.fail("trained"))
+    data = load(TINY.dataset, train_size=240, test_size=50)   # 5 images of a class behind v, and 5 held out: one of them would be x
+    with pytest.raises(ValueError, match="each v needs 6 validation images"):
+        find_policy(replace(TINY, search_validation_images=5), data, tmp_path)
+
+
 def test_table_3_1_is_described_by_the_space():
     rows = [operation_row(name) for name in OPERATIONS]
     shown = {row: described_space(row, SpaceSettings(), 0, None)["magnitude"] for row in rows}
