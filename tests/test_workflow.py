@@ -70,7 +70,8 @@ class Toy:
 
     def start(self, *arguments) -> subprocess.Popen:
         return subprocess.Popen([*REPRODUCE, "--profile", "toy", "--cores", "2", *arguments], cwd=self.root, env=self.environment,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))   # a shell's background jobs ignore it
 
     def run(self, *arguments) -> tuple[int, str]:
         process = self.start(*arguments)
