@@ -15,6 +15,7 @@ import datetime
 import math
 import statistics
 import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -225,11 +226,14 @@ def plot_table(
     if not columns:
         return None
     rows = [r for r in table.rows.values() if r.key in set(shown.row)]
+    titles = {c.key: _title(c, shown[shown.column == c.key]) for c in columns}
     down, across = math.ceil(len(columns) / 2), min(len(columns), 2)
-    figure = Figure(figsize=(1.6 + 2.9 * across, 0.55 + (0.36 * len(rows) + 0.75) * down), layout="constrained")
+    above = 0.15 * max(title.count("\n") for title in titles.values())
+    figure = Figure(figsize=(1.6 + 2.9 * across, 0.55 + (0.36 * len(rows) + 0.6 + above) * down), layout="constrained")
     panels = list(figure.subplots(down, across, squeeze=False, sharey=True).flat)
     for axis, column in zip(panels, columns, strict=False):
         _dots(axis, shown[shown.column == column.key], [r.key for r in rows], column)
+        axis.set_title(titles[column.key], fontsize=9, color=INK)
         axis.set_yticks(range(len(rows)), [r.label for r in rows], fontsize=8)
         axis.set_ylim(len(rows) - 0.4, -0.6)
     for axis in panels[len(columns):]:
@@ -237,6 +241,13 @@ def plot_table(
     named = {label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
+
+
+def _title(column, shown: pd.DataFrame) -> str:
+    "The head of a panel of `plot_table`, in lines no wider than the panel."
+    here = next((text for text in shown.here if text), "")
+    ours = f"ours: {here}".replace(" ", "\N{NO-BREAK SPACE}").replace(",\N{NO-BREAK SPACE}", ", ")   # lines end behind commas
+    return "\n".join([textwrap.fill(column.label, 36), *([textwrap.fill(ours, 36)] if here else [])])
 
 
 def _dots(axis, shown: pd.DataFrame, rows: list[str], column):
@@ -248,8 +259,6 @@ def _dots(axis, shown: pd.DataFrame, rows: list[str], column):
     thesis = pd.to_numeric(thesis.where(~thesis.map(lambda value: isinstance(value, bool))), errors="coerce")   # a tick has no place on an axis
     if thesis.notna().any():
         axis.scatter(thesis, y, s=32, facecolors="none", edgecolors=THESIS, linewidths=1.2, label="thesis (full protocol)", zorder=2)
-    here = next((text for text in shown.here if text), "")
-    axis.set_title(column.label + (f"\nours: {here}" if here else ""), fontsize=9, color=INK)
     axis.set_xlabel(column.unit, fontsize=8)
     axis.tick_params(labelsize=8, colors=INK)
     axis.grid(axis="x", alpha=0.25, linewidth=0.6)

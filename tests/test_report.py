@@ -136,6 +136,18 @@ def test_figures_hold_what_they_plot(toy):
     assert "thesis (full protocol)" in svg and "ours" in svg
 
 
+def test_heads_of_panels_stay_inside_and_apart(toy):
+    path = toy / "workflow" / "profiles" / "toy.yaml"
+    path.write_text(path.read_text().replace("columns: [value]", "columns: [value, other]"))
+    study.run("table_9_1", "toy", say=lambda line: None).check()
+    profile, table = study.load_profile("toy"), study.load_tables()["table_9_1"]
+    frame = report.cells(table, profile, study.place(profile)).assign(here="dataset cifar10-sample, search_network small-convnet, ipc 1")
+    figure = report.plot_table(table, frame)
+    figure.draw_without_rendering()
+    one, other = (axis.title.get_window_extent() for axis in figure.axes)
+    assert not one.overlaps(other) and one.x0 >= 0 and other.x1 <= figure.bbox.x1 and one.y1 <= figure.bbox.y1
+
+
 def test_a_word_stands_for_itself(toy, monkeypatch):
     (toy / "report_toy.py").write_text((toy / "report_toy.py").read_text().replace("[50.0 + seed, 52.0 + seed]", "'crop | flip'"))
     tables = toy / "workflow" / "tables.yaml"
