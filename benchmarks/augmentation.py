@@ -35,18 +35,27 @@ from effdl_nb.deepaa.policy import deep_ta_policy, trivial_augment_wide_policy
 
 def pillow_loops(images: torch.Tensor, pictures: list, policy, generator: torch.Generator) -> dict:
     "The same policy by a bare loop over Pillow, among PIL images, and from and to tensors."
+
     def one(picture, n, noise):
         return pillow_transform(picture, policy.space[n], policy.space, noise)
 
     def bare():
         draw = policy.sample(len(pictures), generator.manual_seed(0))
-        for drawn in zip(pictures, draw.indices[:, 0].tolist(), draw.noise[:, 0].tolist(), strict=True):
+        for drawn in zip(
+            pictures, draw.indices[:, 0].tolist(), draw.noise[:, 0].tolist(), strict=True
+        ):
             one(*drawn)
 
     def between_tensors():
         draw, out = policy.sample(len(images), generator.manual_seed(0)), []
-        for image, n, noise in zip(images, draw.indices[:, 0].tolist(), draw.noise[:, 0].tolist(), strict=True):
-            out.append(torch.from_numpy(np.array(one(Image.fromarray(image.permute(1, 2, 0).numpy()), n, noise))))
+        for image, n, noise in zip(
+            images, draw.indices[:, 0].tolist(), draw.noise[:, 0].tolist(), strict=True
+        ):
+            out.append(
+                torch.from_numpy(
+                    np.array(one(Image.fromarray(image.permute(1, 2, 0).numpy()), n, noise))
+                )
+            )
         return torch.stack(out).permute(0, 3, 1, 2).contiguous()
 
     return {"Pillow loop, PIL to PIL": bare, "Pillow loop, tensor to tensor": between_tensors}
@@ -56,7 +65,11 @@ def paths(images: torch.Tensor, space: SearchSpace) -> dict:
     "Name of each path and a function that augments all images once."
     pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
     generator = torch.Generator().manual_seed(0)
-    policy, wide, peer = deep_ta_policy(space), trivial_augment_wide_policy(defaults=False), v2.TrivialAugmentWide()
+    policy, wide, peer = (
+        deep_ta_policy(space),
+        trivial_augment_wide_policy(defaults=False),
+        v2.TrivialAugmentWide(),
+    )
     step = policy.as_transform()
 
     def seeded(transform, items):
@@ -74,8 +87,11 @@ def paths(images: torch.Tensor, space: SearchSpace) -> dict:
     }
     if importlib.util.find_spec("kornia"):
         from kornia.augmentation.auto import TrivialAugment
+
         one_for_all, floats = TrivialAugment(), images.float() / 255
-        found["kornia, one operation a batch"] = lambda: [one_for_all(part) for part in floats.split(128)]
+        found["kornia, one operation a batch"] = lambda: [
+            one_for_all(part) for part in floats.split(128)
+        ]
     return found
 
 
@@ -92,33 +108,60 @@ def best_times(calls: dict, repeats: int) -> dict[str, float]:
 
 def side_by_side(images: torch.Tensor, space: SearchSpace, repeats: int) -> None:
     "All paths on these images, and the ratios that matter."
-    rates = {name: len(images) / seconds for name, seconds in best_times(paths(images, space), repeats).items()}
+    rates = {
+        name: len(images) / seconds
+        for name, seconds in best_times(paths(images, space), repeats).items()
+    }
     print(f"\n{len(images)} images of {images.shape[-2]}x{images.shape[-1]}, space {space.name!r}")
     for name, rate in rates.items():
         print(f"  {name:<34}{rate:>10,.0f} images/s")
     peer = max(rate for name, rate in rates.items() if name.startswith("torchvision"))
-    print(f"  TrivialAugment (Wide): {rates['effdl_nb, TrivialAugment (Wide)'] / peer:.1f} times the faster torchvision path")
+    print(
+        f"  TrivialAugment (Wide): {rates['effdl_nb, TrivialAugment (Wide)'] / peer:.1f} times "
+        "the faster torchvision path"
+    )
     batch, step = rates["effdl_nb, 139 transforms"], rates["effdl_nb, as_transform on PIL"]
     among, between = (rates[f"Pillow loop, {name}"] for name in ("PIL to PIL", "tensor to tensor"))
-    print(f"  139 transforms, PIL to PIL: {step / among:.2f} times the Pillow loop that does the same")
-    print(f"  139 transforms, tensor to tensor: {batch / between:.2f} times the Pillow loop that does the same ({batch / among:.2f} times the other)")
+    print(
+        f"  139 transforms, PIL to PIL: {step / among:.2f} times the Pillow loop that does the same"
+    )
+    print(
+        f"  139 transforms, tensor to tensor: {batch / between:.2f} times the Pillow loop that "
+        f"does the same ({batch / among:.2f} times the other)"
+    )
 
 
 def enlarged(images: torch.Tensor, side: int) -> torch.Tensor:
     "Smooth colour images of another size, made of real ones."
-    return torch.nn.functional.interpolate(images.float(), size=(side, side), mode="bilinear").to(torch.uint8)
+    return torch.nn.functional.interpolate(images.float(), size=(side, side), mode="bilinear").to(
+        torch.uint8
+    )
 
 
 def operations_by_size(images: torch.Tensor, space: SearchSpace, repeats: int) -> None:
     "Microseconds an image of each operation at several sizes, by tensors and by Pillow."
-    sizes, generator = {32: 1000, 64: 256, 128: 64, 224: 32, 448: 8}, torch.Generator().manual_seed(0)
-    print("\nmicroseconds an image, tensors / Pillow\n" + " " * 14 + "".join(f"{size:>18}" for size in sizes))
+    sizes, generator = (
+        {32: 1000, 64: 256, 128: 64, 224: 32, 448: 8},
+        torch.Generator().manual_seed(0),
+    )
+    print(
+        "\nmicroseconds an image, tensors / Pillow\n"
+        + " " * 14
+        + "".join(f"{size:>18}" for size in sizes)
+    )
     for name in space.operations():
         line = f"{name:<14}"
         for size, count in sizes.items():
-            batch, noise, places = enlarged(images[:count], size), draw_noise(count, generator), torch.tensor(space.indices(name))
+            batch, noise, places = (
+                enlarged(images[:count], size),
+                draw_noise(count, generator),
+                torch.tensor(space.indices(name)),
+            )
             indices = places[torch.randint(len(places), (count,), generator=generator)]
-            calls = {p: lambda p=p, a=(batch, indices, space, None, noise): apply_transforms(*a, path=p) for p in ("tensor", "pillow")}
+            calls = {
+                p: lambda p=p, a=(batch, indices, space, None, noise): apply_transforms(*a, path=p)
+                for p in ("tensor", "pillow")
+            }
             found = best_times(calls, repeats)
             line += f"{1e6 * found['tensor'] / count:>9.1f} /{1e6 * found['pillow'] / count:>7.1f}"
         print(line)
@@ -135,7 +178,9 @@ def main() -> None:
     images = load("cifar10-sample").train.images[: arguments.images].clone()
     side_by_side(images, SearchSpace.cifar(), arguments.repeats)
     side_by_side(enlarged(images[: arguments.large], 224), SearchSpace.cifar(), arguments.repeats)
-    side_by_side(enlarged(images[: arguments.large], 224), SearchSpace.imagenet(), arguments.repeats)
+    side_by_side(
+        enlarged(images[: arguments.large], 224), SearchSpace.imagenet(), arguments.repeats
+    )
     if arguments.kinds:
         operations_by_size(images, SearchSpace.cifar(), arguments.repeats)
 

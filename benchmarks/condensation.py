@@ -41,8 +41,13 @@ from effdl_nb.condensation.trajectory import TrajectoryConfig, _iterate, _learne
 from effdl_nb.condensation.unroll import estimate_memory, parameters_of, unroll
 from effdl_nb.networks import build
 
-FORMS = {"reference": None, "full": {"memory": "full"}, "adjoint": {"memory": "adjoint"}, "tesla": {"memory": "tesla"},
-         "adjoint, compiled": {"memory": "adjoint", "compiled": True}}
+FORMS = {
+    "reference": None,
+    "full": {"memory": "full"},
+    "adjoint": {"memory": "adjoint"},
+    "tesla": {"memory": "tesla"},
+    "adjoint, compiled": {"memory": "adjoint", "compiled": True},
+}
 
 
 def problem(width: int, batch: int = 10):
@@ -53,7 +58,14 @@ def problem(width: int, batch: int = 10):
         start = parameters_of(model)
         target = {k: v + 0.01 * torch.randn_like(v) for k, v in start.items()}
         images = torch.randn(batch, 3, 32, 32)
-    return model, start, target, images.requires_grad_(), torch.arange(batch) % 10, torch.tensor(0.02, requires_grad=True)
+    return (
+        model,
+        start,
+        target,
+        images.requires_grad_(),
+        torch.arange(batch) % 10,
+        torch.tensor(0.02, requires_grad=True),
+    )
 
 
 def reference(start, images, labels, rate, steps):
@@ -69,7 +81,9 @@ def reference(start, images, labels, rate, steps):
 
     flat = torch.cat([v.flatten() for v in start.values()]).requires_grad_()
     for _ in range(steps):
-        g, = torch.autograd.grad(F.cross_entropy(network(flat, images), labels), flat, create_graph=True)
+        (g,) = torch.autograd.grad(
+            F.cross_entropy(network(flat, images), labels), flat, create_graph=True
+        )
         flat = flat - rate * g
     return flat
 
@@ -81,7 +95,12 @@ def gradients(form: str, given, steps: int):
     if form == "reference":
         end = reference(start, images, labels, rate, steps)
     else:
-        end = torch.cat([v.flatten() for v in unroll(model, start, images, labels, rate, steps, **FORMS[form]).values()])
+        end = torch.cat(
+            [
+                v.flatten()
+                for v in unroll(model, start, images, labels, rate, steps, **FORMS[form]).values()
+            ]
+        )
     return torch.autograd.grad((end - goal).square().sum(), [images, rate])
 
 
@@ -133,8 +152,21 @@ def extra_memory(form: str, width: int, steps: int) -> float | None:
 
 def in_fresh_process(form: str, width: int, steps: int) -> float | None:
     "`extra_memory` in a process of its own, so that no freed memory of another form is reused."
-    answer = subprocess.run([sys.executable, __file__, "--memory-of", form, "--width", str(width), "--steps", str(steps)],
-                            check=True, capture_output=True, text=True)
+    answer = subprocess.run(
+        [
+            sys.executable,
+            __file__,
+            "--memory-of",
+            form,
+            "--width",
+            str(width),
+            "--steps",
+            str(steps),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return json.loads(answer.stdout.splitlines()[-1])
 
 
@@ -142,26 +174,41 @@ def inner(args):
     "The inner loop: gradient, time and memory of every form."
     forms = [f for f in FORMS if args.compiled or "compiled" not in f]
     given = problem(args.width)
-    print(f"{'N':>3} {'form':18} {'gradient off by':>16} {'CPU s':>7} {'time of reference':>20} "
-          f"{'extra MB':>9} {'estimated':>10} {'of reference':>13}")
+    print(
+        f"{'N':>3} {'form':18} {'gradient off by':>16} {'CPU s':>7} {'time of reference':>20} "
+        f"{'extra MB':>9} {'estimated':>10} {'of reference':>13}"
+    )
     for steps in args.steps:
-        seconds, found = timed({f: lambda f=f, n=steps: gradients(f, given, n) for f in forms}, args.repeats)
+        seconds, found = timed(
+            {f: lambda f=f, n=steps: gradients(f, given, n) for f in forms}, args.repeats
+        )
         estimate, base = estimate_memory(given[0], given[3].shape, steps), None
         for f in forms:
-            off = max(float((a - b).norm() / b.norm()) for a, b in zip(found[f], found["reference"], strict=True))
+            off = max(
+                float((a - b).norm() / b.norm())
+                for a, b in zip(found[f], found["reference"], strict=True)
+            )
             memory = None if "compiled" in f else in_fresh_process(f, args.width, steps)
             base = memory if f == "reference" else base
             shown = ("-", "-") if memory is None else (f"{memory:.0f}", f"{memory / base:.2f}")
             guess = f"{estimate[f] / 2**20:.0f}" if f in estimate else "-"
-            print(f"{steps:>3} {f:18} {off:>16.1e} {statistics.median(seconds[f]):>7.2f} {ratio(seconds[f], seconds['reference']):>20} "
-                  f"{shown[0]:>9} {guess:>10} {shown[1]:>13}")
+            print(
+                f"{steps:>3} {f:18} {off:>16.1e} {statistics.median(seconds[f]):>7.2f} "
+                f"{ratio(seconds[f], seconds['reference']):>20} "
+                f"{shown[0]:>9} {guess:>10} {shown[1]:>13}"
+            )
 
 
 def operations(args):
     "Pooling and instance norm by hand against torch's own."
     weight, bias = (torch.rand(args.width, requires_grad=True) for _ in range(2))
-    forms = {"pool": (lambda x: average_pool(x, 2), lambda x: F.avg_pool2d(x, 2)),
-             "norm": (lambda x: instance_norm(x, weight, bias), lambda x: F.group_norm(x, args.width, weight, bias))}
+    forms = {
+        "pool": (lambda x: average_pool(x, 2), lambda x: F.avg_pool2d(x, 2)),
+        "norm": (
+            lambda x: instance_norm(x, weight, bias),
+            lambda x: F.group_norm(x, args.width, weight, bias),
+        ),
+    }
 
     def passes(operation, x, given):
         y = operation(x)
@@ -172,17 +219,27 @@ def operations(args):
 
         kept = first()
         again = [slope, *given[:-1]] if len(given) > 1 else [slope]
-        return {"forward": lambda: operation(x), "first": first,
-                "second": lambda: torch.autograd.grad(kept, again, [torch.ones_like(v) for v in kept], retain_graph=True)}
+        return {
+            "forward": lambda: operation(x),
+            "first": first,
+            "second": lambda: torch.autograd.grad(
+                kept, again, [torch.ones_like(v) for v in kept], retain_graph=True
+            ),
+        }
 
     for size in (32, 16, 8):
         x = torch.randn(10, args.width, size, size, requires_grad=True)
         for name, pair in forms.items():
-            ours, theirs = (passes(f, x, [x, weight, bias] if name == "norm" else [x]) for f in pair)
+            ours, theirs = (
+                passes(f, x, [x, weight, bias] if name == "norm" else [x]) for f in pair
+            )
             shown = []
             for which in ours:
                 seconds, _ = timed({"ours": ours[which], "torch": theirs[which]}, 20 * args.repeats)
-                shown.append(f"{which} {1e3 * statistics.median(seconds['ours']):.2f} ms, of torch's {ratio(seconds['ours'], seconds['torch'])}")
+                shown.append(
+                    f"{which} {1e3 * statistics.median(seconds['ours']):.2f} ms, of torch's "
+                    f"{ratio(seconds['ours'], seconds['torch'])}"
+                )
             print(f"{name}, {size} x {size}: " + "; ".join(shown))
 
 
@@ -193,7 +250,10 @@ def experts(args):
     images, labels = torch.randn(count, 3, 32, 32, generator=gen), torch.arange(count) % 10
 
     def plain():
-        model, draws = build("convnet-3", 10, width=width, norm="instance"), torch.Generator().manual_seed(0)
+        model, draws = (
+            build("convnet-3", 10, width=width, norm="instance"),
+            torch.Generator().manual_seed(0),
+        )
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
         for x, y in DataLoader(TensorDataset(images, labels), batch_size=256, shuffle=True):
             optimizer.zero_grad()
@@ -201,19 +261,36 @@ def experts(args):
             optimizer.step()
 
     def ours(precision):
-        return lambda: train_expert(images, labels, 10, ExpertConfig(width=width, epochs=1, precision=precision), device="cpu")
+        return lambda: train_expert(
+            images,
+            labels,
+            10,
+            ExpertConfig(width=width, epochs=1, precision=precision),
+            device="cpu",
+        )
 
     def together(several=4):
         models = [build("convnet-3", 10, width=width, norm="instance") for _ in range(several)]
-        theta, draws = {k: v.detach() for k, v in stack_module_state(models)[0].items()}, torch.Generator().manual_seed(0)
+        theta, draws = (
+            {k: v.detach() for k, v in stack_module_state(models)[0].items()},
+            torch.Generator().manual_seed(0),
+        )
         slope = vmap(grad(lambda t, x, y: F.cross_entropy(functional_call(models[0], t, (x,)), y)))
         for part in torch.arange(count // several * several).view(several, -1).split(256, 1):
-            g = slope(theta, torch.stack([siamese_augment(images[p], draws) for p in part]), labels[part])
+            g = slope(
+                theta, torch.stack([siamese_augment(images[p], draws) for p in part]), labels[part]
+            )
             theta = {k: v - 0.01 * g[k] for k, v in theta.items()}
 
-    seconds, _ = timed({"plain": plain, "fp32": ours("fp32"), "bf16": ours("bf16"), "four at once": together}, args.repeats)
+    seconds, _ = timed(
+        {"plain": plain, "fp32": ours("fp32"), "bf16": ours("bf16"), "four at once": together},
+        args.repeats,
+    )
     for name, s in seconds.items():
-        print(f"experts, {name:13} {count / statistics.median(s):>7.0f} images a second, times the plain loop {ratio(seconds['plain'], s)}")
+        print(
+            f"experts, {name:13} {count / statistics.median(s):>7.0f} images a second, times the "
+            f"plain loop {ratio(seconds['plain'], s)}"
+        )
 
 
 def iatm(args):
@@ -221,10 +298,25 @@ def iatm(args):
     gen = torch.Generator().manual_seed(0)
     images, labels = torch.randn(200, 3, 32, 32, generator=gen), torch.arange(200) % 10
     with tempfile.TemporaryDirectory() as folder:
-        made = train_experts(folder, images, labels, 10, 1, ExpertConfig(width=args.width, epochs=6, lr=0.02), device="cpu", progress=False)
+        made = train_experts(
+            folder,
+            images,
+            labels,
+            10,
+            1,
+            ExpertConfig(width=args.width, epochs=6, lr=0.02),
+            device="cpu",
+            progress=False,
+        )
 
         def stepper(anew=False, **options):
-            config = TrajectoryConfig(iterations=60, student_steps=max(args.steps), image_optimizer="adam", image_lr=0.02, **options)
+            config = TrajectoryConfig(
+                iterations=60,
+                student_steps=max(args.steps),
+                image_optimizer="adam",
+                image_lr=0.02,
+                **options,
+            )
             matching = _Matching(made, images[:128], 10, config, torch.device("cpu"))
             learned = _learned(images[:10], config)
 
@@ -233,30 +325,54 @@ def iatm(args):
                     matching.layers.clear()
                 _iterate(matching, learned, torch.arange(10), {})
                 learned.iteration = (learned.iteration + 7) % 60  # the repeats sample the whole run
+
             return step
 
-        steps = {"mtt": stepper(method="mtt"), "iatm": stepper(), "iatm, analysed anew": stepper(True, opening="epochs", horizon="T")}
+        steps = {
+            "mtt": stepper(method="mtt"),
+            "iatm": stepper(),
+            "iatm, analysed anew": stepper(True, opening="epochs", horizon="T"),
+        }
         seconds, _ = timed(steps, 3 * args.repeats)
     for name, s in seconds.items():
-        print(f"step, N = {max(args.steps)}, {name:20} {statistics.median(s):>6.2f} CPU s, of MTT {ratio(s, seconds['mtt'])}")
+        print(
+            f"step, N = {max(args.steps)}, {name:20} {statistics.median(s):>6.2f} CPU s, of MTT "
+            f"{ratio(s, seconds['mtt'])}"
+        )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parts = {"inner": inner, "operations": operations, "experts": experts, "iatm": iatm}
-    parser.add_argument("--width", type=int, default=32, help="channels of the ConvNet-3 (128 in the dissertation)")
-    parser.add_argument("--repeats", type=int, default=5, help="timed rounds, after one that warms up")
+    parser.add_argument(
+        "--width", type=int, default=32, help="channels of the ConvNet-3 (128 in the dissertation)"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="timed rounds, after one that warms up"
+    )
     parser.add_argument("--steps", type=int, nargs="+", default=[5, 20], help="values of N")
-    parser.add_argument("--images", type=int, default=1024, help="real images an expert is timed on")
-    parser.add_argument("--compiled", action="store_true", help="also time the adjoint with compiled steps (needs a C++ compiler)")
-    parser.add_argument("--only", choices=parts, nargs="+", default=list(parts), help="parts to run")
+    parser.add_argument(
+        "--images", type=int, default=1024, help="real images an expert is timed on"
+    )
+    parser.add_argument(
+        "--compiled",
+        action="store_true",
+        help="also time the adjoint with compiled steps (needs a C++ compiler)",
+    )
+    parser.add_argument(
+        "--only", choices=parts, nargs="+", default=list(parts), help="parts to run"
+    )
     parser.add_argument("--memory-of", choices=FORMS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
     if args.memory_of:
         print(json.dumps(extra_memory(args.memory_of, args.width, args.steps[0])))
         return
-    print(f"ConvNet-3, width {args.width}, 10 synthetic images, one thread, torch {torch.__version__}")
+    print(
+        f"ConvNet-3, width {args.width}, 10 synthetic images, one thread, torch {torch.__version__}"
+    )
     for name in args.only:
         parts[name](args)
 

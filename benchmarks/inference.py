@@ -26,10 +26,25 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from effdl_nb.msunet.network import msunet
-from effdl_nb.msunet.packing import deploy, load_packed, pack_trits, save_packed, unpack_, unpack_trits
+from effdl_nb.msunet.packing import (
+    deploy,
+    load_packed,
+    pack_trits,
+    save_packed,
+    unpack_,
+    unpack_trits,
+)
 from effdl_nb.msunet.ternary import freeze_ternary_
 
-SHAPES = [(64, 384, 32), (64, 320, 32), (320, 128, 16), (128, 768, 16), (640, 256, 8), (256, 1024, 8)]  # C_in, C_out, side
+# C_in, C_out, side
+SHAPES = [
+    (64, 384, 32),
+    (64, 320, 32),
+    (320, 128, 16),
+    (128, 768, 16),
+    (640, 256, 8),
+    (256, 1024, 8),
+]
 
 
 def turns(ways, repeats):
@@ -67,7 +82,11 @@ def networks(args, folder):
     frozen = msunet("v3", args.width).eval()
     for name, role in frozen.layer_roles().items():
         weight = frozen.get_submodule(name).weight.data
-        weight.view(-1)[weight.abs().flatten().argsort()[: int({"se": 0.9, "depthwise": 0.5}.get(role, 0) * weight.numel())]] = 0
+        weight.view(-1)[
+            weight.abs()
+            .flatten()
+            .argsort()[: int({"se": 0.9, "depthwise": 0.5}.get(role, 0) * weight.numel())]
+        ] = 0
     save_packed(frozen, folder / "packed", precision=16)
     freeze_ternary_(frozen)
     packed = load_packed(folder / "packed")
@@ -75,10 +94,24 @@ def networks(args, folder):
     unpack_(plain)
     last = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     half = copy.deepcopy(last).bfloat16()
-    models = {"dense": dense, "dense, folded": deploy(dense, 32), "frozen": frozen, "packed": packed, "unpacked": plain, "channels_last": last}
-    forms = {name: (model, stored(model, folder / "a"), weight_bytes(model)) for name, model in models.items()}
+    models = {
+        "dense": dense,
+        "dense, folded": deploy(dense, 32),
+        "frozen": frozen,
+        "packed": packed,
+        "unpacked": plain,
+        "channels_last": last,
+    }
+    forms = {
+        name: (model, stored(model, folder / "a"), weight_bytes(model))
+        for name, model in models.items()
+    }
     forms["packed"] = (packed, (folder / "packed").stat().st_size, weight_bytes(packed))
-    forms["bf16, channels_last"] = (lambda x: half(x.bfloat16()).float(), stored(half, folder / "a"), weight_bytes(half))
+    forms["bf16, channels_last"] = (
+        lambda x: half(x.bfloat16()).float(),
+        stored(half, folder / "a"),
+        weight_bytes(half),
+    )
     if not args.no_compile:
         forms["torch.compile"] = (torch.compile(plain), forms["unpacked"][1], weight_bytes(plain))
     return forms, plain
@@ -91,13 +124,19 @@ class Runtime:
         import onnxruntime
 
         batch = {0: torch.export.Dim("batch", min=1, max=4096)}
-        torch.onnx.export(model, (torch.zeros(2, 3, 32, 32),), dynamo=True, verbose=False, dynamic_shapes=(batch,)).save(path)
+        torch.onnx.export(
+            model, (torch.zeros(2, 3, 32, 32),), dynamo=True, verbose=False, dynamic_shapes=(batch,)
+        ).save(path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.session = onnxruntime.InferenceSession(
+            path, options, providers=["CPUExecutionProvider"]
+        )
 
     def __call__(self, x):
-        return torch.from_numpy(self.session.run(None, {self.session.get_inputs()[0].name: x.numpy()})[0])
+        return torch.from_numpy(
+            self.session.run(None, {self.session.get_inputs()[0].name: x.numpy()})[0]
+        )
 
 
 def whole(args):
@@ -106,13 +145,24 @@ def whole(args):
         folder = Path(folder)
         forms, plain = networks(args, folder)
         if not args.no_onnx:
-            forms["ONNX Runtime"] = (Runtime(plain, folder / "m.onnx"), (folder / "m.onnx").stat().st_size, math.nan)
+            forms["ONNX Runtime"] = (
+                Runtime(plain, folder / "m.onnx"),
+                (folder / "m.onnx").stat().st_size,
+                math.nan,
+            )
     reference = forms["packed"][0]
-    columns = "".join(f"{f'batch {b}: ms':>15}{'min':>9}{'x dense':>9}{'quartiles':>12}" for b in args.batches)
+    columns = "".join(
+        f"{f'batch {b}: ms':>15}{'min':>9}{'x dense':>9}{'quartiles':>12}" for b in args.batches
+    )
     print(f"{'form':22}{'disk KB':>9}{'weights KB':>13}{columns}{'logit diff.':>13}")
     inputs = {b: torch.randn(b, 3, 32, 32) for b in args.batches}
-    seconds = {b: turns({name: partial(form[0], x) for name, form in forms.items()}, args.repeats if b < 16 else args.repeats // 4 + 2)
-               for b, x in inputs.items()}
+    seconds = {
+        b: turns(
+            {name: partial(form[0], x) for name, form in forms.items()},
+            args.repeats if b < 16 else args.repeats // 4 + 2,
+        )
+        for b, x in inputs.items()
+    }
     x = next(iter(inputs.values()))
     deviation = reference(x).std()
     for name, (run, disk, memory) in forms.items():
@@ -120,20 +170,39 @@ def whole(args):
         for b in args.batches:
             low, ratio, high = quartiles(seconds[b]["dense"], seconds[b][name])
             cells += f"{1e3 * statistics.median(seconds[b][name]):15.1f}{1e3 * min(seconds[b][name]):9.1f}{ratio:9.2f}{f'{low:.2f}-{high:.2f}':>12}"
-        other = "" if name.startswith("dense") else f"{float((run(x) - reference(x)).abs().max() / deviation):13.1e}"
+        other = (
+            ""
+            if name.startswith("dense")
+            else f"{float((run(x) - reference(x)).abs().max() / deviation):13.1e}"
+        )
         print(f"{name:22}{disk / 1e3:9.0f}{memory / 1e3:13.0f}{cells}{other}")
-    print(f"largest difference of a logit to `packed`, in deviations of the logits, for batch {args.batches[0]}; disk of torch.compile: its weights")
+    print(
+        "largest difference of a logit to `packed`, in deviations of the logits, for batch "
+        f"{args.batches[0]}; disk of torch.compile: its weights"
+    )
 
 
 def table_of_trits(scale):
     "The five weights of each of the 256 bytes."
-    return torch.stack([unpack_trits(torch.tensor([min(byte, 242)], dtype=torch.uint8), 5) for byte in range(256)]).float() * scale
+    return (
+        torch.stack(
+            [
+                unpack_trits(torch.tensor([min(byte, 242)], dtype=torch.uint8), 5)
+                for byte in range(256)
+            ]
+        ).float()
+        * scale
+    )
 
 
 def products(c_in, c_out, side, batch):
     "Name -> a way to make the same 1x1 product, each in the memory order that suits it; and the reference."
     scale = 0.1
-    signs = (torch.randint(0, 2, (c_out, c_in)) * 2 - 1).mul(torch.rand(c_out, c_in) < 0.5).to(torch.int8)
+    signs = (
+        (torch.randint(0, 2, (c_out, c_in)) * 2 - 1)
+        .mul(torch.rand(c_out, c_in) < 0.5)
+        .to(torch.int8)
+    )
     x = torch.randn(batch, c_in, side, side)
     weight = signs.float().mul(scale).view(c_out, c_in, 1, 1)
     last, half = x.to(memory_format=torch.channels_last), weight.bfloat16()
@@ -157,11 +226,19 @@ def products(c_in, c_out, side, batch):
     return {
         "conv2d": lambda: F.conv2d(x, weight),
         "conv2d, channels_last": lambda: F.conv2d(last, weight),
-        "frozen: int8 to fp32, conv2d": lambda: F.conv2d(x, signs.float().mul(scale).view_as(weight)),
-        "trits by table, conv2d": lambda: F.conv2d(x, lookup[trits.int()].view(-1)[:n].view_as(weight)),
+        "frozen: int8 to fp32, conv2d": lambda: F.conv2d(
+            x, signs.float().mul(scale).view_as(weight)
+        ),
+        "trits by table, conv2d": lambda: F.conv2d(
+            x, lookup[trits.int()].view(-1)[:n].view_as(weight)
+        ),
         "sparse signs (CSR)": lambda: from_columns(torch.sparse.mm(sparse, columns) * scale),
-        "plus - minus (CSR), no product": lambda: from_columns((torch.sparse.mm(plus, columns) - torch.sparse.mm(minus, columns)) * scale),
-        "int8 weight, bf16 input": lambda: image(torch._weight_int8pack_mm(rows.bfloat16(), signs, scales.bfloat16()).float()),
+        "plus - minus (CSR), no product": lambda: from_columns(
+            (torch.sparse.mm(plus, columns) - torch.sparse.mm(minus, columns)) * scale
+        ),
+        "int8 weight, bf16 input": lambda: image(
+            torch._weight_int8pack_mm(rows.bfloat16(), signs, scales.bfloat16()).float()
+        ),
         "int8 weight, input to int8": integers,
         "bf16 conv2d, channels_last": lambda: F.conv2d(last.bfloat16(), half).float(),
     }
@@ -170,8 +247,13 @@ def products(c_in, c_out, side, batch):
 def layers(args):
     "The layers' table."
     for batch in args.batches:
-        print(f"\nbatch {batch}: how many times faster than conv2d (?: quartiles on both sides of 1); last column: largest relative error")
-        print(f"{'':34}" + "".join(f"{f'{a}>{b}@{s}':>13}" for a, b, s in SHAPES) + f"{'error':>11}")
+        print(
+            f"\nbatch {batch}: how many times faster than conv2d (?: quartiles on both sides of "
+            "1); last column: largest relative error"
+        )
+        print(
+            f"{'':34}" + "".join(f"{f'{a}>{b}@{s}':>13}" for a, b, s in SHAPES) + f"{'error':>11}"
+        )
         lines, errors = {}, {}
         for shape in SHAPES:
             ways = products(*shape, batch)
@@ -179,26 +261,46 @@ def layers(args):
             seconds = turns(ways, args.repeats if batch < 16 else args.repeats // 4 + 2)
             for name, run in ways.items():
                 low, ratio, high = quartiles(seconds["conv2d"], seconds[name])
-                lines.setdefault(name, []).append(f"{ratio:12.2f}" + ("?" if low < 1 < high else " "))
-                errors[name] = max(errors.get(name, 0), float((run() - reference).norm() / reference.norm()))
-            lines.setdefault("conv2d, ms", []).append(f"{1e3 * statistics.median(seconds['conv2d']):13.2f}")
+                lines.setdefault(name, []).append(
+                    f"{ratio:12.2f}" + ("?" if low < 1 < high else " ")
+                )
+                errors[name] = max(
+                    errors.get(name, 0), float((run() - reference).norm() / reference.norm())
+                )
+            lines.setdefault("conv2d, ms", []).append(
+                f"{1e3 * statistics.median(seconds['conv2d']):13.2f}"
+            )
         for name, cells in lines.items():
-            print(f"{name:34}" + "".join(cells) + (f"{errors[name]:11.1e}" if name in errors else ""))
+            print(
+                f"{name:34}" + "".join(cells) + (f"{errors[name]:11.1e}" if name in errors else "")
+            )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--part", choices=["network", "layers"], default="network")
     parser.add_argument("--width", type=float, default=1.0, help="of the network")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 64])
-    parser.add_argument("--repeats", type=int, default=20, help="counted turns at small batches, a quarter of them at large")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        default=20,
+        help="counted turns at small batches, a quarter of them at large",
+    )
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
-    parser.add_argument("--no-onnx", action="store_true", help="leave ONNX Runtime out (needs the extra `onnx`)")
+    parser.add_argument(
+        "--no-onnx", action="store_true", help="leave ONNX Runtime out (needs the extra `onnx`)"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore", message="Sparse CSR")
-    print(f"{platform.machine()}, PyTorch {torch.__version__}, {args.threads} thread(s), {args.repeats} turns")
+    print(
+        f"{platform.machine()}, PyTorch {torch.__version__}, {args.threads} thread(s), "
+        f"{args.repeats} turns"
+    )
     with torch.no_grad():
         whole(args) if args.part == "network" else layers(args)
 

@@ -43,16 +43,30 @@ def calls(network: str, chunk: int) -> dict:
             model(part)
 
     def with_batch_norm():
-        return torch.cat([_forward_mode(model, x, y, u) for x, y in zip(images.split(chunk), labels.split(chunk), strict=True)])
+        return torch.cat(
+            [
+                _forward_mode(model, x, y, u)
+                for x, y in zip(images.split(chunk), labels.split(chunk), strict=True)
+            ]
+        )
 
     found, expected = directional_derivatives(fast, images, labels, u, chunk), with_batch_norm()
-    print(f"largest difference that the affine maps make: {(found - expected).abs().max() / expected.abs().max():.1e} of the largest derivative")
+    print(
+        "largest difference that the affine maps make: "
+        f"{(found - expected).abs().max() / expected.abs().max():.1e} of the largest derivative"
+    )
     return {
         "forward": (3 * TRANSFORMS, forward),
-        "forward mode": (TRANSFORMS, lambda: directional_derivatives(fast, images, labels, u, chunk)),
+        "forward mode": (
+            TRANSFORMS,
+            lambda: directional_derivatives(fast, images, labels, u, chunk),
+        ),
         "forward mode through batch norm": (TRANSFORMS, with_batch_norm),
         "one backward for all": (TRANSFORMS, lambda: batch_gradient(fast, images, labels, p)),
-        "a backward for each transform": (EXPLICIT, lambda: explicit_jacobian(fast, images[:EXPLICIT], labels[:EXPLICIT])),
+        "a backward for each transform": (
+            EXPLICIT,
+            lambda: explicit_jacobian(fast, images[:EXPLICIT], labels[:EXPLICIT]),
+        ),
         "double backward": (TRANSFORMS, lambda: double_backward_reward(fast, images, labels, p, v)),
     }
 
@@ -71,11 +85,22 @@ def main() -> None:
             begin = time.perf_counter()
             call()
             times[name].append((time.perf_counter() - begin) / count)
-    cost = {name: statistics.median(a / b for a, b in zip(values[1:], times["forward"][1:], strict=True)) for name, values in times.items()}
+    cost = {
+        name: statistics.median(
+            a / b for a, b in zip(values[1:], times["forward"][1:], strict=True)
+        )
+        for name, values in times.items()
+    }
     for name, values in times.items():
         print(f"{name:<32}{1 / min(values[1:]):>10,.0f} images/s{cost[name]:>8.2f} forward passes")
-    print(f"forward mode is {cost['forward mode'] / 3:.2f} times the floor of three forward passes,")
-    for name in ("forward mode through batch norm", "a backward for each transform", "double backward"):
+    print(
+        f"forward mode is {cost['forward mode'] / 3:.2f} times the floor of three forward passes,"
+    )
+    for name in (
+        "forward mode through batch norm",
+        "a backward for each transform",
+        "double backward",
+    ):
         print(f"and {cost[name] / cost['forward mode']:.1f} times as fast as {name}")
 
 

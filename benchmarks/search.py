@@ -27,12 +27,19 @@ def make_step(network: str, layer: int, pairs: int, chunk: int):
     data, space = load("cifar10-sample"), SearchSpace.cifar()
     model = build(network).to(memory_format=torch.channels_last)
     model(torch.randn(64, 3, 32, 32))
-    parts = [Split(data.train.images[rows], data.train.labels[rows]) for rows in (slice(0, 4000), slice(4000, None))]
+    parts = [
+        Split(data.train.images[rows], data.train.labels[rows])
+        for rows in (slice(0, 4000), slice(4000, None))
+    ]
     looked_at = search.SearchData(model.eval(), *parts, data.mean, data.std)
-    config = search.SearchConfig(pairs=pairs, validation_images=32, prefixes=2, chains=64, chunk=chunk)
+    config = search.SearchConfig(
+        pairs=pairs, validation_images=32, prefixes=2, chains=64, chunk=chunk
+    )
     pools = search.validation_pools(parts[1].labels, range(10), config)
     done = None if layer == 1 else deep_ta_policy(space, layer - 1)
-    return lambda: search.step_rewards(looked_at, pools, config, done, deep_ta_policy(space), search.step_generator(0, layer, 0))
+    return lambda: search.step_rewards(
+        looked_at, pools, config, done, deep_ta_policy(space), search.step_generator(0, layer, 0)
+    )
 
 
 PLACES = {
@@ -58,12 +65,15 @@ def timed_parts(spent: dict[str, float]):
                 return function(*arguments, **named)
             finally:
                 spent[active.pop()] += time.perf_counter() - begin
+
         return call
 
     with contextlib.ExitStack() as stack:
         for part, places in PLACES.items():
             for owner, name in places:
-                stack.enter_context(mock.patch.object(owner, name, timed(part, getattr(owner, name))))
+                stack.enter_context(
+                    mock.patch.object(owner, name, timed(part, getattr(owner, name)))
+                )
         yield
 
 
@@ -80,21 +90,34 @@ def broken_down(step) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--networks", nargs="+", default=["small-convnet", "wrn-16-2"])
-    parser.add_argument("--pairs", type=int, default=8, help="of the first network; the others get 1")
+    parser.add_argument(
+        "--pairs", type=int, default=8, help="of the first network; the others get 1"
+    )
     parser.add_argument("--chunk", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    pairs = {network: arguments.pairs if n == 0 else 1 for n, network in enumerate(arguments.networks)}
-    steps = {(network, layer): make_step(network, layer, pairs[network], arguments.chunk) for network in arguments.networks for layer in (1, 2)}
+    pairs = {
+        network: arguments.pairs if n == 0 else 1 for n, network in enumerate(arguments.networks)
+    }
+    steps = {
+        (network, layer): make_step(network, layer, pairs[network], arguments.chunk)
+        for network in arguments.networks
+        for layer in (1, 2)
+    }
     found = {key: [] for key in steps}
     for _ in range(arguments.repeats + 1):
         for key, step in steps.items():
             found[key].append(broken_down(step))
     print(f"{'':<28}{'s a step':>10}" + "".join(f"{part:>14}" for part in (*PLACES, "rest")))
     for (network, layer), records in found.items():
-        part = {name: statistics.median(record[name] for record in records[1:]) for name in records[0]}
-        print(f"{f'{network}, layer {layer}, {pairs[network]} pairs':<28}{part['whole']:>10.3f}", end="")
+        part = {
+            name: statistics.median(record[name] for record in records[1:]) for name in records[0]
+        }
+        print(
+            f"{f'{network}, layer {layer}, {pairs[network]} pairs':<28}{part['whole']:>10.3f}",
+            end="",
+        )
         print("".join(f"{part[name] / part['whole']:>14.1%}" for name in (*PLACES, "rest")))
 
 

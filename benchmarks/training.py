@@ -30,11 +30,19 @@ class Images(Dataset):
     "PIL images with torchvision's per-image transforms."
 
     def __init__(self, split, data):
-        self.images = [Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()) for image in split.images]
+        self.images = [
+            Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()) for image in split.images
+        ]
         self.labels = split.labels.tolist()
         side = data.image_size
-        self.transform = transforms.Compose([
-            transforms.RandomCrop(side, 4), transforms.RandomHorizontalFlip(), transforms.ToTensor(), transforms.Normalize(data.mean, data.std)])
+        self.transform = transforms.Compose(
+            [
+                transforms.RandomCrop(side, 4),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(data.mean, data.std),
+            ]
+        )
 
     def __len__(self):
         return len(self.images)
@@ -48,7 +56,9 @@ def peer(dataset, network, args, fast=False, train_network=True):
     model = network()
     memory = torch.channels_last if fast else torch.contiguous_format
     model.to(memory_format=memory)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
     loader = DataLoader(dataset, args.batch_size, shuffle=True, num_workers=args.workers)
     start = time.perf_counter()
     for x, y in loader:
@@ -67,7 +77,17 @@ def ours(split, data, network, args, **settings):
     config = TrainConfig(epochs=1, batch_size=args.batch_size, lr=0.05, nesterov=True, **settings)
     model = network()
     start = time.perf_counter()
-    train(model, split.images, split.labels, config, mean=data.mean, std=data.std, augment=crop_flip, device="cpu", progress=False)
+    train(
+        model,
+        split.images,
+        split.labels,
+        config,
+        mean=data.mean,
+        std=data.std,
+        augment=crop_flip,
+        device="cpu",
+        progress=False,
+    )
     return time.perf_counter() - start
 
 
@@ -83,13 +103,17 @@ class Nothing(torch.nn.Module):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
     parser.add_argument("--network", default="small-convnet", help=f"one of {', '.join(NETWORKS)}")
     parser.add_argument("--images", type=int, default=1024, help="images per epoch")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=4, help="counted turns")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
-    parser.add_argument("--workers", type=int, default=0, help="worker processes of the peer's DataLoader")
+    parser.add_argument(
+        "--workers", type=int, default=0, help="worker processes of the peer's DataLoader"
+    )
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     data = load("cifar10-sample", train_size=args.images)
@@ -107,8 +131,12 @@ def main():
         "fp32, ours": lambda: ours(data.train, data, network, args),
         "bf16 channels_last, DataLoader": lambda: peer(dataset, network, args, fast=True),
         "bf16, ours": lambda: ours(data.train, data, network, args, precision="bf16"),
-        "fp32 channels_last, ours": lambda: ours(data.train, data, network, args, channels_last=True),
-        "bf16 channels_last, ours": lambda: ours(data.train, data, network, args, precision="bf16", channels_last=True),
+        "fp32 channels_last, ours": lambda: ours(
+            data.train, data, network, args, channels_last=True
+        ),
+        "bf16 channels_last, ours": lambda: ours(
+            data.train, data, network, args, precision="bf16", channels_last=True
+        ),
     }
     seconds = {way: [] for way in ways}
     for turn in range(args.repeats + 1):
@@ -117,20 +145,30 @@ def main():
             if turn:
                 seconds[way].append(value)
 
-    print(f"{args.network}, {args.images} images, batches of {args.batch_size}, {args.threads} thread(s), {args.workers} worker(s); "
-          f"{platform.machine()}, PyTorch {torch.__version__}, {args.repeats} turns")
+    print(
+        f"{args.network}, {args.images} images, batches of {args.batch_size}, {args.threads} "
+        f"thread(s), {args.workers} worker(s); "
+        f"{platform.machine()}, PyTorch {torch.__version__}, {args.repeats} turns"
+    )
     print(f"{'images/s':32}{'median':>10}{'min':>10}{'max':>10}")
     for way, values in seconds.items():
         speeds = [args.images / v for v in values]
         print(f"{way:32}{statistics.median(speeds):10,.0f}{min(speeds):10,.0f}{max(speeds):10,.0f}")
     print(f"\n{'how many times faster':64}{'median':>8}{'min':>8}{'max':>8}")
-    pairs = [("input only, ours", "input only, DataLoader"), ("fp32, ours", "fp32, DataLoader"),
-             ("bf16 channels_last, ours", "bf16 channels_last, DataLoader"),
-             ("bf16 channels_last, ours", "fp32, DataLoader"), ("bf16, ours", "fp32, ours"), ("fp32 channels_last, ours", "fp32, ours"),
-             ("bf16 channels_last, ours", "fp32, ours")]
+    pairs = [
+        ("input only, ours", "input only, DataLoader"),
+        ("fp32, ours", "fp32, DataLoader"),
+        ("bf16 channels_last, ours", "bf16 channels_last, DataLoader"),
+        ("bf16 channels_last, ours", "fp32, DataLoader"),
+        ("bf16, ours", "fp32, ours"),
+        ("fp32 channels_last, ours", "fp32, ours"),
+        ("bf16 channels_last, ours", "fp32, ours"),
+    ]
     for a, b in pairs:
         ratios = [y / x for x, y in zip(seconds[a], seconds[b], strict=True)]
-        print(f"{a + ' / ' + b:64}{statistics.median(ratios):8.2f}{min(ratios):8.2f}{max(ratios):8.2f}")
+        print(
+            f"{a + ' / ' + b:64}{statistics.median(ratios):8.2f}{min(ratios):8.2f}{max(ratios):8.2f}"
+        )
 
 
 if __name__ == "__main__":

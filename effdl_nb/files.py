@@ -44,7 +44,7 @@ def _umask() -> int:
 # %% ../nbs/01_foundations/00_files.ipynb #7ef29d0d
 def write_json(
     path: str | Path,  # the file to make or replace
-    value,             # anything JSON can hold; NaN and infinities are refused
+    value,  # anything JSON can hold; NaN and infinities are refused
 ):
     "Write `value` as indented JSON, atomically."
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
@@ -59,20 +59,24 @@ def read_json(
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a JSON file: {error}. Delete it to have it made again.") from error
+        raise ValueError(
+            f"{path} is not a JSON file: {error}. Delete it to have it made again."
+        ) from error
 
 # %% ../nbs/01_foundations/00_files.ipynb #c037d9b1
 def settings_hash(
     settings,  # anything JSON can hold
-) -> str:      # 16 hexadecimal digits
+) -> str:  # 16 hexadecimal digits
     "A hash of `settings` that does not depend on the order of keys."
-    text = json.dumps(settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    text = json.dumps(
+        settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 # %% ../nbs/01_foundations/00_files.ipynb #7eb49163
 def file_digest(
     path: str | Path,  # any file
-) -> str:              # its SHA-256 in hexadecimal
+) -> str:  # its SHA-256 in hexadecimal
     "The SHA-256 of a file."
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
@@ -80,7 +84,7 @@ def file_digest(
 # %% ../nbs/01_foundations/00_files.ipynb #54c9ab25
 @contextlib.contextmanager
 def lock(
-    path: str | Path,             # what is being made; the lock itself is a hidden file beside it
+    path: str | Path,  # what is being made; the lock itself is a hidden file beside it
     timeout: float | None = None,  # seconds to wait; None waits for ever
 ):
     """Hold the only lock on `path` among all processes of this machine; `TimeoutError` after `timeout` seconds.
@@ -88,6 +92,7 @@ def lock(
     Gives the open lock file: a child process that inherits it (`pass_fds`) holds the lock as well, until both have ended.
     """
     import fcntl  # not on Windows; everything else in this module is
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     end = None if timeout is None else time.monotonic() + timeout
@@ -98,6 +103,8 @@ def lock(
                 break
             except BlockingIOError:
                 if end is not None and time.monotonic() > end:
-                    raise TimeoutError(f"another process has held the lock on {path} for over {timeout} s") from None
+                    raise TimeoutError(
+                        f"another process has held the lock on {path} for over {timeout} s"
+                    ) from None
                 time.sleep(0.05)
         yield handle

@@ -17,7 +17,7 @@ from torch import nn
 # %% ../nbs/01_foundations/02_networks.ipynb #d75855c2
 def count_parameters(
     model: nn.Module,  # any module
-) -> int:              # trainable numbers; running statistics of batch norm are not counted
+) -> int:  # trainable numbers; running statistics of batch norm are not counted
     "The number of parameters of `model`, each counted once even if two layers share it."
     return sum(p.numel() for p in model.parameters())
 
@@ -38,11 +38,15 @@ class Network(nn.Module):
         return self.classifier(self.features(x))
 
 # %% ../nbs/01_foundations/02_networks.ipynb #e535b352
-NORMS = {"batch": nn.BatchNorm2d, "instance": lambda channels: nn.GroupNorm(channels, channels), "none": lambda channels: nn.Identity()}
+NORMS = {
+    "batch": nn.BatchNorm2d,
+    "instance": lambda channels: nn.GroupNorm(channels, channels),
+    "none": lambda channels: nn.Identity(),
+}
 
 
 def norm_layer(
-    name: str,      # "batch", "instance" or "none"
+    name: str,  # "batch", "instance" or "none"
     channels: int,  # channels of its input
 ) -> nn.Module:
     "A normalisation layer by name; `ValueError` for a name that is not in `NORMS`."
@@ -60,7 +64,10 @@ class _Sized(nn.Sequential):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if tuple(x.shape[-2:]) != (self.image_size, self.image_size):
-            raise ValueError(f"images are {x.shape[-2]}x{x.shape[-1]}; this network was built for {self.image_size}x{self.image_size}")
+            raise ValueError(
+                f"images are {x.shape[-2]}x{x.shape[-1]}; this network was built for "
+                f"{self.image_size}x{self.image_size}"
+            )
         return super().forward(x)
 
 # %% ../nbs/01_foundations/02_networks.ipynb #9f6f4e38
@@ -68,17 +75,29 @@ def _convnet(depth, num_classes, width, norm, image_size, in_channels):
     "ConvNet-D of the condensation literature: D x (conv 3x3, norm, ReLU, average pool)."
     side = image_size >> depth
     if depth < 1 or side < 1:
-        raise ValueError(f"convnet-{depth} halves a {image_size}x{image_size} image to nothing; allowed depths: 1 to {image_size.bit_length() - 1}")
+        raise ValueError(
+            f"convnet-{depth} halves a {image_size}x{image_size} image to nothing; allowed "
+            f"depths: 1 to {image_size.bit_length() - 1}"
+        )
     layers = []
     for i in range(depth):
-        layers += [nn.Conv2d(in_channels if i == 0 else width, width, 3, padding=1), norm_layer(norm, width), nn.ReLU(), nn.AvgPool2d(2)]
+        layers += [
+            nn.Conv2d(in_channels if i == 0 else width, width, 3, padding=1),
+            norm_layer(norm, width),
+            nn.ReLU(),
+            nn.AvgPool2d(2),
+        ]
     return Network(_Sized(layers, image_size), nn.Linear(width * side * side, num_classes))
 
 # %% ../nbs/01_foundations/02_networks.ipynb #1d67b06e
 def _small_convnet(num_classes, width, norm, image_size, in_channels):
     "Three convolutions of width w, 2w, 4w with norm, ReLU and pooling; the last pool is global."
     layers, i = [], in_channels
-    for o, pool in ((width, nn.MaxPool2d(2)), (2 * width, nn.MaxPool2d(2)), (4 * width, nn.AdaptiveAvgPool2d(1))):
+    for o, pool in (
+        (width, nn.MaxPool2d(2)),
+        (2 * width, nn.MaxPool2d(2)),
+        (4 * width, nn.AdaptiveAvgPool2d(1)),
+    ):
         layers += [nn.Conv2d(i, o, 3, padding=1, bias=False), norm_layer(norm, o), nn.ReLU(), pool]
         i = o
     return Network(nn.Sequential(*layers, nn.Flatten()), nn.Linear(4 * width, num_classes))
@@ -88,7 +107,10 @@ def _plain(plan, num_classes, norm, image_size, in_channels):
     "Convolution, norm, ReLU for each (channels, kernel) of `plan`; 'pool' stands for a 2x2 max pool."
     layers, i, side = [], in_channels, image_size >> plan.count("pool")
     if side < 1:
-        raise ValueError(f"image_size {image_size} is too small for {plan.count('pool')} poolings; allowed: {1 << plan.count('pool')} and above")
+        raise ValueError(
+            f"image_size {image_size} is too small for {plan.count('pool')} poolings; allowed: "
+            f"{1 << plan.count('pool')} and above"
+        )
     for step in plan:
         if step == "pool":
             layers.append(nn.MaxPool2d(2))
@@ -102,7 +124,9 @@ def _plain(plan, num_classes, norm, image_size, in_channels):
 def _alexnet(num_classes, width, norm, image_size, in_channels):
     "AlexNet's 32x32 form: channels w (1, 3/2, 2, 3/2, 3/2)."
     if width % 2:
-        raise ValueError(f"alexnet's width is {width}; it must be even, since its second layer is 3/2 as wide")
+        raise ValueError(
+            f"alexnet's width is {width}; it must be even, since its second layer is 3/2 as wide"
+        )
     h = width // 2
     plan = [(2 * h, 5), "pool", (3 * h, 5), "pool", (4 * h, 3), (3 * h, 3), (3 * h, 3), "pool"]
     return _plain(plan, num_classes, norm, image_size, in_channels)
@@ -111,26 +135,50 @@ def _alexnet(num_classes, width, norm, image_size, in_channels):
 def _vgg11(num_classes, width, norm, image_size, in_channels):
     "VGG-11's 32x32 form: channels w (1, 2, 4, 4, 8, 8, 8, 8)."
     w = width
-    plan = [(w, 3), "pool", (2 * w, 3), "pool", (4 * w, 3), (4 * w, 3), "pool", (8 * w, 3), (8 * w, 3), "pool", (8 * w, 3), (8 * w, 3), "pool"]
+    plan = [
+        (w, 3),
+        "pool",
+        (2 * w, 3),
+        "pool",
+        (4 * w, 3),
+        (4 * w, 3),
+        "pool",
+        (8 * w, 3),
+        (8 * w, 3),
+        "pool",
+        (8 * w, 3),
+        (8 * w, 3),
+        "pool",
+    ]
     return _plain(plan, num_classes, norm, image_size, in_channels)
 
 # %% ../nbs/01_foundations/02_networks.ipynb #5e197a77
-_RESNETS = {"18": ("BasicBlock", (2, 2, 2, 2)), "50": ("Bottleneck", (3, 4, 6, 3)), "200": ("Bottleneck", (3, 24, 36, 3))}
+_RESNETS = {
+    "18": ("BasicBlock", (2, 2, 2, 2)),
+    "50": ("Bottleneck", (3, 4, 6, 3)),
+    "200": ("Bottleneck", (3, 24, 36, 3)),
+}
 IMAGENET_FORM_FROM = 128  # images this large or larger get the ImageNet stem
 
 
 class ResNet(nn.Module):
     "ResNet-18, -50 or -200 with torchvision's blocks and parameter names; `large` chooses the ImageNet stem."
 
-    def __init__(self, depth: str, num_classes: int, width: int, norm: str, large: bool, in_channels: int):
+    def __init__(
+        self, depth: str, num_classes: int, width: int, norm: str, large: bool, in_channels: int
+    ):
         super().__init__()
-        from torchvision.models import resnet  # takes seconds to import, which the other networks need not spend
+        # takes seconds to import, which the other networks need not spend
+        from torchvision.models import resnet
+
         block, blocks = _RESNETS[depth]
         self.block, self.norm, self.inplanes = getattr(resnet, block), norm, width
         self.conv1 = nn.Conv2d(in_channels, width, *((7, 2, 3) if large else (3, 1, 1)), bias=False)
         self.bn1 = norm_layer(norm, width)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
-        self.layer1, self.layer2, self.layer3, self.layer4 = (self._stage(width << s, blocks[s], 1 if s == 0 else 2) for s in range(4))
+        self.layer1, self.layer2, self.layer3, self.layer4 = (
+            self._stage(width << s, blocks[s], 1 if s == 0 else 2) for s in range(4)
+        )
         self.fc = nn.Linear(self.inplanes, num_classes)
         _init_convolutions(self)
 
@@ -139,8 +187,18 @@ class ResNet(nn.Module):
         for b in range(blocks):
             shortcut = None
             if b == 0 and (stride != 1 or self.inplanes != out):
-                shortcut = nn.Sequential(nn.Conv2d(self.inplanes, out, 1, stride, bias=False), norm_layer(self.norm, out))
-            layers.append(self.block(self.inplanes, planes, stride if b == 0 else 1, shortcut, norm_layer=lambda c: norm_layer(self.norm, c)))
+                shortcut = nn.Sequential(
+                    nn.Conv2d(self.inplanes, out, 1, stride, bias=False), norm_layer(self.norm, out)
+                )
+            layers.append(
+                self.block(
+                    self.inplanes,
+                    planes,
+                    stride if b == 0 else 1,
+                    shortcut,
+                    norm_layer=lambda c: norm_layer(self.norm, c),
+                )
+            )
             self.inplanes = out
         return nn.Sequential(*layers)
 
@@ -185,14 +243,19 @@ def _wrn(depth, widen, num_classes, norm, image_size, in_channels):
     "WRN-D-K: three stages of (D - 4)/6 pre-activation blocks, 16K, 32K and 64K channels."
     n, rest = divmod(depth - 4, 6)
     if n < 1 or rest or widen < 1:
-        raise ValueError(f"wrn-{depth}-{widen}: the depth must be 6n + 4 (10, 16, 22, 28, 34, 40 ...) and the widening at least 1")
+        raise ValueError(
+            f"wrn-{depth}-{widen}: the depth must be 6n + 4 (10, 16, 22, 28, 34, 40 ...) and the "
+            "widening at least 1"
+        )
     layers, i = [nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)], 16
     for stage in range(3):
         o = (16 * widen) << stage
         for b in range(n):
             layers.append(WideBlock(i, o, 2 if stage and b == 0 else 1, norm))
             i = o
-    body = nn.Sequential(*layers, norm_layer(norm, i), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    body = nn.Sequential(
+        *layers, norm_layer(norm, i), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
     model = Network(body, nn.Linear(i, num_classes))
     nn.init.zeros_(model.classifier.bias)
     _init_convolutions(model)
@@ -209,15 +272,15 @@ class Shake(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        beta, = ctx.saved_tensors
+        (beta,) = ctx.saved_tensors
         return beta * grad, (1 - beta) * grad, None, None
 
 
 def shake(
-    a: torch.Tensor,         # (B, C, H, W), first branch
-    b: torch.Tensor,         # (B, C, H, W), second branch
-    training: bool = True,   # False: the mean of both, forward and backward
-) -> torch.Tensor:           # (B, C, H, W)
+    a: torch.Tensor,  # (B, C, H, W), first branch
+    b: torch.Tensor,  # (B, C, H, W), second branch
+    training: bool = True,  # False: the mean of both, forward and backward
+) -> torch.Tensor:  # (B, C, H, W)
     "Shake-shake mixing with one alpha and one beta per image, from the global random state (Gastaldi 2017)."
     if not training:
         return torch.lerp(b, a, 0.5)
@@ -249,10 +312,18 @@ class ShakeBlock(nn.Module):
         super().__init__()
         self.branches = nn.ModuleList(
             nn.Sequential(
-                nn.ReLU(), nn.Conv2d(i, o, 3, stride, 1, bias=False), norm_layer(norm, o),
-                nn.ReLU(), nn.Conv2d(o, o, 3, 1, 1, bias=False), norm_layer(norm, o),
-            ) for _ in range(2))
-        self.shortcut = ShakeShortcut(i, o, stride, norm) if i != o or stride != 1 else nn.Identity()
+                nn.ReLU(),
+                nn.Conv2d(i, o, 3, stride, 1, bias=False),
+                norm_layer(norm, o),
+                nn.ReLU(),
+                nn.Conv2d(o, o, 3, 1, 1, bias=False),
+                norm_layer(norm, o),
+            )
+            for _ in range(2)
+        )
+        self.shortcut = (
+            ShakeShortcut(i, o, stride, norm) if i != o or stride != 1 else nn.Identity()
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         a, b = (branch(x) for branch in self.branches)
@@ -268,22 +339,28 @@ def _shake_shake(width, num_classes, norm, image_size, in_channels):
         for b in range(4):
             layers.append(ShakeBlock(i, width << stage, 2 if stage and b == 0 else 1, norm))
             i = width << stage
-    model = Network(nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(i, num_classes))
+    model = Network(
+        nn.Sequential(*layers, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        nn.Linear(i, num_classes),
+    )
     _init_convolutions(model)
     return model
 
 # %% ../nbs/01_foundations/02_networks.ipynb #3cba2158
-_FAMILIES = OrderedDict([  # name: (pattern, default width or None if the name fixes it, default norm, smallest image)
-    ("wrn-D-K", (r"wrn-(\d+)-(\d+)", None, "batch", 8)),
-    ("shake-shake-26-2xWd", (r"shake-shake-26-2x(\d+)d", None, "batch", 8)),
-    ("resnet-18", (r"resnet-(18)", 64, "batch", 16)),
-    ("resnet-50", (r"resnet-(50)", 64, "batch", 16)),
-    ("resnet-200", (r"resnet-(200)", 64, "batch", 16)),
-    ("vgg-11", (r"vgg-11", 64, "batch", 32)),
-    ("alexnet", (r"alexnet", 128, "batch", 8)),
-    ("convnet-D", (r"convnet-(\d+)", 128, "instance", 2)),
-    ("small-convnet", (r"small-convnet", 16, "batch", 8)),
-])
+# name: (pattern, default width or None if the name fixes it, default norm, smallest image)
+_FAMILIES = OrderedDict(
+    [
+        ("wrn-D-K", (r"wrn-(\d+)-(\d+)", None, "batch", 8)),
+        ("shake-shake-26-2xWd", (r"shake-shake-26-2x(\d+)d", None, "batch", 8)),
+        ("resnet-18", (r"resnet-(18)", 64, "batch", 16)),
+        ("resnet-50", (r"resnet-(50)", 64, "batch", 16)),
+        ("resnet-200", (r"resnet-(200)", 64, "batch", 16)),
+        ("vgg-11", (r"vgg-11", 64, "batch", 32)),
+        ("alexnet", (r"alexnet", 128, "batch", 8)),
+        ("convnet-D", (r"convnet-(\d+)", 128, "instance", 2)),
+        ("small-convnet", (r"small-convnet", 16, "batch", 8)),
+    ]
+)
 NETWORKS = tuple(_FAMILIES)
 
 
@@ -292,34 +369,54 @@ def _family(name: str) -> tuple[str, list[int]]:
     for family, (pattern, *_) in _FAMILIES.items():
         if match := re.fullmatch(pattern, name):
             return family, [int(g) for g in match.groups()]
-    raise ValueError(f"unknown network {name!r}; allowed: {', '.join(NETWORKS)} (D depth, K widening, W width), for example wrn-40-2 or convnet-3")
+    raise ValueError(
+        f"unknown network {name!r}; allowed: {', '.join(NETWORKS)} (D depth, K widening, W "
+        "width), for example wrn-40-2 or convnet-3"
+    )
 
 # %% ../nbs/01_foundations/02_networks.ipynb #44286a54
 def _check(name, family, num_classes, width, norm, image_size, in_channels):
     "Raise `ValueError` for arguments that `family` cannot have; return its width and norm with the defaults filled in."
     _, default_width, default_norm, smallest = _FAMILIES[family]
     if width is not None and default_width is None:
-        raise ValueError(f"{name}: width={width} given, but the name of a {family} already says its width")
-    for what, value, least in (("num_classes", num_classes, 1), ("in_channels", in_channels, 1), ("image_size", image_size, smallest)):
+        raise ValueError(
+            f"{name}: width={width} given, but the name of a {family} already says its width"
+        )
+    for what, value, least in (
+        ("num_classes", num_classes, 1),
+        ("in_channels", in_channels, 1),
+        ("image_size", image_size, smallest),
+    ):
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name}: {what} is {value!r}; allowed: whole numbers from {least}")
     if width is not None and (not isinstance(width, int) or width < 1):
-        raise ValueError(f"{name}: width is {width!r}; allowed: whole numbers from 1 (default {default_width})")
+        raise ValueError(
+            f"{name}: width is {width!r}; allowed: whole numbers from 1 (default {default_width})"
+        )
     norm = default_norm if norm is None else norm
     if norm not in NORMS:
-        raise ValueError(f"{name}: unknown norm {norm!r}; allowed: {', '.join(NORMS)} (default {default_norm})")
+        raise ValueError(
+            f"{name}: unknown norm {norm!r}; allowed: {', '.join(NORMS)} (default {default_norm})"
+        )
     return default_width if width is None else width, norm
 
 # %% ../nbs/01_foundations/02_networks.ipynb #44ce6ed7
 def build(
-    name: str,                   # one of `NETWORKS` with its letters filled in, such as "wrn-40-2" or "convnet-3"
-    num_classes: int = 10,       # number of logits
+    # one of `NETWORKS` with its letters filled in, such as "wrn-40-2" or "convnet-3"
+    name: str,
+    num_classes: int = 10,  # number of logits
     *,
-    width: int | None = None,    # channels of the first stage; None: the network's own. Not for wrn and shake-shake, whose names say it
-    norm: str | None = None,     # "batch", "instance" (GroupNorm(C, C)) or "none"; None: the network's own
-    image_size: int = 32,        # side of the square images in pixels; a ResNet takes its ImageNet form from 128 on
-    in_channels: int = 3,        # channels of the images
-) -> nn.Module:                  # with `.features(x)` -> (B, F) and `forward(x)` = classifier(features(x)), in training mode
+    # channels of the first stage; None: the network's own. Not for wrn and shake-shake, whose
+    # names say it
+    width: int | None = None,
+    # "batch", "instance" (GroupNorm(C, C)) or "none"; None: the network's own
+    norm: str | None = None,
+    # side of the square images in pixels; a ResNet takes its ImageNet form from 128 on
+    image_size: int = 32,
+    in_channels: int = 3,  # channels of the images
+) -> (
+    nn.Module
+):  # with `.features(x)` -> (B, F) and `forward(x)` = classifier(features(x)), in training mode
     "A freshly initialised network (from the global random state); `ValueError` for what does not exist, naming what does."
     family, numbers = _family(name)
     width, norm = _check(name, family, num_classes, width, norm, image_size, in_channels)
@@ -329,7 +426,11 @@ def build(
     if family == "shake-shake-26-2xWd":
         return _shake_shake(*numbers, num_classes, *rest)
     if family.startswith("resnet"):
-        return ResNet(str(numbers[0]), num_classes, width, norm, image_size >= IMAGENET_FORM_FROM, in_channels)
+        return ResNet(
+            str(numbers[0]), num_classes, width, norm, image_size >= IMAGENET_FORM_FROM, in_channels
+        )
     if family == "convnet-D":
         return _convnet(*numbers, num_classes, width, *rest)
-    return {"vgg-11": _vgg11, "alexnet": _alexnet, "small-convnet": _small_convnet}[family](num_classes, width, *rest)
+    return {"vgg-11": _vgg11, "alexnet": _alexnet, "small-convnet": _small_convnet}[family](
+        num_classes, width, *rest
+    )

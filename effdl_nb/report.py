@@ -40,14 +40,27 @@ from effdl_nb.study import (
 )
 
 # %% ../nbs/01_foundations/05_report.ipynb #b9129659
-FIELDS = ("row", "column", "unit", "ours", "spread", "n", "thesis", "thesis_spread", "corrected", "difference", "state", "here")
+FIELDS = (
+    "row",
+    "column",
+    "unit",
+    "ours",
+    "spread",
+    "n",
+    "thesis",
+    "thesis_spread",
+    "corrected",
+    "difference",
+    "state",
+    "here",
+)
 
 
 def cells(
     table: Table,
     profile: Profile,
-    at: Place,        # where the profile's results are
-) -> pd.DataFrame:    # one line per cell, with the columns `FIELDS`
+    at: Place,  # where the profile's results are
+) -> pd.DataFrame:  # one line per cell, with the columns `FIELDS`
     "Every cell of a table: ours, the thesis's, the difference, and the state."
     lines = []
     for row in table.rows.values():
@@ -58,14 +71,20 @@ def cells(
             state = row_state(table, profile, row.key, at, column.key)
             there = state in ("measured", "changed")
             line = _cell(table, row.key, column, ours[column.key] if there else None, state)
-            lines.append(line | {"here": _departures(column, record["measurements"]) if there else ""})
+            lines.append(
+                line | {"here": _departures(column, record["measurements"]) if there else ""}
+            )
     return pd.DataFrame(lines, columns=FIELDS)
 
 
 def _departures(column, measurements: list[dict]) -> str:
     "What a column's heading promises and a profile changed: a small network under the heading WRN-28-10 must say that it is one."
     mine = [m["settings"] for m in measurements if column.key in m["columns"]]
-    changed = {key: mine[0][key] for key, value in column.settings.items() if mine and mine[0].get(key) != value}
+    changed = {
+        key: mine[0][key]
+        for key, value in column.settings.items()
+        if mine and mine[0].get(key) != value
+    }
     return ", ".join(f"{key} {value}" for key, value in changed.items())
 
 
@@ -92,8 +111,8 @@ def _pair(value) -> tuple:
 
 # %% ../nbs/01_foundations/05_report.ipynb #0b5b9bb6
 def show_number(
-    value,               # a number, a word, a tick (True/False) or nothing
-    digits: int = 2,     # decimals of a number
+    value,  # a number, a word, a tick (True/False) or nothing
+    digits: int = 2,  # decimals of a number
     signed: bool = False,  # whether positive numbers get a sign
 ) -> str:
     "A cell's content as text; nothing is an en dash."
@@ -121,11 +140,12 @@ HEAD = ("ours", "n", "thesis", "difference")
 @dataclass(frozen=True)
 class Block:
     "One column of a thesis table, ready to be shown."
+
     label: str
     lines: tuple[tuple[str, ...], ...]  # row label, ours, n, thesis, difference, remark
-    run: bool                           # whether this profile runs anything of it
-    spread: str                         # what stands after +- in ours
-    here: str                           # where ours departs from the heading
+    run: bool  # whether this profile runs anything of it
+    spread: str  # what stands after +- in ours
+    here: str  # where ours departs from the heading
 
 
 def blocks(
@@ -144,33 +164,71 @@ def blocks(
                 thesis = f"{show_number(cell.corrected, column.digits)} (printed {thesis})"
             difference = show_number(cell.difference, column.digits, True) if measured else ""
             remark = "older code" if cell.state == "changed" else ""
-            lines.append((table.rows[cell.row].label, ours, f"{cell.n:.0f}" if measured else "", thesis, difference, remark))
+            lines.append(
+                (
+                    table.rows[cell.row].label,
+                    ours,
+                    f"{cell.n:.0f}" if measured else "",
+                    thesis,
+                    difference,
+                    remark,
+                )
+            )
         label = column.label + (f" ({column.unit})" if column.unit else "")
-        here = "; ".join(dict.fromkeys(text for text in frame[frame.column == column.key].here.fillna("") if text))
-        run = frame[frame.column == column.key].state.isin(["measured", "changed", "outdated", "failed", "missing"]).any()
+        here = "; ".join(
+            dict.fromkeys(
+                text for text in frame[frame.column == column.key].here.fillna("") if text
+            )
+        )
+        run = (
+            frame[frame.column == column.key]
+            .state.isin(["measured", "changed", "outdated", "failed", "missing"])
+            .any()
+        )
         made.append(Block(label, tuple(lines), bool(run), spread_kind(table, column), here))
     return made
 
 # %% ../nbs/01_foundations/05_report.ipynb #e36f451c
-SPREADS = {"interval": "± is the half-width of the 95 % confidence interval of the mean", "deviation": "± is the sample standard deviation",
-           "none": "", "": ""}
+SPREADS = {
+    "interval": "± is the half-width of the 95 % confidence interval of the mean",
+    "deviation": "± is the sample standard deviation",
+    "none": "",
+    "": "",
+}
 
 
 def to_markdown(
     table: Table,
-    frame: pd.DataFrame,     # what `cells` made
+    frame: pd.DataFrame,  # what `cells` made
 ) -> str:
     "A table as Markdown: a block per column of the thesis."
     parts = []
     for block in blocks(table, frame):
-        words = "; ".join(text for text in (f"ours: {block.here}" if block.here else "", SPREADS[block.spread]) if text)
-        parts.append("\n".join([f"**{block.label}**" + (f" ({words})" if words else ""), "",
-                                f"| {table.row_head or 'row'} | " + " | ".join(HEAD) + " |", "|---|" + "--:|" * len(HEAD),
-                                *("| " + " | ".join(part.replace("|", "\\|") for part in line[:5]) + " |" for line in block.lines)]))
+        words = "; ".join(
+            text
+            for text in (f"ours: {block.here}" if block.here else "", SPREADS[block.spread])
+            if text
+        )
+        parts.append(
+            "\n".join(
+                [
+                    f"**{block.label}**" + (f" ({words})" if words else ""),
+                    "",
+                    f"| {table.row_head or 'row'} | " + " | ".join(HEAD) + " |",
+                    "|---|" + "--:|" * len(HEAD),
+                    *(
+                        "| " + " | ".join(part.replace("|", "\\|") for part in line[:5]) + " |"
+                        for line in block.lines
+                    ),
+                ]
+            )
+        )
     return "\n\n".join(parts) + "\n"
 
 # %% ../nbs/01_foundations/05_report.ipynb #0000d7bd
-_templates = Environment(loader=PackageLoader("effdl_nb"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+_templates = Environment(
+    loader=PackageLoader("effdl_nb"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+)
 
 
 def to_html(
@@ -182,22 +240,28 @@ def to_html(
     why = "Not implemented yet" if table.experiment is None else "Not run at this profile"
     run, left = [b for b in made if b.run], [b for b in made if not b.run]
     notes = [row for row in table.rows.values() if row.note]
-    return _templates.get_template("table.html").render(row_head=table.row_head, run=run, left=left, why=why, notes=notes, spreads=SPREADS)
+    return _templates.get_template("table.html").render(
+        row_head=table.row_head, run=run, left=left, why=why, notes=notes, spreads=SPREADS
+    )
 
 # %% ../nbs/01_foundations/05_report.ipynb #52f490f8
 INK, OURS, THESIS = "#333333", "#0072B2", "#D55E00"
 
 
 def save_figure(
-    figure,              # a matplotlib figure
+    figure,  # a matplotlib figure
     data: pd.DataFrame,  # exactly what is plotted
-    key: str,            # file name without ending
+    key: str,  # file name without ending
     at: Place,
-) -> Path:               # the PNG
+) -> Path:  # the PNG
     "Save a figure as PNG and SVG, and what it plots as CSV."
     folder = at.folder / "figures"
-    with matplotlib.rc_context({"svg.hashsalt": key, "svg.fonttype": "none"}):   # equal figures give equal files
-        for ending, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+    # equal figures give equal files
+    with matplotlib.rc_context({"svg.hashsalt": key, "svg.fonttype": "none"}):
+        for ending, metadata in (
+            ("png", {"Software": None}),
+            ("svg", {"Date": None, "Creator": None}),
+        ):
             with atomic_write(folder / f"{key}.{ending}") as part:
                 figure.savefig(part, format=ending, dpi=160, bbox_inches="tight", metadata=metadata)
     with atomic_write(folder / f"{key}.csv") as part:
@@ -208,20 +272,27 @@ def save_figure(
 @dataclass(frozen=True)
 class Picture:
     "A saved figure, as notebooks show it."
+
     path: Path
 
-    def __repr__(self) -> str: return f"Picture({self.path.name})"
+    def __repr__(self) -> str:
+        return f"Picture({self.path.name})"
 
-    def _repr_png_(self) -> bytes: return self.path.read_bytes()
+    def _repr_png_(self) -> bytes:
+        return self.path.read_bytes()
 
 
 def plot_table(
     table: Table,
     frame: pd.DataFrame,  # what `cells` made
-):                        # a matplotlib figure, or None if no number was measured
+):  # a matplotlib figure, or None if no number was measured
     "Our values with their spread, and the thesis's, one panel per column that was run."
     from matplotlib.figure import Figure
-    shown = frame[frame.state.isin(["measured", "changed"]) & ~frame.ours.map(lambda value: isinstance(value, str))]
+
+    shown = frame[
+        frame.state.isin(["measured", "changed"])
+        & ~frame.ours.map(lambda value: isinstance(value, str))
+    ]
     columns = [c for c in table.columns.values() if c.key in set(shown.column)]
     if not columns:
         return None
@@ -229,36 +300,71 @@ def plot_table(
     titles = {c.key: _title(c, shown[shown.column == c.key]) for c in columns}
     down, across = math.ceil(len(columns) / 2), min(len(columns), 2)
     above = 0.15 * max(title.count("\n") for title in titles.values())
-    figure = Figure(figsize=(1.6 + 2.9 * across, 0.55 + (0.36 * len(rows) + 0.6 + above) * down), layout="constrained")
+    figure = Figure(
+        figsize=(1.6 + 2.9 * across, 0.55 + (0.36 * len(rows) + 0.6 + above) * down),
+        layout="constrained",
+    )
     panels = list(figure.subplots(down, across, squeeze=False, sharey=True).flat)
     for axis, column in zip(panels, columns, strict=False):
         _dots(axis, shown[shown.column == column.key], [r.key for r in rows], column)
         axis.set_title(titles[column.key], fontsize=9, color=INK)
         axis.set_yticks(range(len(rows)), [r.label for r in rows], fontsize=8)
         axis.set_ylim(len(rows) - 0.4, -0.6)
-    for axis in panels[len(columns):]:
+    for axis in panels[len(columns) :]:
         axis.set_visible(False)
-    named = {label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    named = {
+        label: handle
+        for axis in figure.axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        named.values(), named.keys(), loc="outside lower center", ncols=2, fontsize=8, frameon=False
+    )
     return figure
 
 
 def _title(column, shown: pd.DataFrame) -> str:
     "The head of a panel of `plot_table`, in lines no wider than the panel."
     here = next((text for text in shown.here if text), "")
-    ours = f"ours: {here}".replace(" ", "\N{NO-BREAK SPACE}").replace(",\N{NO-BREAK SPACE}", ", ")   # lines end behind commas
-    return "\n".join([textwrap.fill(column.label, 36), *([textwrap.fill(ours, 36)] if here else [])])
+    # lines end behind commas
+    ours = f"ours: {here}".replace(" ", "\N{NO-BREAK SPACE}").replace(",\N{NO-BREAK SPACE}", ", ")
+    return "\n".join(
+        [textwrap.fill(column.label, 36), *([textwrap.fill(ours, 36)] if here else [])]
+    )
 
 
 def _dots(axis, shown: pd.DataFrame, rows: list[str], column):
     "One panel of `plot_table`."
     y = [rows.index(row) for row in shown.row]
     spread = shown.spread.astype(float).fillna(0.0)
-    axis.errorbar(shown.ours.astype(float), y, xerr=spread, fmt="o", color=OURS, markersize=5, capsize=2.5, linewidth=1.2, zorder=3, label="ours")
+    axis.errorbar(
+        shown.ours.astype(float),
+        y,
+        xerr=spread,
+        fmt="o",
+        color=OURS,
+        markersize=5,
+        capsize=2.5,
+        linewidth=1.2,
+        zorder=3,
+        label="ours",
+    )
     thesis = shown.corrected.where(shown.corrected.notna(), shown.thesis)
-    thesis = pd.to_numeric(thesis.where(~thesis.map(lambda value: isinstance(value, bool))), errors="coerce")   # a tick has no place on an axis
+    # a tick has no place on an axis
+    thesis = pd.to_numeric(
+        thesis.where(~thesis.map(lambda value: isinstance(value, bool))), errors="coerce"
+    )
     if thesis.notna().any():
-        axis.scatter(thesis, y, s=32, facecolors="none", edgecolors=THESIS, linewidths=1.2, label="thesis (full protocol)", zorder=2)
+        axis.scatter(
+            thesis,
+            y,
+            s=32,
+            facecolors="none",
+            edgecolors=THESIS,
+            linewidths=1.2,
+            label="thesis (full protocol)",
+            zorder=2,
+        )
     axis.set_xlabel(column.unit, fontsize=8)
     axis.tick_params(labelsize=8, colors=INK)
     axis.grid(axis="x", alpha=0.25, linewidth=0.6)
@@ -268,6 +374,7 @@ def _dots(axis, shown: pd.DataFrame, rows: list[str], column):
 @dataclass(frozen=True)
 class Rendered:
     "A table ready to be shown in a notebook, and the figure that goes with it."
+
     html: str
     markdown: str
     frame: pd.DataFrame
@@ -277,12 +384,13 @@ class Rendered:
         style = _templates.get_template("table.css").render()
         return f"<style>{style}</style>{self.html}"
 
-    def _repr_markdown_(self) -> str: return self.markdown
+    def _repr_markdown_(self) -> str:
+        return self.markdown
 
 
 def write_table(
-    key: str,                           # "table_4_1"
-    profile: str = "quick",             # profile name or path
+    key: str,  # "table_4_1"
+    profile: str = "quick",  # profile name or path
     reports: str | Path | None = None,  # see `study.place`
 ) -> Rendered:
     "Render a table from its rows to tables/<key>.{csv,md,html} and figures/<key>.{png,svg,csv}."
@@ -291,10 +399,10 @@ def write_table(
 
 
 def write_figure(
-    key: str,                           # "figure_3_4"
-    figure,                             # a matplotlib figure
-    data: pd.DataFrame,                 # exactly what it shows
-    profile: str = "quick",             # profile name or path
+    key: str,  # "figure_3_4"
+    figure,  # a matplotlib figure
+    data: pd.DataFrame,  # exactly what it shows
+    profile: str = "quick",  # profile name or path
     reports: str | Path | None = None,  # see `study.place`
 ) -> Picture:
     "Save a figure of the dissertation, drawn again, to figures/<key>.{png,svg,csv}; ValueError if there is none of that key."
@@ -309,9 +417,15 @@ def _write_table(table: Table, profile: Profile, at: Place) -> Rendered:
     frame = cells(table, profile, at)
     figure, picture = plot_table(table, frame), None
     if figure is not None:
-        picture = Picture(save_figure(figure, frame[frame.state.isin(["measured", "changed"])], table.key, at))
+        picture = Picture(
+            save_figure(figure, frame[frame.state.isin(["measured", "changed"])], table.key, at)
+        )
     rendered = Rendered(to_html(table, frame), to_markdown(table, frame), frame, picture)
-    for ending, text in (("csv", frame.to_csv(index=False)), ("md", rendered.markdown), ("html", rendered.html)):
+    for ending, text in (
+        ("csv", frame.to_csv(index=False)),
+        ("md", rendered.markdown),
+        ("html", rendered.html),
+    ):
         with atomic_write(at.folder / "tables" / f"{table.key}.{ending}") as part:
             part.write_text(text, encoding="utf-8")
     return rendered
@@ -323,7 +437,11 @@ def row_records(
     at: Place,
 ) -> list[dict]:
     "The rows of a table that count, as written by the study."
-    rows = [row for row in table.rows if row_state(table, profile, row, at) in ("measured", "changed", "partial")]
+    rows = [
+        row
+        for row in table.rows
+        if row_state(table, profile, row, at) in ("measured", "changed", "partial")
+    ]
     return [read_row(at.row(table.key, row)) for row in rows]
 
 
@@ -334,23 +452,38 @@ def common_settings(
     every = [(record["label"], m["settings"]) for record in records for m in record["measurements"]]
     if not every:
         return {}, {}
-    shared = {key: value for key, value in every[0][1].items() if all(s.get(key) == value for _, s in every)}
+    shared = {
+        key: value
+        for key, value in every[0][1].items()
+        if all(s.get(key) == value for _, s in every)
+    }
     own: dict[str, dict] = {}
     for label, settings in every:
-        own.setdefault(label, {}).update({key: value for key, value in settings.items() if key not in shared})
+        own.setdefault(label, {}).update(
+            {key: value for key, value in settings.items() if key not in shared}
+        )
     return shared, {label: settings for label, settings in own.items() if settings}
 
 
 def effort(records: list[dict]) -> dict:
     "What the measurements of some rows cost, and where they were made."
     found = [m["provenance"] for record in records for m in record["measurements"]]
-    commits = {(p["commit"] or "no repository")[:10] + (" (with uncommitted changes)" if p["dirty"] else "") for p in found}
-    return {"seconds": sum(p["seconds"] for p in found), "devices": sorted({p["device"] for p in found}),
-            "threads": sorted({p["threads"] for p in found}), "commits": sorted(commits),
-            "torch": sorted({p["packages"].get("torch", "?") for p in found}),
-            "data": sorted({p["data"] for p in found if p["data"]}),
-            "seeds": sorted({m["seed"] for record in records for m in record["measurements"]}),
-            "first": min((p["started"] for p in found), default=None), "last": max((p["started"] for p in found), default=None)}
+    commits = {
+        (p["commit"] or "no repository")[:10]
+        + (" (with uncommitted changes)" if p["dirty"] else "")
+        for p in found
+    }
+    return {
+        "seconds": sum(p["seconds"] for p in found),
+        "devices": sorted({p["device"] for p in found}),
+        "threads": sorted({p["threads"] for p in found}),
+        "commits": sorted(commits),
+        "torch": sorted({p["packages"].get("torch", "?") for p in found}),
+        "data": sorted({p["data"] for p in found if p["data"]}),
+        "seeds": sorted({m["seed"] for record in records for m in record["measurements"]}),
+        "first": min((p["started"] for p in found), default=None),
+        "last": max((p["started"] for p in found), default=None),
+    }
 
 
 def show_seconds(seconds: float) -> str:
@@ -362,14 +495,18 @@ def show_seconds(seconds: float) -> str:
 
 # %% ../nbs/01_foundations/05_report.ipynb #63ccdf23
 def measurements(
-    key: str,                           # "table_4_1"
-    profile: str = "quick",             # profile name or path
+    key: str,  # "table_4_1"
+    profile: str = "quick",  # profile name or path
     reports: str | Path | None = None,  # see `study.place`
-) -> list[dict]:                        # row, label, seed, metrics, settings, details, provenance
+) -> list[dict]:  # row, label, seed, metrics, settings, details, provenance
     "Every measurement behind a table, in the order of its rows."
     spec = load_profile(profile)
     records = row_records(load_tables()[key], spec, place(spec, reports))
-    return [{"row": record["row"], "label": record["label"]} | m for record in records for m in record["measurements"]]
+    return [
+        {"row": record["row"], "label": record["label"]} | m
+        for record in records
+        for m in record["measurements"]
+    ]
 
 
 def provenance_frame(
@@ -381,49 +518,90 @@ def provenance_frame(
     lines = []
     for m in measurements(key, profile, reports):
         p = m["provenance"]
-        lines.append({"row": m["row"], "seed": m["seed"], "seconds": p["seconds"], "peak MiB": p["peak_memory_mib"]["host"], "device": p["device"],
-                      "threads": p["threads"], "torch": p["packages"].get("torch"),
-                      "commit": (p["commit"] or "none")[:10] + ("+" if p["dirty"] else ""),
-                      "data": p["data"], "started": p["started"]})
+        lines.append(
+            {
+                "row": m["row"],
+                "seed": m["seed"],
+                "seconds": p["seconds"],
+                "peak MiB": p["peak_memory_mib"]["host"],
+                "device": p["device"],
+                "threads": p["threads"],
+                "torch": p["packages"].get("torch"),
+                "commit": (p["commit"] or "none")[:10] + ("+" if p["dirty"] else ""),
+                "data": p["data"],
+                "started": p["started"],
+            }
+        )
     return pd.DataFrame(lines)
 
 # %% ../nbs/01_foundations/05_report.ipynb #7d6a75bc
 def paired_differences(
-    found: list[dict],                                  # what `measurements` gave
-    comparisons: dict[str, list[tuple[str, str]]],      # what is compared -> pairs of rows (one, other)
-    metric: str = "accuracy",                           # as the experiment returns it
-) -> pd.DataFrame:                                      # a line per comparison that has a seed with all its rows
+    found: list[dict],  # what `measurements` gave
+    # what is compared -> pairs of rows (one, other)
+    comparisons: dict[str, list[tuple[str, str]]],
+    metric: str = "accuracy",  # as the experiment returns it
+) -> pd.DataFrame:  # a line per comparison that has a seed with all its rows
     "Mean differences between rows, seed by seed, with the 95 % interval."
     values = {(m["row"], m["seed"]): statistics.fmean(m["metrics"][metric]) for m in found}
     lines = []
     for name, pairs in comparisons.items():
         each = {}
         for seed in sorted({seed for _, seed in values}):
-            there = [values[one, seed] - values[other, seed] for one, other in pairs if {(one, seed), (other, seed)} <= values.keys()]
+            there = [
+                values[one, seed] - values[other, seed]
+                for one, other in pairs
+                if {(one, seed), (other, seed)} <= values.keys()
+            ]
             if len(there) == len(pairs):
                 each[seed] = [statistics.fmean(there)]
         if each:
             difference = summary(each, "interval")
-            lines.append({f"difference in {metric}": name, "mean": difference["mean"], "95 % interval": difference["spread"],
-                          "seeds": difference["n"]})
+            lines.append(
+                {
+                    f"difference in {metric}": name,
+                    "mean": difference["mean"],
+                    "95 % interval": difference["spread"],
+                    "seeds": difference["n"],
+                }
+            )
     return pd.DataFrame(lines)
 
 # %% ../nbs/01_foundations/05_report.ipynb #a8d249c2
-CHAPTERS = {2: "MSUNet", 3: "Deep AutoAugment", 4: "Dataset condensation via importance-aware trajectory matching"}
+CHAPTERS = {
+    2: "MSUNet",
+    3: "Deep AutoAugment",
+    4: "Dataset condensation via importance-aware trajectory matching",
+}
 
 # %% ../nbs/01_foundations/05_report.ipynb #45b6b39f
 def _item(table: Table, profile: Profile, at: Place) -> dict:
     "What the page shows of one table or figure."
-    item = {"table": table, "state": "not implemented yet", "there": False, "failed": False, "failures": [],
-            "figure": False, "html": "", "notebooks": _notebooks(table, at), "remark": "", "effort": None}
-    return item | (_figure_part(table, profile, at) if table.kind == "figure" else _table_part(table, profile, at))
+    item = {
+        "table": table,
+        "state": "not implemented yet",
+        "there": False,
+        "failed": False,
+        "failures": [],
+        "figure": False,
+        "html": "",
+        "notebooks": _notebooks(table, at),
+        "remark": "",
+        "effort": None,
+    }
+    return item | (
+        _figure_part(table, profile, at)
+        if table.kind == "figure"
+        else _table_part(table, profile, at)
+    )
 
 
 def _notebooks(table: Table, at: Place) -> list[tuple[str, str]]:
     "Names of the executed notebooks of a table or figure, and where they are: as HTML if there is any."
     folder = at.folder / "notebooks"
     for ending in ("html", "ipynb"):
-        if there := sorted(folder.glob(f"{table.key}.{ending}")) + sorted((folder / table.key).glob(f"*.{ending}")):
+        if there := sorted(folder.glob(f"{table.key}.{ending}")) + sorted(
+            (folder / table.key).glob(f"*.{ending}")
+        ):
             return [(path.stem, path.relative_to(at.folder).as_posix()) for path in there]
     return []
 
@@ -431,7 +609,15 @@ def _notebooks(table: Table, at: Place) -> list[tuple[str, str]]:
 def _figure_part(table: Table, profile: Profile, at: Place) -> dict:
     "What is particular to a figure: whether it is drawn."
     drawn, wanted = at.figure(table.key).exists(), table.key in figures_of(profile, load_tables())
-    why = "" if drawn else "not drawn yet" if wanted else "not drawn at this profile" if table.drawn_by else "not implemented yet"
+    why = (
+        ""
+        if drawn
+        else "not drawn yet"
+        if wanted
+        else "not drawn at this profile"
+        if table.drawn_by
+        else "not implemented yet"
+    )
     return {"there": drawn, "figure": drawn, "state": why}
 
 
@@ -445,7 +631,9 @@ def _table_part(table: Table, profile: Profile, at: Place) -> dict:
     states = {row: row_state(table, profile, row, at) for row in (plan.rows if plan else ())}
     records = row_records(table, profile, at)
     item["remark"] = plan.remark if plan else ""
-    item["failures"] = [read_json(at.failure(table.key, row)) for row, state in states.items() if state == "failed"]
+    item["failures"] = [
+        read_json(at.failure(table.key, row)) for row, state in states.items() if state == "failed"
+    ]
     item["there"], item["failed"] = bool(records), bool(item["failures"])
     item["shared"], item["own"] = common_settings(records)
     item["effort"] = effort(records)
@@ -453,8 +641,15 @@ def _table_part(table: Table, profile: Profile, at: Place) -> dict:
     parts, wanted = list(states.values()).count("partial"), len(states)
     done = len(records) - parts
     so_far = f"{done} of {wanted} rows so far" + (f", {parts} in part" if parts else "")
-    item["state"] = ("not run at this profile" if plan is None else "" if done == wanted
-                     else f"{len(item['failures'])} of {wanted} rows failed" if item["failures"] else so_far)
+    item["state"] = (
+        "not run at this profile"
+        if plan is None
+        else ""
+        if done == wanted
+        else f"{len(item['failures'])} of {wanted} rows failed"
+        if item["failures"]
+        else so_far
+    )
     return item
 
 # %% ../nbs/01_foundations/05_report.ipynb #c343ec88
@@ -477,24 +672,37 @@ def render_notebooks(at: Place) -> list[Path]:
 
 
 def write_report(
-    profile: str = "quick",             # profile name or path
+    profile: str = "quick",  # profile name or path
     reports: str | Path | None = None,  # see `study.place`
-) -> Path:                              # index.html
+) -> Path:  # index.html
     "Render every table, its figure, the executed notebooks and the page."
     from effdl_nb import __version__
+
     spec, tables = load_profile(profile), load_tables()
     at = place(spec, reports)
     render_notebooks(at)
     items = [_item(table, spec, at) for table in tables.values()]
     records = [r for table in tables.values() for r in row_records(table, spec, at)]
     total = effort(records)
-    wanted = {(key, row): row_state(tables[key], spec, row, at) for key, plan in spec.tables.items() for row in plan.rows}
+    wanted = {
+        (key, row): row_state(tables[key], spec, row, at)
+        for key, plan in spec.tables.items()
+        for row in plan.rows
+    }
     text = _templates.get_template("page.html").render(
-        profile=spec, items=items, numbers={t.key: f"Table {t.number}" for t in tables.values()},
+        profile=spec,
+        items=items,
+        numbers={t.key: f"Table {t.number}" for t in tables.values()},
         chapters={t.chapter: CHAPTERS.get(t.chapter, "") for t in tables.values()},
-        done=sum(s in ("measured", "changed") for s in wanted.values()), wanted=len(wanted), failed=sum(s == "failed" for s in wanted.values()),
-        tables_done=sum(i["there"] for i in items), total=total, spent=show_seconds(total["seconds"]), version=__version__,
-        now=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"))
+        done=sum(s in ("measured", "changed") for s in wanted.values()),
+        wanted=len(wanted),
+        failed=sum(s == "failed" for s in wanted.values()),
+        tables_done=sum(i["there"] for i in items),
+        total=total,
+        spent=show_seconds(total["seconds"]),
+        version=__version__,
+        now=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    )
     with atomic_write(at.folder / "index.html") as part:
         part.write_text(text, encoding="utf-8")
     return at.folder / "index.html"
@@ -506,25 +714,45 @@ def to_grid(
 ) -> str:
     "A table as one Markdown grid of what was run: ours, with the thesis's value in parentheses."
     made = [block for block in blocks(table, frame) if block.run]
-    shown = [block for block in made if any(line[3] not in ("–", "") for line in block.lines)] or made
+    shown = [
+        block for block in made if any(line[3] not in ("–", "") for line in block.lines)
+    ] or made
     heads = [block.label + (f"; ours: {block.here}" if block.here else "") for block in shown]
-    lines = [f"| {table.row_head or 'row'} | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(shown)]
+    lines = [
+        f"| {table.row_head or 'row'} | " + " | ".join(heads) + " |",
+        "|---|" + "--:|" * len(shown),
+    ]
     for cells_of_row in zip(*(block.lines for block in shown), strict=True):
         if all(line[1].startswith("not ") for line in cells_of_row):
             continue
-        values = [line[1] + (f", {line[5]}" if line[5] else "") + (f" ({line[3]})" if line[3] not in ("–", "") else "") for line in cells_of_row]
-        lines.append("| " + " | ".join(part.replace("|", "\\|") for part in (cells_of_row[0][0], *values)) + " |")
-    spreads = [SPREADS[kind] for kind in dict.fromkeys(block.spread for block in shown) if SPREADS[kind]]
-    theirs = ["In parentheses the dissertation's value"] if any(line[3] not in ("–", "") for block in shown for line in block.lines) else []
+        values = [
+            line[1]
+            + (f", {line[5]}" if line[5] else "")
+            + (f" ({line[3]})" if line[3] not in ("–", "") else "")
+            for line in cells_of_row
+        ]
+        lines.append(
+            "| "
+            + " | ".join(part.replace("|", "\\|") for part in (cells_of_row[0][0], *values))
+            + " |"
+        )
+    spreads = [
+        SPREADS[kind] for kind in dict.fromkeys(block.spread for block in shown) if SPREADS[kind]
+    ]
+    theirs = (
+        ["In parentheses the dissertation's value"]
+        if any(line[3] not in ("–", "") for block in shown for line in block.lines)
+        else []
+    )
     legend = "; ".join(theirs + spreads)
     return "\n".join(lines) + "\n" + (f"\n{legend}.\n" if legend else "")
 
 # %% ../nbs/01_foundations/05_report.ipynb #bb36f20c
 def results_markdown(
-    profile: str = "quick",             # profile name or path
+    profile: str = "quick",  # profile name or path
     reports: str | Path | None = None,  # see `study.place`
     only: tuple[str, ...] | None = None,  # keys of the tables wanted; None: all
-    measured: bool = False,             # leave out rows and columns of which nothing is measured
+    measured: bool = False,  # leave out rows and columns of which nothing is measured
 ) -> str:
     "The measured tables of a profile as Markdown, with their origin; a sentence if there is none. ValueError for a key that there is not."
     spec, tables = load_profile(profile), load_tables()
@@ -540,19 +768,35 @@ def results_markdown(
         if measured:
             frame = frame[frame.row.isin(frame.row[there]) & frame.column.isin(frame.column[there])]
         cost = effort(row_records(table, spec, at))
-        origin = (f"*Profile {spec.name}; seeds {', '.join(map(str, cost['seeds']))}; {show_seconds(cost['seconds'])} on "
-                  f"{', '.join(cost['devices'])}, {' or '.join(map(str, cost['threads']))} thread(s), torch {', '.join(cost['torch'])}; "
-                  f"measured {cost['last'][:10]}.*")
+        origin = (
+            f"*Profile {spec.name}; seeds {', '.join(map(str, cost['seeds']))}; "
+            f"{show_seconds(cost['seconds'])} on "
+            f"{', '.join(cost['devices'])}, {' or '.join(map(str, cost['threads']))} thread(s), "
+            f"torch {', '.join(cost['torch'])}; "
+            f"measured {cost['last'][:10]}.*"
+        )
         remark = f"{spec.tables[table.key].remark}\n\n" if spec.tables[table.key].remark else ""
-        parts.append(f"#### Table {table.number}: {table.title}\n\n{to_grid(table, frame)}\n{remark}{origin}\n")
-    return "\n".join(parts) or f"*Nothing has been measured at profile {spec.name} in this checkout yet: run `make reproduce`.*\n"
+        parts.append(
+            f"#### Table {table.number}: "
+            f"{table.title}\n\n{to_grid(table, frame)}\n{remark}{origin}\n"
+        )
+    return (
+        "\n".join(parts)
+        or f"*Nothing has been measured at profile {spec.name} in this checkout yet: run `make reproduce`.*\n"
+    )
 
 # %% ../nbs/01_foundations/05_report.ipynb #af2f5e3b
 def main(argv: list[str] | None = None) -> int:
     "Render the report of a profile from its rows."
     parser = argparse.ArgumentParser(prog="python -m effdl_nb.report", description=main.__doc__)
-    parser.add_argument("--profile", default="quick", help="quick, laptop, paper, or the path of a YAML file (default: quick)")
-    parser.add_argument("--reports", help="where results are (default: $EFFDL_REPORTS, else reports/)")
+    parser.add_argument(
+        "--profile",
+        default="quick",
+        help="quick, laptop, paper, or the path of a YAML file (default: quick)",
+    )
+    parser.add_argument(
+        "--reports", help="where results are (default: $EFFDL_REPORTS, else reports/)"
+    )
     given = parser.parse_args(argv)
     try:
         print(write_report(given.profile, given.reports))
@@ -562,5 +806,5 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 # %% ../nbs/01_foundations/05_report.ipynb #f5bfb43e
-if __name__ == "__main__" and "__file__" in globals():   # a notebook has no __file__
+if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__
     sys.exit(main())

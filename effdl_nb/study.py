@@ -47,8 +47,10 @@ def project_root() -> Path:
     for folder in here:
         if (folder / "workflow" / "tables.yaml").exists():
             return folder
-    raise FileNotFoundError(f"no workflow/tables.yaml in {named or f'{Path.cwd()} or above it'}: "
-                            "run inside a checkout of effdl_nb, or set EFFDL_ROOT to one")
+    raise FileNotFoundError(
+        f"no workflow/tables.yaml in {named or f'{Path.cwd()} or above it'}: "
+        "run inside a checkout of effdl_nb, or set EFFDL_ROOT to one"
+    )
 
 
 def _read_yaml(path: Path) -> dict:
@@ -68,8 +70,15 @@ def _build(kind: type, where: str, content: dict, **more):
         raise ValueError(f"{where} holds {content!r}, not a mapping")
     fields = {f.name: f for f in dataclasses.fields(kind) if f.name not in more}
     if unknown := set(content) - set(fields):
-        raise ValueError(f"{where}: unknown {', '.join(map(repr, sorted(map(str, unknown))))}; allowed are {', '.join(fields)}")
-    required = {name for name, f in fields.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}
+        raise ValueError(
+            f"{where}: unknown {', '.join(map(repr, sorted(map(str, unknown))))}; allowed are "
+            f"{', '.join(fields)}"
+        )
+    required = {
+        name
+        for name, f in fields.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
     if missing := required - set(content):
         raise ValueError(f"{where}: {', '.join(sorted(missing))} missing")
     return kind(**content, **more)
@@ -78,20 +87,25 @@ def _build(kind: type, where: str, content: dict, **more):
 @dataclass(frozen=True)
 class Column:
     "One column of a table: which metric it shows, and how."
+
     key: str
     label: str
     unit: str = ""
-    metric: str | None = None   # the name under which an experiment returns it: numbers, or in a counted column a word
-    scale: float = 1.0          # shown value = scale x measured value
-    digits: int = 2             # decimals shown
-    better: str | None = None   # "higher" or "lower"
-    counted: bool = False       # follows from the network alone: the same for every seed, without spread
-    settings: dict = field(default_factory=dict)  # what this column fixes of an experiment's settings
+    # the name under which an experiment returns it: numbers, or in a counted column a word
+    metric: str | None = None
+    scale: float = 1.0  # shown value = scale x measured value
+    digits: int = 2  # decimals shown
+    better: str | None = None  # "higher" or "lower"
+    # follows from the network alone: the same for every seed, without spread
+    counted: bool = False
+    # what this column fixes of an experiment's settings
+    settings: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class RowSpec:
     "One row of a table."
+
     key: str
     label: str
     note: str = ""
@@ -101,25 +115,27 @@ class RowSpec:
 @dataclass(frozen=True)
 class Table:
     "A table or a figure of the dissertation."
+
     key: str
-    kind: str                    # "table" or "figure"
-    number: str                  # as printed: "4.1"
+    kind: str  # "table" or "figure"
+    number: str  # as printed: "4.1"
     chapter: int
     title: str
-    protocol: str = ""           # what the dissertation's numbers are
-    spread: str = "none"         # what stands after +-: "deviation", "interval" or "none"
+    protocol: str = ""  # what the dissertation's numbers are
+    spread: str = "none"  # what stands after +-: "deviation", "interval" or "none"
     row_head: str = ""
     experiment: str | None = None  # module:function; None: not implemented yet
     rows: dict[str, RowSpec] = field(default_factory=dict)
     columns: dict[str, Column] = field(default_factory=dict)
-    tables: tuple = ()           # figures: the tables whose rows they draw; none for a drawing of an idea
+    # figures: the tables whose rows they draw; none for a drawing of an idea
+    tables: tuple = ()
     drawn_by: str | None = None  # figures: the module that draws them; None: not implemented yet
     notes: tuple = ()
 
 # %% ../nbs/01_foundations/04_study.ipynb #631e811d
 def load_tables(
     root: Path | None = None,  # the checkout
-) -> dict[str, Table]:         # in the order of the dissertation
+) -> dict[str, Table]:  # in the order of the dissertation
     "The specification of every table and figure, from workflow/tables.yaml."
     path = (root or project_root()) / "workflow" / "tables.yaml"
     tables = {}
@@ -127,9 +143,15 @@ def load_tables(
         where = f"{path.name}: {key}"
         content = dict(content)
         for part, kind in (("rows", RowSpec), ("columns", Column)):
-            content[part] = {k: _build(kind, f"{where}: {part}: {k}", v, key=k) for k, v in (content.get(part) or {}).items()}
+            content[part] = {
+                k: _build(kind, f"{where}: {part}: {k}", v, key=k)
+                for k, v in (content.get(part) or {}).items()
+            }
         table = _build(Table, where, content, key=key)
-        for name, value, allowed in (("kind", table.kind, ("table", "figure")), ("spread", table.spread, ("deviation", "interval", "none"))):
+        for name, value, allowed in (
+            ("kind", table.kind, ("table", "figure")),
+            ("spread", table.spread, ("deviation", "interval", "none")),
+        ):
             if value not in allowed:
                 raise ValueError(f"{where}: {name} is {value!r}; allowed are {', '.join(allowed)}")
         tables[key] = table
@@ -141,13 +163,22 @@ def load_thesis(
     root: Path | None = None,  # the checkout
 ) -> dict:
     "The dissertation's values: table -> row -> column -> cell."
-    return {key: content["values"] for key, content in _read_yaml((root or project_root()) / "workflow" / "thesis.yaml").items()}
+    return {
+        key: content["values"]
+        for key, content in _read_yaml(
+            (root or project_root()) / "workflow" / "thesis.yaml"
+        ).items()
+    }
 
 
 def thesis_value(
-    table: str, row: str, column: str,
+    table: str,
+    row: str,
+    column: str,
     root: Path | None = None,
-) -> dict | None:  # {"printed": ..., "corrected": ..., "why": ...}; None where the dissertation has none
+) -> (
+    dict | None
+):  # {"printed": ..., "corrected": ..., "why": ...}; None where the dissertation has none
     "One value of the dissertation, as printed and as corrected."
     cell = load_thesis(root).get(table, {}).get(row, {}).get(column)
     if cell is None or isinstance(cell, dict):
@@ -158,24 +189,27 @@ def thesis_value(
 @dataclass(frozen=True)
 class Plan:
     "What a profile runs of one table."
+
     seeds: tuple[int, ...]
-    rows: tuple[str, ...] = ()       # row keys; empty: every row of the table
-    columns: tuple[str, ...] = ()    # column keys; empty: every column
-    settings: dict = field(default_factory=dict)         # for every row and column
-    row_settings: dict = field(default_factory=dict)     # row key -> settings
+    rows: tuple[str, ...] = ()  # row keys; empty: every row of the table
+    columns: tuple[str, ...] = ()  # column keys; empty: every column
+    settings: dict = field(default_factory=dict)  # for every row and column
+    row_settings: dict = field(default_factory=dict)  # row key -> settings
     column_settings: dict = field(default_factory=dict)  # column key -> settings
-    remark: str = ""                 # what a reader must know of these sizes; shown with the table
+    remark: str = ""  # what a reader must know of these sizes; shown with the table
 
 
 @dataclass(frozen=True)
 class Profile:
     "Which tables are run, at which sizes."
+
     name: str
-    title: str                       # one line on what the profile is for
-    threads: int                     # torch threads of one job
-    jobs: str                        # what one job makes: a whole "table" or one "row"
-    changed: str                     # a row whose code or settings changed since: "remake" it or "mark" it
-    first: tuple[str, ...] = ()      # tables to start with, as they take longest
+    title: str  # one line on what the profile is for
+    threads: int  # torch threads of one job
+    jobs: str  # what one job makes: a whole "table" or one "row"
+    # a row whose code or settings changed since: "remake" it or "mark" it
+    changed: str
+    first: tuple[str, ...] = ()  # tables to start with, as they take longest
     tables: dict[str, Plan] = field(default_factory=dict)
 
 
@@ -183,7 +217,8 @@ PROFILES = ("quick", "laptop", "paper")
 
 
 def load_profile(
-    name: str,                 # "quick", "laptop", "paper", or the path of a YAML file of the same form
+    # "quick", "laptop", "paper", or the path of a YAML file of the same form
+    name: str,
     root: Path | None = None,  # the checkout
 ) -> Profile:
     "Read and validate a profile; `ValueError` for anything it does not know."
@@ -191,7 +226,9 @@ def load_profile(
     path = Path(name) if name.endswith(".yaml") else root / "workflow" / "profiles" / f"{name}.yaml"
     if not path.exists():
         known = sorted(p.stem for p in (root / "workflow" / "profiles").glob("*.yaml"))
-        raise ValueError(f"unknown profile {name!r}; known are {', '.join(known)}, or the path of a YAML file")
+        raise ValueError(
+            f"unknown profile {name!r}; known are {', '.join(known)}, or the path of a YAML file"
+        )
     content, tables = _read_yaml(path), load_tables(root)
     plans = {}
     for key, plan in (content.pop("tables", None) or {}).items():
@@ -200,17 +237,24 @@ def load_profile(
             raise ValueError(f"{where}: unknown table; known are {', '.join(tables)}")
         plans[key] = _plan(where, tables[key], plan)
     profile = _build(Profile, f"profile {path.stem}", content, name=path.stem, tables=plans)
-    for what, value, allowed in (("jobs", profile.jobs, ("table", "row")), ("changed", profile.changed, ("remake", "mark")),
-                                 *(("first", key, plans) for key in profile.first)):
+    for what, value, allowed in (
+        ("jobs", profile.jobs, ("table", "row")),
+        ("changed", profile.changed, ("remake", "mark")),
+        *(("first", key, plans) for key in profile.first),
+    ):
         if value not in allowed:
-            raise ValueError(f"profile {path.stem}: {what} is {value!r}; allowed are {', '.join(allowed)}")
+            raise ValueError(
+                f"profile {path.stem}: {what} is {value!r}; allowed are {', '.join(allowed)}"
+            )
     return dataclasses.replace(profile, first=tuple(profile.first))
 
 
 def figures_of(profile: Profile, tables: dict[str, Table]) -> tuple[str, ...]:
     "The figures that a profile draws: drawings of an idea, and those of which it measures a table."
     drawn = [t for t in tables.values() if t.kind == "figure" and t.drawn_by]
-    return tuple(t.key for t in drawn if not t.tables or any(key in profile.tables for key in t.tables))
+    return tuple(
+        t.key for t in drawn if not t.tables or any(key in profile.tables for key in t.tables)
+    )
 
 # %% ../nbs/01_foundations/04_study.ipynb #ffdcfd69
 def _plan(where: str, table: Table, content: dict) -> Plan:
@@ -218,13 +262,27 @@ def _plan(where: str, table: Table, content: dict) -> Plan:
     plan = _build(Plan, where, content)
     if table.experiment is None:
         raise ValueError(f"{where}: {table.kind} {table.number} has no experiment yet")
-    for what, given, allowed in (("row", [*plan.rows, *plan.row_settings], table.rows),
-                                 ("column", [*plan.columns, *plan.column_settings], table.columns)):
+    for what, given, allowed in (
+        ("row", [*plan.rows, *plan.row_settings], table.rows),
+        ("column", [*plan.columns, *plan.column_settings], table.columns),
+    ):
         if unknown := [key for key in given if key not in allowed]:
-            raise ValueError(f"{where}: unknown {what} {unknown[0]!r}; allowed are {', '.join(allowed)}")
-    if not plan.seeds or not all(isinstance(seed, int) and seed >= 0 for seed in plan.seeds) or len(set(plan.seeds)) < len(plan.seeds):
-        raise ValueError(f"{where}: seeds are {plan.seeds!r}; they must be different whole numbers from 0 up, at least one")
-    rows, columns = tuple(plan.rows) or tuple(table.rows), tuple(plan.columns) or tuple(table.columns)
+            raise ValueError(
+                f"{where}: unknown {what} {unknown[0]!r}; allowed are {', '.join(allowed)}"
+            )
+    if (
+        not plan.seeds
+        or not all(isinstance(seed, int) and seed >= 0 for seed in plan.seeds)
+        or len(set(plan.seeds)) < len(plan.seeds)
+    ):
+        raise ValueError(
+            f"{where}: seeds are {plan.seeds!r}; they must be different whole numbers from 0 up, "
+            "at least one"
+        )
+    rows, columns = (
+        tuple(plan.rows) or tuple(table.rows),
+        tuple(plan.columns) or tuple(table.columns),
+    )
     return dataclasses.replace(plan, seeds=tuple(plan.seeds), rows=rows, columns=columns)
 
 # %% ../nbs/01_foundations/04_study.ipynb #483a0f57
@@ -256,22 +314,28 @@ def implemented_rows(table: Table) -> tuple[str, ...]:
 def settings_of(
     table: Table,
     plan: Plan,
-    row: str,     # row key
+    row: str,  # row key
     column: str,  # column key
-):                # an instance of the experiment's settings class
+):  # an instance of the experiment's settings class
     "The settings of one cell; `ValueError` naming the allowed ones if one is unknown."
     _, kind = experiment_of(table)
     if row not in (there := implemented_rows(table)):
-        raise ValueError(f"row {row} of {table.kind} {table.number} is not implemented yet; implemented are {', '.join(there)}")
+        raise ValueError(
+            f"row {row} of {table.kind} {table.number} is not implemented yet; implemented are "
+            f"{', '.join(there)}"
+        )
     merged = table.columns[column].settings | table.rows[row].settings | plan.settings
     merged = merged | plan.column_settings.get(column, {}) | plan.row_settings.get(row, {})
-    as_tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in merged.items()}
+    as_tuples = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in merged.items()
+    }
     return _build(kind, f"{table.key}, row {row}, column {column}: settings", as_tuples)
 
 # %% ../nbs/01_foundations/04_study.ipynb #5fbba7d6
 @dataclass(frozen=True)
 class Unit:
     "One measurement: a row at one seed with one record of settings, for the columns that share it."
+
     table: str
     row: str
     seed: int
@@ -293,8 +357,14 @@ def units_of(
     groups: dict[str, tuple] = {}
     for column in plan.columns:
         settings = settings_of(table, plan, row, column)
-        groups.setdefault(settings_hash(dataclasses.asdict(settings)), (settings, []))[1].append(column)
-    return [Unit(table.key, row, seed, settings, tuple(columns)) for settings, columns in groups.values() for seed in plan.seeds]
+        groups.setdefault(settings_hash(dataclasses.asdict(settings)), (settings, []))[1].append(
+            column
+        )
+    return [
+        Unit(table.key, row, seed, settings, tuple(columns))
+        for settings, columns in groups.values()
+        for seed in plan.seeds
+    ]
 
 # %% ../nbs/01_foundations/04_study.ipynb #16f4fd30
 @functools.lru_cache(maxsize=512)
@@ -305,12 +375,25 @@ def _parsed(path: str, package: str, changed: int) -> tuple[str, tuple[str, ...]
         if isinstance(node, ast.Import):
             imported += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            base = importlib.util.resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
-            imported += [f"{base}.{alias.name}" for alias in node.names] if _is_package(base) else [base]
+            base = (
+                importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+                if node.level
+                else node.module
+            )
+            imported += (
+                [f"{base}.{alias.name}" for alias in node.names] if _is_package(base) else [base]
+            )
         body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-            body[0].value.value = ""   # a docstring
-    return settings_hash(_dump(tree)), tuple(name for name in imported if name.split(".")[0] == "effdl_nb")
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
+            body[0].value.value = ""  # a docstring
+    return settings_hash(_dump(tree)), tuple(
+        name for name in imported if name.split(".")[0] == "effdl_nb"
+    )
 
 
 def _dump(tree: ast.AST) -> str:
@@ -323,27 +406,34 @@ def _dump(tree: ast.AST) -> str:
 
 def _is_package(name: str) -> bool:
     "Whether a name in `effdl_nb` is a package; nothing outside is looked at."
-    return name.split(".")[0] == "effdl_nb" and bool(importlib.util.find_spec(name).submodule_search_locations)
+    return name.split(".")[0] == "effdl_nb" and bool(
+        importlib.util.find_spec(name).submodule_search_locations
+    )
 
 
 def modules_behind(
-    module: str,        # "effdl_nb.msunet.experiments"
-) -> dict[str, str]:    # itself and every module of the package that it imports, directly or not -> the hash of its code
+    module: str,  # "effdl_nb.msunet.experiments"
+) -> dict[
+    str, str
+]:  # itself and every module of the package that it imports, directly or not -> the hash of its code
     "The modules of `effdl_nb` that shape what a module computes, found without running any of them."
     seen, todo = {}, [module]
     while todo:
         name = todo.pop()
         spec = importlib.util.find_spec(name)
         if name in seen or spec is None or not spec.origin or spec.submodule_search_locations:
-            continue   # a package's own __init__ holds the version at most, which does not shape a number
-        seen[name], imported = _parsed(spec.origin, name.rpartition(".")[0], Path(spec.origin).stat().st_mtime_ns)
+            # a package's own __init__ holds the version at most, which does not shape a number
+            continue
+        seen[name], imported = _parsed(
+            spec.origin, name.rpartition(".")[0], Path(spec.origin).stat().st_mtime_ns
+        )
         todo += imported
     return seen
 
 
 def code_hash(
     module: str,  # the module of an experiment
-) -> str:         # 16 hexadecimal digits
+) -> str:  # 16 hexadecimal digits
     "A hash of all code of the package behind a module; comments, blanks and docstrings do not count."
     return settings_hash(modules_behind(module))
 
@@ -356,6 +446,7 @@ def _code_of(table: Table) -> str:
 def provenance(root: Path | None = None) -> dict:
     "Where, when and with what a measurement is made."
     import torch
+
     root = root or project_root()
 
     def git(*arguments) -> str | None:
@@ -371,10 +462,15 @@ def provenance(root: Path | None = None) -> dict:
             packages[name] = importlib.metadata.version(name)
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit, "dirty": bool(git("status", "--porcelain", "--untracked-files=no")) if commit else None,
-        "version": effdl_nb.__version__, "python": platform.python_version(), "packages": packages,
+        "commit": commit,
+        "dirty": bool(git("status", "--porcelain", "--untracked-files=no")) if commit else None,
+        "version": effdl_nb.__version__,
+        "python": platform.python_version(),
+        "packages": packages,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
-        "cores": os.cpu_count(), "threads": torch.get_num_threads()}
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 @functools.lru_cache(maxsize=1)
@@ -390,19 +486,56 @@ def _processor() -> str:
 def peak_memory() -> dict:
     "The largest memory this process has held so far, in MiB: on the host and on the GPU."
     import torch
-    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return {"host": round(host)} | ({"gpu": round(torch.cuda.max_memory_allocated() / 2**20)} if torch.cuda.is_available() else {})
+
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        2**20 if sys.platform == "darwin" else 2**10
+    )
+    return {"host": round(host)} | (
+        {"gpu": round(torch.cuda.max_memory_allocated() / 2**20)}
+        if torch.cuda.is_available()
+        else {}
+    )
 
 # %% ../nbs/01_foundations/04_study.ipynb #34cd6e96
 # Quantiles of Student's t at 0.975 for 1, 2, ... degrees of freedom (the notebook integrates the density to check them).
-_T975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, 2.2010, 2.1788, 2.1604, 2.1448, 2.1314,
-         2.1199, 2.1098, 2.1009, 2.0930, 2.0860, 2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423)
+_T975 = (
+    12.7062,
+    4.3027,
+    3.1824,
+    2.7764,
+    2.5706,
+    2.4469,
+    2.3646,
+    2.3060,
+    2.2622,
+    2.2281,
+    2.2010,
+    2.1788,
+    2.1604,
+    2.1448,
+    2.1314,
+    2.1199,
+    2.1098,
+    2.1009,
+    2.0930,
+    2.0860,
+    2.0796,
+    2.0739,
+    2.0687,
+    2.0639,
+    2.0595,
+    2.0555,
+    2.0518,
+    2.0484,
+    2.0452,
+    2.0423,
+)
 
 
 def summary(
     values: dict[int, list[float]],  # seed -> the values of its runs
-    spread: str,                     # "deviation", "interval" or "none"
-) -> dict:                           # mean, spread (None if it cannot be had), n
+    spread: str,  # "deviation", "interval" or "none"
+) -> dict:  # mean, spread (None if it cannot be had), n
     "Mean and spread of a cell; a word has neither, and stands where the mean would."
     if words := [value for runs in values.values() for value in runs if isinstance(value, str)]:
         return {"mean": words[0], "spread": None, "n": 1}
@@ -413,8 +546,12 @@ def summary(
     if spread == "deviation" and len(pooled) > 1:
         half = statistics.stdev(pooled)
     elif spread == "interval" and (n := len(independent)) > 1:
-        half = _T975[min(n - 1, len(_T975)) - 1] * statistics.stdev(independent) / n ** 0.5
-    return {"mean": statistics.fmean(pooled), "spread": half, "n": len(independent) if spread == "interval" else len(pooled)}
+        half = _T975[min(n - 1, len(_T975)) - 1] * statistics.stdev(independent) / n**0.5
+    return {
+        "mean": statistics.fmean(pooled),
+        "spread": half,
+        "n": len(independent) if spread == "interval" else len(pooled),
+    }
 
 # %% ../nbs/01_foundations/04_study.ipynb #0e980708
 def _checked(result: dict, table: Table, unit: Unit) -> dict[str, list]:
@@ -427,32 +564,55 @@ def _checked(result: dict, table: Table, unit: Unit) -> dict[str, list]:
     for column in unit.columns:
         metric, words = table.columns[column].metric, table.columns[column].counted
         if metric not in metrics:
-            raise ValueError(f"{table.experiment} returned {', '.join(metrics)} for row {unit.row}; column {column} needs {metric}")
-        if not metrics[metric] or not all(words if isinstance(v, str) else math.isfinite(v) for v in metrics[metric]):
-            raise ValueError(f"{table.experiment} returned {metric} = {metrics[metric]} for row {unit.row}, seed {unit.seed}")
+            raise ValueError(
+                f"{table.experiment} returned {', '.join(metrics)} for row {unit.row}; column "
+                f"{column} needs {metric}"
+            )
+        if not metrics[metric] or not all(
+            words if isinstance(v, str) else math.isfinite(v) for v in metrics[metric]
+        ):
+            raise ValueError(
+                f"{table.experiment} returned {metric} = {metrics[metric]} for row {unit.row}, "
+                f"seed {unit.seed}"
+            )
     return metrics
 
 
 def measure(
     table: Table,
     unit: Unit,
-    work: Path,          # folder for what experiments share (experts, policies)
-    threads: int = 1,    # torch threads
-) -> dict:               # hash, code, seed, settings, metrics, details, provenance
+    work: Path,  # folder for what experiments share (experts, policies)
+    threads: int = 1,  # torch threads
+) -> dict:  # hash, code, seed, settings, metrics, details, provenance
     "Run one experiment and record it with its provenance."
     import torch
+
     function, _ = experiment_of(table)
     code = _code_when_loaded(function)
     if code != _code_of(table):
-        raise RuntimeError(f"the code behind {table.experiment} was changed after this process had loaded it: "
-                           "start again, so that the number and its code agree")
+        raise RuntimeError(
+            f"the code behind {table.experiment} was changed after this process had loaded it: "
+            "start again, so that the number and its code agree"
+        )
     torch.set_num_threads(threads)
     where, start = provenance(), time.perf_counter()
     result = function(unit.row, unit.settings, unit.seed, Path(work))
     metrics = _checked(result, table, unit)
-    where |= {"seconds": round(time.perf_counter() - start, 2), "peak_memory_mib": peak_memory(), "data": _data_digest(unit.settings)}
-    return {"hash": unit.hash, "code": code, "seed": unit.seed, "columns": list(unit.columns),
-            "settings": dataclasses.asdict(unit.settings), "metrics": metrics, "details": result.get("details", {}), "provenance": where}
+    where |= {
+        "seconds": round(time.perf_counter() - start, 2),
+        "peak_memory_mib": peak_memory(),
+        "data": _data_digest(unit.settings),
+    }
+    return {
+        "hash": unit.hash,
+        "code": code,
+        "seed": unit.seed,
+        "columns": list(unit.columns),
+        "settings": dataclasses.asdict(unit.settings),
+        "metrics": metrics,
+        "details": result.get("details", {}),
+        "provenance": where,
+    }
 
 
 def _data_digest(settings) -> str | None:
@@ -460,30 +620,39 @@ def _data_digest(settings) -> str | None:
     if not (name := getattr(settings, "dataset", None)):
         return None
     from effdl_nb.data import load
+
     return f"{name}:{load(name).digest}"
 
 # %% ../nbs/01_foundations/04_study.ipynb #96ac9550
 @dataclass(frozen=True)
 class Place:
     "Where a profile keeps its results."
+
     reports: Path  # the folder of all profiles
     profile: str
 
     @property
-    def folder(self) -> Path: return self.reports / self.profile
+    def folder(self) -> Path:
+        return self.reports / self.profile
 
     @property
-    def work(self) -> Path: return self.folder / "work"
+    def work(self) -> Path:
+        return self.folder / "work"
 
-    def row(self, table: str, row: str) -> Path: return self.folder / "rows" / table / f"{row}.json"
+    def row(self, table: str, row: str) -> Path:
+        return self.folder / "rows" / table / f"{row}.json"
 
-    def failure(self, table: str, row: str) -> Path: return self.folder / "rows" / table / f"{row}.failed.json"
+    def failure(self, table: str, row: str) -> Path:
+        return self.folder / "rows" / table / f"{row}.failed.json"
 
-    def plan(self, table: str, row: str) -> Path: return self.folder / "plans" / table / f"{row}.json"
+    def plan(self, table: str, row: str) -> Path:
+        return self.folder / "plans" / table / f"{row}.json"
 
-    def figure(self, key: str) -> Path: return self.folder / "figures" / f"{key}.png"
+    def figure(self, key: str) -> Path:
+        return self.folder / "figures" / f"{key}.png"
 
-    def unit(self, unit: Unit) -> Path: return self.work / "units" / unit.table / f"{unit.row}-seed{unit.seed}-{unit.hash}.json"
+    def unit(self, unit: Unit) -> Path:
+        return self.work / "units" / unit.table / f"{unit.row}-seed{unit.seed}-{unit.hash}.json"
 
 
 def place(
@@ -491,12 +660,18 @@ def place(
     reports: str | Path | None = None,  # default: $EFFDL_REPORTS, else reports/ of the checkout
 ) -> Place:
     "Where a profile's results are kept."
-    return Place(Path(reports or os.environ.get("EFFDL_REPORTS") or project_root() / "reports"), profile.name)
+    return Place(
+        Path(reports or os.environ.get("EFFDL_REPORTS") or project_root() / "reports"), profile.name
+    )
 
 # %% ../nbs/01_foundations/04_study.ipynb #d6eea168
 def measured_columns(plan: Plan, units: list[Unit], kept) -> tuple[str, ...]:
     "The plan's columns of which every unit is among those kept, given by their hashes."
-    return tuple(key for key in plan.columns if all(unit.hash in kept for unit in units if key in unit.columns))
+    return tuple(
+        key
+        for key in plan.columns
+        if all(unit.hash in kept for unit in units if key in unit.columns)
+    )
 
 
 def read_row(
@@ -504,26 +679,36 @@ def read_row(
 ) -> dict:
     "A row as the study wrote it; ValueError with the path for a file that holds something else."
     found = read_json(path)
-    if not isinstance(found, dict) or not all(isinstance(found.get(key), list) for key in ("cells", "measurements")):
-        raise ValueError(f"{path} is not a row of the study: cells or measurements are missing. Delete it to have it made again.")
+    if not isinstance(found, dict) or not all(
+        isinstance(found.get(key), list) for key in ("cells", "measurements")
+    ):
+        raise ValueError(
+            f"{path} is not a row of the study: cells or measurements are missing. Delete it to "
+            "have it made again."
+        )
     return found
 
 
 def kept_measurements(
     table: Table,
     profile: Profile,
-    row: str,            # row key
+    row: str,  # row key
     at: Place,
-) -> dict[str, dict]:    # unit hash -> measurement
+) -> dict[str, dict]:  # unit hash -> measurement
     "The measurements of a row that still count."
     path, found = at.row(table.key, row), {}
     if path.exists():
         found = {m["hash"]: m for m in read_row(path)["measurements"]}
     for unit in units_of(table, profile.tables[table.key], row):
-        if at.unit(unit).exists():   # written after the row, or there is no row yet
+        if at.unit(unit).exists():  # written after the row, or there is no row yet
             found[unit.hash] = read_json(at.unit(unit))
-        if unit.hash in found and not {table.columns[key].metric for key in unit.columns} <= found[unit.hash]["metrics"].keys():
-            del found[unit.hash]   # of a time when the experiment did not tell what a column asks for
+        if (
+            unit.hash in found
+            and not {table.columns[key].metric for key in unit.columns}
+            <= found[unit.hash]["metrics"].keys()
+        ):
+            # of a time when the experiment did not tell what a column asks for
+            del found[unit.hash]
     if profile.changed == "mark":
         return found
     code = _code_of(table)
@@ -533,14 +718,16 @@ def kept_measurements(
 def row_state(
     table: Table,
     profile: Profile,
-    row: str,                  # row key
+    row: str,  # row key
     at: Place,
     column: str | None = None,  # one cell of it; None: the whole row
-) -> str:      # "measured", "changed", "partial", "outdated", "failed", "missing", "not run at this profile" or "not implemented yet"
-    "What there is of a row: \"changed\" is kept though its code is older, \"partial\" lacks columns, \"outdated\" will be measured again."
+) -> str:  # "measured", "changed", "partial", "outdated", "failed", "missing", "not run at this profile" or "not implemented yet"
+    'What there is of a row: "changed" is kept though its code is older, "partial" lacks columns, "outdated" will be measured again.'
     plan = profile.tables.get(table.key)
     if plan is None or row not in plan.rows or (column is not None and column not in plan.columns):
-        return "not run at this profile" if row in implemented_rows(table) else "not implemented yet"
+        return (
+            "not run at this profile" if row in implemented_rows(table) else "not implemented yet"
+        )
     units, kept, written = units_of(table, plan, row), {}, set()
     if at.row(table.key, row).exists():
         kept = kept_measurements(table, profile, row, at)
@@ -564,7 +751,7 @@ def spread_kind(table: Table, column: Column) -> str:
 def assemble(
     table: Table,
     plan: Plan,
-    row: str,                      # row key
+    row: str,  # row key
     measurements: dict[str, dict],  # unit hash -> measurement
 ) -> dict:
     "The record of a row out of its measurements."
@@ -575,13 +762,32 @@ def assemble(
         values = {m["seed"]: m["metrics"][column.metric] for m in mine}
         if column.counted:
             if len({tuple(v) for v in values.values()}) > 1:
-                raise ValueError(f"{table.key}, {row}: {column.metric} is counted and must not depend on the seed, but is {values}")
+                raise ValueError(
+                    f"{table.key}, {row}: {column.metric} is counted and must not depend on the "
+                    f"seed, but is {values}"
+                )
             values = dict(list(values.items())[:1])
-        cells.append({"column": key, "metric": column.metric, "unit": column.unit, "scale": column.scale, "values": values,
-                      **summary(values, spread_kind(table, column)), "spread_kind": spread_kind(table, column),
-                      "thesis": thesis_value(table.key, row, key), "measurements": [m["hash"] for m in mine]})
-    return {"schema": 1, "table": table.key, "row": row, "label": table.rows[row].label, "cells": cells,
-            "measurements": [measurements[unit.hash] for unit in units]}
+        cells.append(
+            {
+                "column": key,
+                "metric": column.metric,
+                "unit": column.unit,
+                "scale": column.scale,
+                "values": values,
+                **summary(values, spread_kind(table, column)),
+                "spread_kind": spread_kind(table, column),
+                "thesis": thesis_value(table.key, row, key),
+                "measurements": [m["hash"] for m in mine],
+            }
+        )
+    return {
+        "schema": 1,
+        "table": table.key,
+        "row": row,
+        "label": table.rows[row].label,
+        "cells": cells,
+        "measurements": [measurements[unit.hash] for unit in units],
+    }
 
 # %% ../nbs/01_foundations/04_study.ipynb #32163929
 class RowsFailed(RuntimeError):
@@ -591,6 +797,7 @@ class RowsFailed(RuntimeError):
 @dataclass
 class Outcome:
     "What came of running a table."
+
     table: Table
     rows: list[str]
     failures: dict[str, str]
@@ -599,7 +806,10 @@ class Outcome:
         "`RowsFailed` if a row failed: the last cell of a reproduction notebook, so that the executed notebook shows all there is before it fails."
         if self.failures:
             lines = "\n".join(f"  - {row}: {error}" for row, error in self.failures.items())
-            raise RowsFailed(f"{len(self.failures)} of {len(self.rows)} rows of {self.table.kind} {self.table.number} failed:\n{lines}")
+            raise RowsFailed(
+                f"{len(self.failures)} of {len(self.rows)} rows of {self.table.kind} "
+                f"{self.table.number} failed:\n{lines}"
+            )
 
 
 def shared_folder(table: Table, at: Place) -> Path:
@@ -611,28 +821,40 @@ def shared_folder(table: Table, at: Place) -> Path:
 def measure_row(
     table: Table,
     profile: Profile,
-    row: str,                                # row key
+    row: str,  # row key
     at: Place,
-    seeds: tuple[int, ...] | None = None,    # only these seeds; a cell is written when all seeds of the plan are there
+    # only these seeds; a cell is written when all seeds of the plan are there
+    seeds: tuple[int, ...] | None = None,
     columns: tuple[str, ...] | None = None,  # only these columns
-    say=print,                               # called with a line per measurement
-) -> bool:                                   # whether the row is whole now
+    say=print,  # called with a line per measurement
+) -> bool:  # whether the row is whole now
     "Measure what is missing of one row and write every cell that is whole."
     plan = profile.tables[table.key]
     kept = kept_measurements(table, profile, row, at)
     units = units_of(table, plan, row)
     for unit in units:
-        if unit.hash in kept or (seeds is not None and unit.seed not in seeds) or (columns is not None and not set(columns) & set(unit.columns)):
+        if (
+            unit.hash in kept
+            or (seeds is not None and unit.seed not in seeds)
+            or (columns is not None and not set(columns) & set(unit.columns))
+        ):
             continue
-        kept[unit.hash] = measurement = measure(table, unit, shared_folder(table, at), profile.threads)
+        kept[unit.hash] = measurement = measure(
+            table, unit, shared_folder(table, at), profile.threads
+        )
         if not _writes():
             continue
         write_json(at.unit(unit), measurement)
-        say(f"{table.key} {row} seed {unit.seed}: {_short(measurement['metrics'])} in {measurement['provenance']['seconds']:.0f} s")
+        say(
+            f"{table.key} {row} seed {unit.seed}: {_short(measurement['metrics'])} in "
+            f"{measurement['provenance']['seconds']:.0f} s"
+        )
         _write_row(table, profile, row, kept, at)
-    kept |= kept_measurements(table, profile, row, at)   # another process may have measured other seeds meanwhile
+    # another process may have measured other seeds meanwhile
+    kept |= kept_measurements(table, profile, row, at)
     if _writes():
-        _write_row(table, profile, row, kept, at)   # again, for instance because a column was added that needs no measurement
+        # again, for instance because a column was added that needs no measurement
+        _write_row(table, profile, row, kept, at)
     return all(unit.hash in kept for unit in units)
 
 
@@ -644,11 +866,15 @@ def _write_row(table: Table, profile: Profile, row: str, kept: dict[str, dict], 
     before = read_row(path) if path.exists() else {"cells": []}
     if not whole or {cell["column"] for cell in before["cells"]} & set(plan.columns) - set(whole):
         return
-    record = {"profile": profile.name} | assemble(table, dataclasses.replace(plan, columns=whole), row, kept)
+    record = {"profile": profile.name} | assemble(
+        table, dataclasses.replace(plan, columns=whole), row, kept
+    )
     if before != json.loads(json.dumps(record)):
         write_json(path, record)
-    for measurement in record["measurements"]:   # the row is now the only place of its values
-        at.unit(next(unit for unit in units if unit.hash == measurement["hash"])).unlink(missing_ok=True)
+    for measurement in record["measurements"]:  # the row is now the only place of its values
+        at.unit(next(unit for unit in units if unit.hash == measurement["hash"])).unlink(
+            missing_ok=True
+        )
     if whole == plan.columns:
         at.failure(table.key, row).unlink(missing_ok=True)
 
@@ -661,36 +887,53 @@ def _writes() -> bool:
 def _short(metrics: dict[str, list]) -> str:
     "A result in a few words."
     shown = {key: summary({0: values}, "none")["mean"] for key, values in list(metrics.items())[:3]}
-    return ", ".join(f"{key} {value if isinstance(value, str) else f'{value:.4g}'}" for key, value in shown.items())
+    return ", ".join(
+        f"{key} {value if isinstance(value, str) else f'{value:.4g}'}"
+        for key, value in shown.items()
+    )
 
 # %% ../nbs/01_foundations/04_study.ipynb #8169617f
 def run(
-    table: str,                         # table key: "table_4_1"
-    profile: str = "quick",             # "quick", "laptop", "paper", or the path of a YAML file
-    rows: str = "all",                  # "all", or row keys separated by commas
+    table: str,  # table key: "table_4_1"
+    profile: str = "quick",  # "quick", "laptop", "paper", or the path of a YAML file
+    rows: str = "all",  # "all", or row keys separated by commas
     reports: str | Path | None = None,  # default: $EFFDL_REPORTS, else reports/ of the checkout
-    seeds: str = "all",                 # "all", or seeds separated by commas
-    columns: str = "all",               # "all", or column keys separated by commas
-    remake: bool = False,               # also measure rows again whose code changed, where the profile only marks them
-    say=print,                          # called with a line per measurement
+    seeds: str = "all",  # "all", or seeds separated by commas
+    columns: str = "all",  # "all", or column keys separated by commas
+    # also measure rows again whose code changed, where the profile only marks them
+    remake: bool = False,
+    say=print,  # called with a line per measurement
 ) -> Outcome:
     "Measure what a profile wants of a table and does not have yet."
     spec, plans = _table(table), load_profile(profile)
     if table not in plans.tables:
-        raise ValueError(f"profile {plans.name} does not run {table}; it runs {', '.join(plans.tables) or 'nothing'}")
+        raise ValueError(
+            f"profile {plans.name} does not run {table}; it runs "
+            f"{', '.join(plans.tables) or 'nothing'}"
+        )
     if remake:
         plans = dataclasses.replace(plans, changed="remake")
     plan, at = plans.tables[table], place(plans, reports)
     chosen = _choice("row", rows, plan.rows)
-    chosen_seeds = None if seeds == "all" else tuple(int(s) for s in _choice("seed", seeds, [str(s) for s in plan.seeds]))
+    chosen_seeds = (
+        None
+        if seeds == "all"
+        else tuple(int(s) for s in _choice("seed", seeds, [str(s) for s in plan.seeds]))
+    )
     chosen_columns = None if columns == "all" else tuple(_choice("column", columns, plan.columns))
     failures = {}
     for row in chosen:
         try:
             measure_row(spec, plans, row, at, chosen_seeds, chosen_columns, say)
-        except Exception as error:   # whatever it is: it is recorded, the other rows go on, and Outcome.check raises at the end
+        # whatever it is: it is recorded, the other rows go on, and Outcome.check raises at the end
+        except Exception as error:
             failures[row] = f"{type(error).__name__}: {error}"
-            record = {"table": table, "row": row, "error": failures[row], "traceback": traceback.format_exc()}
+            record = {
+                "table": table,
+                "row": row,
+                "error": failures[row],
+                "traceback": traceback.format_exc(),
+            }
             write_json(at.failure(table, row), record | provenance())
             say(f"{table} {row} FAILED: {failures[row]}")
     return Outcome(spec, chosen, failures)
@@ -706,16 +949,22 @@ def _table(key: str) -> Table:
 
 def _choice(what: str, given: str, allowed) -> list[str]:
     "A comma-separated choice among `allowed`, or all of them."
-    chosen = list(allowed) if given == "all" else [part.strip() for part in given.split(",") if part.strip()]
+    chosen = (
+        list(allowed)
+        if given == "all"
+        else [part.strip() for part in given.split(",") if part.strip()]
+    )
     if unknown := [key for key in chosen if key not in allowed]:
-        raise ValueError(f"unknown {what} {unknown[0]!r}; allowed are all, {', '.join(map(str, allowed))}")
+        raise ValueError(
+            f"unknown {what} {unknown[0]!r}; allowed are all, {', '.join(map(str, allowed))}"
+        )
     return chosen
 
 # %% ../nbs/01_foundations/04_study.ipynb #270683c3
 def write_plans(
-    profile: str,                       # profile name or path
+    profile: str,  # profile name or path
     reports: str | Path | None = None,  # see `place`
-) -> dict[str, list[str]]:              # table -> rows still to be measured
+) -> dict[str, list[str]]:  # table -> rows still to be measured
     "Write what the profile wants of each row and figure to plans/<table>/<row>.json, where that changed or is not fulfilled."
     spec, tables, missing = load_profile(profile), load_tables(), {}
     at = place(spec, reports)
@@ -724,34 +973,56 @@ def write_plans(
         for row in plan.rows:
             wanted = [unit.hash for unit in units_of(tables[key], plan, row)]
             shown = settings_hash([dataclasses.asdict(tables[key]), plan.columns])
-            wish = {"profile": spec.name, "table": key, "row": row, "wanted": wanted, "shown": shown}
-            wish |= ({"code": code} if spec.changed == "remake" else {})
+            wish = {
+                "profile": spec.name,
+                "table": key,
+                "row": row,
+                "wanted": wanted,
+                "shown": shown,
+            }
+            wish |= {"code": code} if spec.changed == "remake" else {}
             if row_state(tables[key], spec, row, at) not in ("measured", "changed"):
                 missing[key].append(row)
             _write_wish(at.plan(key, row), wish, row in missing[key])
     for key in figures_of(spec, tables):
         shown = settings_hash([dataclasses.asdict(tables[key]), code_hash(tables[key].drawn_by)])
-        _write_wish(at.plan(key, "figure"), {"profile": spec.name, "figure": key, "shown": shown}, not at.figure(key).exists())
+        _write_wish(
+            at.plan(key, "figure"),
+            {"profile": spec.name, "figure": key, "shown": shown},
+            not at.figure(key).exists(),
+        )
     return missing
 
 
 def _write_wish(path: Path, wish: dict, again: bool):
     "Write a wish if it is new or must be repeated; Snakemake looks at a small file's content too, so a wish repeated must differ."
-    if again or not path.exists() or {k: v for k, v in read_json(path).items() if k != "asked"} != wish:
+    if (
+        again
+        or not path.exists()
+        or {k: v for k, v in read_json(path).items() if k != "asked"} != wish
+    ):
         write_json(path, wish | {"asked": time.time()})
 
 # %% ../nbs/01_foundations/04_study.ipynb #9d24393f
 def check_parameters(
-    names: dict,                 # globals() of the notebook
-    allowed: tuple[str, ...],    # the parameters that the notebook has
+    names: dict,  # globals() of the notebook
+    allowed: tuple[str, ...],  # the parameters that the notebook has
 ):
     "`ValueError` naming the allowed parameters if the notebook was passed one that it does not have."
     import types
+
     known = {"In", "Out", "get_ipython", "exit", "quit", "open", *allowed}
-    unknown = [key for key, value in names.items() if not key.startswith("_") and key not in known
-               and not isinstance(value, (types.ModuleType, types.FunctionType, type))]
+    unknown = [
+        key
+        for key, value in names.items()
+        if not key.startswith("_")
+        and key not in known
+        and not isinstance(value, (types.ModuleType, types.FunctionType, type))
+    ]
     if unknown:
-        raise ValueError(f"unknown parameter {', '.join(map(repr, unknown))}; allowed are {', '.join(allowed)}")
+        raise ValueError(
+            f"unknown parameter {', '.join(map(repr, unknown))}; allowed are {', '.join(allowed)}"
+        )
 
 # %% ../nbs/01_foundations/04_study.ipynb #61cebf2c
 def main(argv: list[str] | None = None) -> int:
@@ -760,13 +1031,31 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("table", help="table key, for instance table_4_1")
     parser.add_argument("--row", default="all", help="row keys separated by commas (default: all)")
     parser.add_argument("--seed", default="all", help="seeds separated by commas (default: all)")
-    parser.add_argument("--column", default="all", help="column keys separated by commas (default: all)")
-    parser.add_argument("--profile", default="quick", help=f"{', '.join(PROFILES)} or the path of a YAML file (default: quick)")
-    parser.add_argument("--reports", help="where results go (default: $EFFDL_REPORTS, else reports/)")
-    parser.add_argument("--remake", action="store_true", help="measure again what was measured with other code")
+    parser.add_argument(
+        "--column", default="all", help="column keys separated by commas (default: all)"
+    )
+    parser.add_argument(
+        "--profile",
+        default="quick",
+        help=f"{', '.join(PROFILES)} or the path of a YAML file (default: quick)",
+    )
+    parser.add_argument(
+        "--reports", help="where results go (default: $EFFDL_REPORTS, else reports/)"
+    )
+    parser.add_argument(
+        "--remake", action="store_true", help="measure again what was measured with other code"
+    )
     given = parser.parse_args(argv)
     try:
-        chosen = (given.table, given.profile, given.row, given.reports, given.seed, given.column, given.remake)
+        chosen = (
+            given.table,
+            given.profile,
+            given.row,
+            given.reports,
+            given.seed,
+            given.column,
+            given.remake,
+        )
         run(*chosen, say=lambda line: print(line, flush=True)).check()
     except (ValueError, FileNotFoundError, RowsFailed) as error:
         print(error, file=sys.stderr)
@@ -774,5 +1063,5 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 # %% ../nbs/01_foundations/04_study.ipynb #17ae3907
-if __name__ == "__main__" and "__file__" in globals():   # a notebook has no __file__
+if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__
     sys.exit(main())

@@ -35,60 +35,84 @@ from .files import atomic_write, settings_hash
 @dataclass(frozen=True)
 class TrainConfig:
     "The settings of a training run; `ValueError` for values that make no sense."
-    epochs: int = 10                 # passes over the data
-    steps: int | None = None         # optimizer steps in all; overrides `epochs`
-    batch_size: int = 128            # different images per step, over all processes
-    lr: float = 0.1                  # peak learning rate
-    momentum: float = 0.9            # of SGD
-    nesterov: bool = False           # Nesterov's form of momentum
-    weight_decay: float = 5e-4       # L2 penalty of matrices and kernels; 1-d parameters are exempt
-    schedule: str = "cosine"         # "cosine", "step" or "constant"
-    warmup_epochs: float = 0.0       # linear rise to `lr` at the beginning
+
+    epochs: int = 10  # passes over the data
+    steps: int | None = None  # optimizer steps in all; overrides `epochs`
+    batch_size: int = 128  # different images per step, over all processes
+    lr: float = 0.1  # peak learning rate
+    momentum: float = 0.9  # of SGD
+    nesterov: bool = False  # Nesterov's form of momentum
+    weight_decay: float = 5e-4  # L2 penalty of matrices and kernels; 1-d parameters are exempt
+    schedule: str = "cosine"  # "cosine", "step" or "constant"
+    warmup_epochs: float = 0.0  # linear rise to `lr` at the beginning
     milestones: tuple[float, ...] = ()  # epochs at which "step" multiplies by `gamma`
-    gamma: float = 0.1               # factor at each milestone
-    clip_norm: float | None = None   # largest L2 norm of the whole gradient; None: no clipping
-    label_smoothing: float = 0.0     # mass moved from the label to all classes evenly
-    mix: str | None = None           # None, "mixup" or "cutmix"
-    mix_alpha: float = 1.0           # lambda ~ Beta(mix_alpha, mix_alpha)
-    batch_repeats: int = 1           # batch augmentation: differently augmented replicas of every batch, each with batch statistics of its own
-    precision: str = "fp32"          # "fp32"; "bf16" or "fp16" activations under autocast (weights stay fp32; fp16 scales its loss)
-    channels_last: bool = False      # memory layout of images and kernels
-    drop_last: bool = False          # leave out an incomplete last batch
-    seed: int = 0                    # order of images, augmentation, mixing, dropout
+    gamma: float = 0.1  # factor at each milestone
+    clip_norm: float | None = None  # largest L2 norm of the whole gradient; None: no clipping
+    label_smoothing: float = 0.0  # mass moved from the label to all classes evenly
+    mix: str | None = None  # None, "mixup" or "cutmix"
+    mix_alpha: float = 1.0  # lambda ~ Beta(mix_alpha, mix_alpha)
+    # batch augmentation: differently augmented replicas of every batch, each with batch statistics
+    # of its own
+    batch_repeats: int = 1
+    # "fp32"; "bf16" or "fp16" activations under autocast (weights stay fp32; fp16 scales its loss)
+    precision: str = "fp32"
+    channels_last: bool = False  # memory layout of images and kernels
+    drop_last: bool = False  # leave out an incomplete last batch
+    seed: int = 0  # order of images, augmentation, mixing, dropout
 
     def __post_init__(self):
         object.__setattr__(self, "milestones", tuple(self.milestones))
         _validate(self)
 
 # %% ../nbs/01_foundations/03_training.ipynb #f897dbf1
-CHOICES = {"schedule": ("cosine", "step", "constant"), "mix": (None, "mixup", "cutmix"), "precision": ("fp32", "bf16", "fp16")}
+CHOICES = {
+    "schedule": ("cosine", "step", "constant"),
+    "mix": (None, "mixup", "cutmix"),
+    "precision": ("fp32", "bf16", "fp16"),
+}
 
 
 def _validate(c: TrainConfig):
     "Raise `ValueError` with the name, the value and what is allowed."
     for name, allowed in CHOICES.items():
         if getattr(c, name) not in allowed:
-            raise ValueError(f"{name} is {getattr(c, name)!r}; allowed: {', '.join(map(repr, allowed))}")
+            raise ValueError(
+                f"{name} is {getattr(c, name)!r}; allowed: {', '.join(map(repr, allowed))}"
+            )
     wholes = {"epochs": 0, "steps": 0, "batch_size": 1, "batch_repeats": 1, "seed": 0}
     for name, least in wholes.items():
         value = getattr(c, name)
-        if not (name == "steps" and value is None) and (not isinstance(value, int) or value < least):
+        if not (name == "steps" and value is None) and (
+            not isinstance(value, int) or value < least
+        ):
             raise ValueError(f"{name} is {value!r}; allowed: whole numbers from {least}")
-    limits = {"lr": math.inf, "momentum": 1, "weight_decay": math.inf, "warmup_epochs": math.inf, "gamma": math.inf, "label_smoothing": 1}
+    limits = {
+        "lr": math.inf,
+        "momentum": 1,
+        "weight_decay": math.inf,
+        "warmup_epochs": math.inf,
+        "gamma": math.inf,
+        "label_smoothing": 1,
+    }
     for name, high in limits.items():
         if not isinstance(getattr(c, name), (int, float)) or not 0 <= getattr(c, name) < high:
-            raise ValueError(f"{name} is {getattr(c, name)!r}; allowed: numbers from 0 to below {high}")
+            raise ValueError(
+                f"{name} is {getattr(c, name)!r}; allowed: numbers from 0 to below {high}"
+            )
     if c.nesterov and c.momentum == 0:
         raise ValueError("nesterov=True needs a momentum above 0")
     for name in ("clip_norm", "mix_alpha"):
         if getattr(c, name) is not None and not 0 < getattr(c, name) < math.inf:
             raise ValueError(f"{name} is {getattr(c, name)!r}; allowed: numbers above 0")
     if list(c.milestones) != sorted(c.milestones) or (c.milestones and c.schedule != "step"):
-        raise ValueError(f"milestones {c.milestones} with schedule {c.schedule!r}; allowed: rising epochs with schedule 'step'")
+        raise ValueError(
+            f"milestones {c.milestones} with schedule {c.schedule!r}; allowed: rising epochs "
+            "with schedule 'step'"
+        )
 
 # %% ../nbs/01_foundations/03_training.ipynb #bfae807b
 def lr_at(
-    step: int,             # number of steps already taken
+    step: int,  # number of steps already taken
     config: TrainConfig,
     steps_per_epoch: int,
     total_steps: int,
@@ -98,27 +122,40 @@ def lr_at(
     if step < warmup:
         return config.lr * (step + 1) / warmup
     if config.schedule == "cosine":
-        return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
+        return (
+            config.lr
+            * 0.5
+            * (1 + math.cos(math.pi * (step - warmup) / max(1, total_steps - warmup)))
+        )
     if config.schedule == "step":
-        return config.lr * config.gamma ** sum(step >= round(m * steps_per_epoch) for m in config.milestones)
+        return config.lr * config.gamma ** sum(
+            step >= round(m * steps_per_epoch) for m in config.milestones
+        )
     return config.lr
 
 # %% ../nbs/01_foundations/03_training.ipynb #3d13dda9
 def parameter_groups(
     model: nn.Module,
     weight_decay: float,  # for parameters of two and more dimensions
-) -> list[dict]:          # as torch.optim takes them
+) -> list[dict]:  # as torch.optim takes them
     "Two groups: decayed parameters (2-d and more) and exempt ones (biases, scales and shifts); frozen parameters are in neither."
     trainable = [p for p in model.parameters() if p.requires_grad]
     decayed, exempt = [p for p in trainable if p.ndim > 1], [p for p in trainable if p.ndim <= 1]
-    return [g for g in ({"params": decayed, "weight_decay": weight_decay}, {"params": exempt, "weight_decay": 0.0}) if g["params"]]
+    return [
+        g
+        for g in (
+            {"params": decayed, "weight_decay": weight_decay},
+            {"params": exempt, "weight_decay": 0.0},
+        )
+        if g["params"]
+    ]
 
 # %% ../nbs/01_foundations/03_training.ipynb #fee7718f
 def crop_flip(
-    images: torch.Tensor,        # (B, C, H, W), bytes or floats
+    images: torch.Tensor,  # (B, C, H, W), bytes or floats
     generator: torch.Generator,  # on the images' device
-    pad: int = 4,                # black pixels added on each side
-) -> torch.Tensor:               # the same shape and type
+    pad: int = 4,  # black pixels added on each side
+) -> torch.Tensor:  # the same shape and type
     "A random crop after zero padding, and a horizontal flip with probability 1/2, drawn for each image."
     b, c, h, w = images.shape
     draw = partial(torch.randint, generator=generator, device=images.device)
@@ -126,24 +163,28 @@ def crop_flip(
     rows = torch.arange(h, device=images.device) + dy
     cols = torch.arange(w, device=images.device).expand(b, w)
     cols = torch.where(flip == 1, w - 1 - cols, cols) + dx
-    index = (rows[:, :, None] * (w + 2 * pad) + cols[:, None, :]).view(b, 1, h * w).expand(b, c, h * w)
+    index = (
+        (rows[:, :, None] * (w + 2 * pad) + cols[:, None, :]).view(b, 1, h * w).expand(b, c, h * w)
+    )
     return F.pad(images, (pad,) * 4).flatten(2).gather(2, index).view(b, c, h, w)
 
 # %% ../nbs/01_foundations/03_training.ipynb #d7e2bae2
 def mixup(
-    images: torch.Tensor,       # (B, C, H, W) floats
-    partner: torch.Tensor,      # (B,) permutation
-    lam: float,                 # share of the first image
+    images: torch.Tensor,  # (B, C, H, W) floats
+    partner: torch.Tensor,  # (B,) permutation
+    lam: float,  # share of the first image
 ) -> torch.Tensor:
     "lam x + (1 - lam) x[partner]."
     return torch.lerp(images[partner], images, lam)
 
 
 def cutmix_box(
-    h: int, w: int,                # size of the images
-    lam: float,                    # wanted share of the first image
-    cy: float, cx: float,          # centre, each in [0, 1)
-) -> tuple[int, int, int, int]:    # top, bottom, left, right
+    h: int,
+    w: int,  # size of the images
+    lam: float,  # wanted share of the first image
+    cy: float,
+    cx: float,  # centre, each in [0, 1)
+) -> tuple[int, int, int, int]:  # top, bottom, left, right
     "The rectangle of CutMix, clipped at the border."
     half_h, half_w = 0.5 * h * math.sqrt(1 - lam), 0.5 * w * math.sqrt(1 - lam)
     edges = (cy * h - half_h, h), (cy * h + half_h, h), (cx * w - half_w, w), (cx * w + half_w, w)
@@ -151,10 +192,10 @@ def cutmix_box(
 
 
 def cutmix(
-    images: torch.Tensor,                 # (B, C, H, W)
-    partner: torch.Tensor,                # (B,) permutation
-    box: tuple[int, int, int, int],       # top, bottom, left, right
-) -> tuple[torch.Tensor, float]:          # images and the share of the first image that is left
+    images: torch.Tensor,  # (B, C, H, W)
+    partner: torch.Tensor,  # (B,) permutation
+    box: tuple[int, int, int, int],  # top, bottom, left, right
+) -> tuple[torch.Tensor, float]:  # images and the share of the first image that is left
     "Paste the partners' pixels inside `box`."
     top, bottom, left, right = box
     mixed = images.clone()
@@ -176,10 +217,24 @@ def _mix(config: TrainConfig, count: int, images: torch.Tensor, generator: torch
 class NonFiniteLoss(ArithmeticError):
     "Training met a loss that is infinite or not a number."
 
-    def __init__(self, loss: float, step: int, epoch: float, lr: float, last_good: float | None, what: str = "the loss"):
+    def __init__(
+        self,
+        loss: float,
+        step: int,
+        epoch: float,
+        lr: float,
+        last_good: float | None,
+        what: str = "the loss",
+    ):
         self.loss, self.step, self.epoch, self.lr, self.last_good = loss, step, epoch, lr, last_good
-        before = "there was no finite loss before it" if last_good is None else f"the last finite loss was {last_good:.4g}"
-        super().__init__(f"{what} is {loss} at step {step} (epoch {epoch:.2f}, learning rate {lr:.4g}); {before}")
+        before = (
+            "there was no finite loss before it"
+            if last_good is None
+            else f"the last finite loss was {last_good:.4g}"
+        )
+        super().__init__(
+            f"{what} is {loss} at step {step} (epoch {epoch:.2f}, learning rate {lr:.4g}); {before}"
+        )
 
 # %% ../nbs/01_foundations/03_training.ipynb #f655a7e7
 class CheckpointError(ValueError):
@@ -201,10 +256,17 @@ def _load_checkpoint(path: Path, settings: dict) -> tuple[dict[str, torch.Tensor
             tensors = {name: f.get_tensor(name) for name in f.keys()}
         found, theirs, wanted = header["hash"], header["settings"], settings_hash(settings)
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is not a whole checkpoint ({error}); delete it to start this run again") from error
+        raise CheckpointError(
+            f"{path} is not a whole checkpoint ({error}); delete it to start this run again"
+        ) from error
     if found != wanted:
-        differ = ", ".join(sorted(k for k in settings.keys() | theirs.keys() if settings.get(k) != theirs.get(k)))
-        raise CheckpointError(f"{path} was made with other settings (hash {found}, this run has {wanted}); they differ in: {differ}")
+        differ = ", ".join(
+            sorted(k for k in settings.keys() | theirs.keys() if settings.get(k) != theirs.get(k))
+        )
+        raise CheckpointError(
+            f"{path} was made with other settings (hash {found}, this run has {wanted}); they "
+            f"differ in: {differ}"
+        )
     return tensors, header
 
 # %% ../nbs/01_foundations/03_training.ipynb #03e42abb
@@ -215,20 +277,31 @@ def _name(function) -> str | None:
     if function is None or hasattr(function, "__qualname__"):
         return getattr(function, "__qualname__", None)
     kind = type(function)
-    return kind.__qualname__ if kind.__repr__ is object.__repr__ else repr(function)   # an object that tells its settings, not its address
+    # an object that tells its settings, not its address
+    return kind.__qualname__ if kind.__repr__ is object.__repr__ else repr(function)
 
 
 def _fingerprint(model, images, labels, config, mean, std, augment, loss, device, world) -> dict:
     "Plain values that identify a run: the configuration and what it is applied to."
     some = images[torch.linspace(0, len(images) - 1, 64).long().to(images.device)]
-    content = b"".join(t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for t in (labels, some))
+    content = b"".join(
+        t.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for t in (labels, some)
+    )
     shapes = [[name, list(t.shape), str(t.dtype)] for name, t in model.state_dict().items()]
     mean, std = (None if v is None else [float(x) for x in v] for v in (mean, std))
     settings = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
     return settings | {
-        "network": type(model).__qualname__, "parameters": settings_hash(shapes), "images": [list(images.shape), str(images.dtype)],
-        "data": hashlib.sha256(content).hexdigest()[:16], "mean": mean, "std": std,
-        "augment": _name(augment), "loss": _name(loss), "device": device.type, "processes": world}
+        "network": type(model).__qualname__,
+        "parameters": settings_hash(shapes),
+        "images": [list(images.shape), str(images.dtype)],
+        "data": hashlib.sha256(content).hexdigest()[:16],
+        "mean": mean,
+        "std": std,
+        "augment": _name(augment),
+        "loss": _name(loss),
+        "device": device.type,
+        "processes": world,
+    }
 
 # %% ../nbs/01_foundations/03_training.ipynb #2825a820
 def _stream(seed: int, purpose: str) -> int:
@@ -258,15 +331,23 @@ def _leave():
         dist.destroy_process_group()
 
 
-def _processes(device: torch.device | str | None, model: nn.Module) -> tuple[int, int, torch.device]:
+def _processes(
+    device: torch.device | str | None, model: nn.Module
+) -> tuple[int, int, torch.device]:
     "Rank, number of processes and device; joins the process group that torchrun describes if nobody has."
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if device is None:
-        device = torch.device("cuda", local) if torch.cuda.is_available() else next(model.parameters()).device
+        device = (
+            torch.device("cuda", local)
+            if torch.cuda.is_available()
+            else next(model.parameters()).device
+        )
     device = torch.device(device)
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
-    if not dist.is_available() or not (dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) > 1):
+    if not dist.is_available() or not (
+        dist.is_initialized() or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    ):
         return 0, 1, device
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -277,45 +358,72 @@ def _processes(device: torch.device | str | None, model: nn.Module) -> tuple[int
 
 # %% ../nbs/01_foundations/03_training.ipynb #8f076d50
 def steps_per_epoch(
-    n: int,               # images
+    n: int,  # images
     config: TrainConfig,
-    world: int = 1,       # processes
+    world: int = 1,  # processes
 ) -> int:
     "Steps in one pass over `n` images; `ValueError` if there would be none, or processes that cannot share a batch or its replicas evenly."
     b = config.batch_size
     steps = n // b if config.drop_last else -(-n // b)
     if steps == 0:
-        raise ValueError(f"{n} images make no batch of {b}" + (" with drop_last=True" if config.drop_last else ""))
+        raise ValueError(
+            f"{n} images make no batch of {b}"
+            + (" with drop_last=True" if config.drop_last else "")
+        )
     if config.batch_repeats > 1:
         if config.batch_repeats % world:
-            raise ValueError(f"{world} processes cannot share batch_repeats={config.batch_repeats} replicas; allowed: 1, or a multiple of {world}")
+            raise ValueError(
+                f"{world} processes cannot share batch_repeats={config.batch_repeats} replicas; "
+                f"allowed: 1, or a multiple of {world}"
+            )
         return steps
     last = n % b if not config.drop_last else 0
     if min(b, last or b) < world:
         short = min(b, last or b)
-        raise ValueError(f"a batch of {short} images cannot be shared by {world} processes; use drop_last=True or another batch_size than {b}")
+        raise ValueError(
+            f"a batch of {short} images cannot be shared by {world} processes; use "
+            f"drop_last=True or another batch_size than {b}"
+        )
     return steps
 
 # %% ../nbs/01_foundations/03_training.ipynb #16625664
 def _check_data(images: torch.Tensor, labels: torch.Tensor, mean, std):
     "Raise for images, labels and constants that do not belong together."
     if images.ndim != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
-        raise ValueError(f"images are {tuple(images.shape)} {images.dtype}; allowed: (N, C, H, W), uint8 or floating point")
-    if len(labels) != len(images) or (labels.ndim, labels.is_floating_point()) not in ((1, False), (2, True)):
+        raise ValueError(
+            f"images are {tuple(images.shape)} {images.dtype}; allowed: (N, C, H, W), uint8 or "
+            "floating point"
+        )
+    if len(labels) != len(images) or (labels.ndim, labels.is_floating_point()) not in (
+        (1, False),
+        (2, True),
+    ):
         shape = f"{tuple(labels.shape)} {labels.dtype}"
-        raise ValueError(f"labels are {shape} for {len(images)} images; allowed: (N,) integers or (N, classes) probabilities")
+        raise ValueError(
+            f"labels are {shape} for {len(images)} images; allowed: (N,) integers or (N, "
+            "classes) probabilities"
+        )
     if (mean is None) != (std is None):
         raise ValueError("mean and std belong together: one is given and the other is None")
     if mean is not None and images.is_floating_point():
-        raise ValueError("floating-point images are taken as they are: pass mean=None and std=None, or uint8 images")
+        raise ValueError(
+            "floating-point images are taken as they are: pass mean=None and std=None, or uint8 "
+            "images"
+        )
 
 
 def _check_arguments(config: TrainConfig, loss, checkpoint_every):
     "Raise for combinations that would be ignored in silence."
     if loss is not None and (config.mix is not None or config.label_smoothing):
-        raise ValueError(f"a custom loss excludes mix={config.mix!r} and label_smoothing={config.label_smoothing}: they belong to cross-entropy")
+        raise ValueError(
+            f"a custom loss excludes mix={config.mix!r} and "
+            f"label_smoothing={config.label_smoothing}: they belong to cross-entropy"
+        )
     if checkpoint_every is not None and checkpoint_every < 1:
-        raise ValueError(f"checkpoint_every is {checkpoint_every}; allowed: whole numbers from 1, or None for every epoch")
+        raise ValueError(
+            f"checkpoint_every is {checkpoint_every}; allowed: whole numbers from 1, or None for "
+            "every epoch"
+        )
 
 
 def _prepare(images: torch.Tensor, mean, std) -> torch.Tensor:
@@ -328,32 +436,48 @@ def _prepare(images: torch.Tensor, mean, std) -> torch.Tensor:
 @dataclass
 class History:
     "What a run leaves besides the weights."
+
     loss: list[float] = field(default_factory=list)  # mean training loss of each epoch
-    lr: list[float] = field(default_factory=list)    # learning rate of each epoch's last step
-    seconds: float = 0.0                             # wall time, callbacks included, interruptions not
-    steps: int = 0                                   # optimizer steps taken
+    lr: list[float] = field(default_factory=list)  # learning rate of each epoch's last step
+    # wall time, callbacks included, interruptions not
+    seconds: float = 0.0
+    steps: int = 0  # optimizer steps taken
 
 
 class _Run:
     "The state of a run: everything that a checkpoint must hold, and the objects it acts on."
 
-    def __init__(self, model, images, labels, config, mean, std, augment, loss, device, rank, world):
+    def __init__(
+        self, model, images, labels, config, mean, std, augment, loss, device, rank, world
+    ):
         self.config, self.augment, self.loss = config, augment, loss
         self.device, self.rank, self.world = device, rank, world
-        model.to(device, memory_format=torch.channels_last if config.channels_last else torch.preserve_format)
+        model.to(
+            device,
+            memory_format=torch.channels_last if config.channels_last else torch.preserve_format,
+        )
         move = device.type != "cpu" and images.numel() * images.element_size() <= 2 << 30
         self.images, self.labels = images.to(device) if move else images, labels.to(device)
-        self.mean, self.std = (None if v is None else torch.as_tensor(v, dtype=torch.float32, device=device) for v in (mean, std))
+        self.mean, self.std = (
+            None if v is None else torch.as_tensor(v, dtype=torch.float32, device=device)
+            for v in (mean, std)
+        )
         self.per_epoch = steps_per_epoch(len(images), config, world)
-        self.replicas = range(rank, config.batch_repeats, world) if config.batch_repeats > 1 else range(1)
+        self.replicas = (
+            range(rank, config.batch_repeats, world) if config.batch_repeats > 1 else range(1)
+        )
         self.total = config.epochs * self.per_epoch if config.steps is None else config.steps
         self.order = torch.Generator().manual_seed(config.seed)
         self.draws = torch.Generator(device).manual_seed(_stream(config.seed, f"augment/{rank}"))
         groups = parameter_groups(model, config.weight_decay)
-        self.optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+        self.optimizer = torch.optim.SGD(
+            groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov
+        )
         self.model = self.net = model
         if world > 1:
-            self.net = nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+            self.net = nn.parallel.DistributedDataParallel(
+                model, device_ids=[device] if device.type == "cuda" else None
+            )
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.precision == "fp16")
         self.step, self.permutation, self.history = 0, None, History()
         self.pending, self.loss_sum, self.seen, self.last_good = [], 0.0, 0, None
@@ -366,8 +490,8 @@ def _indices(run: _Run) -> tuple[torch.Tensor, int]:
     if at == 0:
         run.permutation = torch.randperm(len(run.images), generator=run.order)
         run.model.train()
-    batch = run.permutation[at * run.config.batch_size:(at + 1) * run.config.batch_size]
-    return batch if run.config.batch_repeats > 1 else batch[run.rank::run.world], len(batch)
+    batch = run.permutation[at * run.config.batch_size : (at + 1) * run.config.batch_size]
+    return batch if run.config.batch_repeats > 1 else batch[run.rank :: run.world], len(batch)
 
 
 def _inputs(run: _Run, index: torch.Tensor) -> torch.Tensor:
@@ -401,7 +525,7 @@ def _replica(run: _Run, index: torch.Tensor, replica: int, share: float) -> torc
     with torch.autocast(run.device.type, half, enabled=half is not None):
         loss = _loss(run, x, y, replica)
     loss = loss * share
-    run.scaler.scale(loss).backward()   # the scaler does nothing unless the precision is fp16
+    run.scaler.scale(loss).backward()  # the scaler does nothing unless the precision is fp16
     return loss.detach()
 
 # %% ../nbs/01_foundations/03_training.ipynb #e15add62
@@ -449,10 +573,16 @@ def _look(run: _Run):
 
 def _end_epoch(run: _Run):
     "Close the epoch's book; the weights must be finite too, since no later loss may show it."
-    lr = run.pending[-1][3] if run.pending else lr_at(run.step - 1, run.config, run.per_epoch, run.total)
+    lr = (
+        run.pending[-1][3]
+        if run.pending
+        else lr_at(run.step - 1, run.config, run.per_epoch, run.total)
+    )
     _look(run)
     if not all(torch.isfinite(p).all() for p in run.model.parameters()):
-        raise NonFiniteLoss(math.nan, run.step - 1, run.step / run.per_epoch, lr, run.last_good, "a weight")
+        raise NonFiniteLoss(
+            math.nan, run.step - 1, run.step / run.per_epoch, lr, run.last_good, "a weight"
+        )
     run.history.loss.append(run.loss_sum / run.seen)
     run.history.lr.append(lr)
     run.loss_sum, run.seen = 0.0, 0
@@ -477,7 +607,11 @@ def _random_states(run: _Run) -> dict[str, torch.Tensor]:
 
 def _restore_random(run: _Run, tensors: dict[str, torch.Tensor]):
     "Put this process's generators back; a state must be a tensor of its own, since PyTorch reads a row's storage from its start."
-    mine = {name: tensors[f"random/{name}"][run.rank].clone() for name in ("augment", "global", "cuda") if f"random/{name}" in tensors}
+    mine = {
+        name: tensors[f"random/{name}"][run.rank].clone()
+        for name in ("augment", "global", "cuda")
+        if f"random/{name}" in tensors
+    }
     run.order.set_state(tensors["random/order"])
     run.draws.set_state(mine["augment"])
     torch.set_rng_state(mine["global"])
@@ -488,14 +622,24 @@ def _restore_random(run: _Run, tensors: dict[str, torch.Tensor]):
 def _save(run: _Run, path: Path, settings: dict):
     "Write everything a run needs to go on; with several processes the first one writes."
     _look(run)
-    tensors = {f"model/{name}": t for name, t in run.model.state_dict().items()} | _random_states(run)
+    tensors = {f"model/{name}": t for name, t in run.model.state_dict().items()} | _random_states(
+        run
+    )
     for name, p in run.model.named_parameters():
         if (momentum := run.optimizer.state.get(p, {}).get("momentum_buffer")) is not None:
             tensors[f"momentum/{name}"] = momentum
     if run.step % run.per_epoch:
         tensors["permutation"] = run.permutation
-    header = {"settings": settings, "hash": settings_hash(settings), "step": run.step, "history": asdict(run.history),
-              "loss_sum": run.loss_sum, "seen": run.seen, "last_good": run.last_good, "scaler": run.scaler.state_dict()}
+    header = {
+        "settings": settings,
+        "hash": settings_hash(settings),
+        "step": run.step,
+        "history": asdict(run.history),
+        "loss_sum": run.loss_sum,
+        "seen": run.seen,
+        "last_good": run.last_good,
+        "scaler": run.scaler.state_dict(),
+    }
     if run.rank == 0:
         _save_checkpoint(path, tensors, header)
 
@@ -503,11 +647,17 @@ def _save(run: _Run, path: Path, settings: dict):
 def _resume(run: _Run, path: Path, settings: dict):
     "Put a run back to where `_save` left it."
     tensors, header = _load_checkpoint(path, settings)
-    run.model.load_state_dict({name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")})
+    run.model.load_state_dict(
+        {name.removeprefix("model/"): t for name, t in tensors.items() if name.startswith("model/")}
+    )
     for name, p in run.model.named_parameters():
         if (momentum := tensors.get(f"momentum/{name}")) is not None:
             run.optimizer.state[p]["momentum_buffer"] = torch.empty_like(p).copy_(momentum).detach()
-    run.permutation, run.step, run.history = tensors.get("permutation"), header["step"], History(**header["history"])
+    run.permutation, run.step, run.history = (
+        tensors.get("permutation"),
+        header["step"],
+        History(**header["history"]),
+    )
     run.loss_sum, run.seen, run.last_good = header["loss_sum"], header["seen"], header["last_good"]
     if run.scaler.is_enabled():
         run.scaler.load_state_dict(header["scaler"])
@@ -534,26 +684,30 @@ def _loop(run: _Run, on_step, on_epoch, save, every: int | None, bar):
             if on_epoch is not None:
                 on_epoch(run.model, len(run.history.loss))
         run.history.seconds = time.perf_counter() - start
-        if save is not None and (run.step == run.total or (end if every is None else run.step % every == 0)):
+        if save is not None and (
+            run.step == run.total or (end if every is None else run.step % every == 0)
+        ):
             save(run)
 
 # %% ../nbs/01_foundations/03_training.ipynb #902a2bc1
 def train(
-    model: nn.Module,             # trained in place, and left in evaluation mode
-    images: torch.Tensor,         # (N, C, H, W): uint8, normalised inside, or floats, taken as they are
-    labels: torch.Tensor,         # (N,) classes, or (N, classes) probabilities
+    model: nn.Module,  # trained in place, and left in evaluation mode
+    # (N, C, H, W): uint8, normalised inside, or floats, taken as they are
+    images: torch.Tensor,
+    labels: torch.Tensor,  # (N,) classes, or (N, classes) probabilities
     config: TrainConfig,
     *,
-    mean=None,                    # of the channels of uint8 images in [0, 1]
-    std=None,                     # likewise
-    augment: Callable | None = None,   # (images (B, C, H, W), generator) -> images of the same type, before normalising
-    loss: Callable | None = None,      # (model, inputs, labels) -> scalar, instead of cross-entropy
-    on_step: Callable | None = None,   # (model, step, epoch as a float), before each step
+    mean=None,  # of the channels of uint8 images in [0, 1]
+    std=None,  # likewise
+    # (images (B, C, H, W), generator) -> images of the same type, before normalising
+    augment: Callable | None = None,
+    loss: Callable | None = None,  # (model, inputs, labels) -> scalar, instead of cross-entropy
+    on_step: Callable | None = None,  # (model, step, epoch as a float), before each step
     on_epoch: Callable | None = None,  # (model, epoch): 0 before training, then after each epoch
     checkpoint: str | Path | None = None,  # file to resume from if it is there, and to write
-    checkpoint_every: int | None = None,   # steps between checkpoints; None: one after each epoch
-    device=None,                  # None: a GPU if there is one, else where the model is
-    progress: bool = True,        # a progress bar
+    checkpoint_every: int | None = None,  # steps between checkpoints; None: one after each epoch
+    device=None,  # None: a GPU if there is one, else where the model is
+    progress: bool = True,  # a progress bar
 ) -> History:
     """Train `model` by SGD as `config` says. Deterministic given `config.seed`; the global random state is as before afterwards.
 
@@ -568,11 +722,20 @@ def train(
         run = _Run(model, images, labels, config, mean, std, augment, loss, device, rank, world)
         save = None
         if checkpoint is not None:
-            settings = _fingerprint(model, images, labels, config, mean, std, augment, loss, device, world)
+            settings = _fingerprint(
+                model, images, labels, config, mean, std, augment, loss, device, world
+            )
             save = partial(_save, path=Path(checkpoint), settings=settings)
             if Path(checkpoint).exists():
                 _resume(run, Path(checkpoint), settings)
-        with tqdm(total=run.total, initial=run.step, desc="training", unit="step", leave=False, disable=not progress or rank > 0) as bar:
+        with tqdm(
+            total=run.total,
+            initial=run.step,
+            desc="training",
+            unit="step",
+            leave=False,
+            disable=not progress or rank > 0,
+        ) as bar:
             _loop(run, on_step, on_epoch, save, checkpoint_every, bar)
     model.to(memory_format=torch.contiguous_format).eval()
     return run.history
@@ -581,14 +744,14 @@ def train(
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    images: torch.Tensor,   # (N, C, H, W): uint8 or floats, as for `train`
-    labels: torch.Tensor,   # (N,) classes, or (N, classes) probabilities, whose largest counts
+    images: torch.Tensor,  # (N, C, H, W): uint8 or floats, as for `train`
+    labels: torch.Tensor,  # (N,) classes, or (N, classes) probabilities, whose largest counts
     *,
-    mean=None,              # of the channels of uint8 images in [0, 1]
-    std=None,               # likewise
+    mean=None,  # of the channels of uint8 images in [0, 1]
+    std=None,  # likewise
     batch_size: int = 500,
-    device=None,            # None: where the model is
-) -> float:                 # percent of images whose largest logit is their class's
+    device=None,  # None: where the model is
+) -> float:  # percent of images whose largest logit is their class's
     "Accuracy in percent; `ValueError` for no images or arguments that do not fit."
     _check_data(images, labels, mean, std)
     if len(images) == 0:
@@ -598,7 +761,7 @@ def evaluate(
     training, right = model.training, 0
     model.to(device).eval()
     for start in range(0, len(images), batch_size):
-        x = _prepare(images[start:start + batch_size].to(device), mean, std)
-        right += (model(x).argmax(1) == truth[start:start + batch_size].to(device)).sum()
+        x = _prepare(images[start : start + batch_size].to(device), mean, std)
+        right += (model(x).argmax(1) == truth[start : start + batch_size].to(device)).sum()
     model.train(training)
     return 100 * int(right) / len(images)

@@ -1,4 +1,5 @@
 "What several tests need: the checkout, and real data where they are at hand."
+
 import os
 import subprocess
 import sys

@@ -1,10 +1,12 @@
 "A law that every condensation obeys: killed and started again, it ends with the same bits."
+
 import pytest
 import torch
 
 
 def check_resuming(condense, config, other, folder, kill_at=3):
     "`condense(config, **run)` is killed, refused under the settings `other`, resumed, compared with an uninterrupted run, and given a cut-off file."
+
     def kill(iteration, *_):
         if iteration == kill_at:
             raise KeyboardInterrupt
@@ -15,10 +17,19 @@ def check_resuming(condense, config, other, folder, kill_at=3):
     with pytest.raises(ValueError, match="other settings"):
         condense(other, checkpoint=path)
     resumed, straight = condense(config, checkpoint=path), condense(config)
-    assert torch.equal(resumed.images, straight.images) and torch.equal(resumed.labels, straight.labels)
+    assert torch.equal(resumed.images, straight.images) and torch.equal(
+        resumed.labels, straight.labels
+    )
     assert resumed.details == straight.details
     told = []
-    assert torch.equal(condense(config, checkpoint=path, on_iteration=lambda *a: told.append(a)).images, straight.images) and not told  # finished
+    # finished
+    assert (
+        torch.equal(
+            condense(config, checkpoint=path, on_iteration=lambda *a: told.append(a)).images,
+            straight.images,
+        )
+        and not told
+    )
     path.write_bytes(b"cut off")
     with pytest.raises(ValueError, match="not a whole checkpoint"):
         condense(config, checkpoint=path)

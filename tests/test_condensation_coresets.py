@@ -1,4 +1,5 @@
 """Coresets: choices by random, herding and forgetting."""
+
 import pytest
 import torch
 
@@ -40,7 +41,11 @@ def test_forgetting_events_bounds():
     assert events.min() >= 0 and (events[random.any(0)] <= 5).all()
     assert forgetting_events(torch.ones(1, 4, dtype=torch.bool)).tolist() == [0] * 4
     assert forgetting_events(torch.zeros(1, 4, dtype=torch.bool)).tolist() == [1] * 4
-    for wrong in (torch.zeros(0, 3, dtype=torch.bool), torch.zeros(3, dtype=torch.bool), torch.zeros(2, 3)):
+    for wrong in (
+        torch.zeros(0, 3, dtype=torch.bool),
+        torch.zeros(3, dtype=torch.bool),
+        torch.zeros(2, 3),
+    ):
         with pytest.raises(ValueError, match="bool"):
             forgetting_events(wrong)
 
@@ -49,16 +54,27 @@ def test_the_most_forgotten_of_each_class_and_chance_among_equals(real):
     events = torch.zeros(30, dtype=torch.long)
     events[[6, 9, 4]] = torch.tensor([3, 1, 2])
     made = forgetting_coreset(*real, events, ipc=2, **KW)
-    assert made.details["index"][:2] == [6, 9] and made.details["index"][2] == 4 and made.details["events"][:3] == [3, 1, 2]
-    others = {tuple(forgetting_coreset(*real, events, ipc=2, seed=s, **KW).details["index"][4:]) for s in range(5)}
+    assert (
+        made.details["index"][:2] == [6, 9]
+        and made.details["index"][2] == 4
+        and made.details["events"][:3] == [3, 1, 2]
+    )
+    others = {
+        tuple(forgetting_coreset(*real, events, ipc=2, seed=s, **KW).details["index"][4:])
+        for s in range(5)
+    }
     assert len(others) > 1
     assert made.method == "forgetting" and made.labels.tolist() == [0, 0, 1, 1, 2, 2]
 
 
-@pytest.mark.parametrize("make", [
-    lambda x, y, n, **kw: random_coreset(x, y, ipc=n, **kw),
-    lambda x, y, n, **kw: herding_coreset(x, y, lambda z: z.flatten(1), ipc=n, **kw),
-    lambda x, y, n, **kw: forgetting_coreset(x, y, torch.zeros(len(x)), ipc=n, **kw)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x, y, n, **kw: random_coreset(x, y, ipc=n, **kw),
+        lambda x, y, n, **kw: herding_coreset(x, y, lambda z: z.flatten(1), ipc=n, **kw),
+        lambda x, y, n, **kw: forgetting_coreset(x, y, torch.zeros(len(x)), ipc=n, **kw),
+    ],
+)
 def test_too_few_images_and_one_class(real, make):
     with pytest.raises(ValueError, match="class 0 has 10 images, fewer than the 11"):
         make(*real, 11, **KW)
@@ -73,4 +89,8 @@ def test_counts_of_other_images(real):
 
 
 def test_published_settings():
-    assert (FORGETTING.epochs, FORGETTING.batch_size, FORGETTING.milestones) == (200, 128, (60, 120, 160))
+    assert (FORGETTING.epochs, FORGETTING.batch_size, FORGETTING.milestones) == (
+        200,
+        128,
+        (60, 120, 160),
+    )

@@ -13,13 +13,18 @@ from effdl_nb.training import TrainConfig, train
 
 
 def normal(*shape, dtype=torch.float64, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(
+        *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    ).to(dtype)
 
 
 @pytest.mark.parametrize("k", [2, 3, 4])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_pooling_is_torchs_to_the_last_bit_in_both_directions(k, dtype):
-    x, slope = normal(3, 5, 24, 12, dtype=dtype).requires_grad_(), normal(3, 5, 24 // k, 12 // k, dtype=dtype, seed=1)
+    x, slope = (
+        normal(3, 5, 24, 12, dtype=dtype).requires_grad_(),
+        normal(3, 5, 24 // k, 12 // k, dtype=dtype, seed=1),
+    )
     ours, theirs = average_pool(x, k), F.avg_pool2d(x, k)
     assert torch.equal(ours, theirs) and ours.dtype == dtype
     assert torch.equal(*(torch.autograd.grad(y, x, slope)[0] for y in (ours, theirs)))
@@ -30,7 +35,9 @@ def test_pooling_takes_images_that_are_not_contiguous():
     assert torch.equal(average_pool(x, 2), F.avg_pool2d(x, 2))
 
 
-@pytest.mark.parametrize("k, shape", [(1, (1, 1, 4, 4)), (3, (1, 1, 6, 4)), (2, (1, 1, 4, 5)), (2, (4,))])
+@pytest.mark.parametrize(
+    "k, shape", [(1, (1, 1, 4, 4)), (3, (1, 1, 6, 4)), (2, (1, 1, 4, 5)), (2, (4,))]
+)
 def test_blocks_that_do_not_fit_are_refused(k, shape):
     with pytest.raises(ValueError, match=f"not {k} on images of"):
         average_pool(torch.zeros(shape), k)
@@ -38,8 +45,13 @@ def test_blocks_that_do_not_fit_are_refused(k, shape):
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 4), (1, 1, 2, 3), (3, 2, 5)])
 def test_norm_passes_finite_differences_twice(shape):
-    given = [v.requires_grad_() for v in (normal(*shape), normal(shape[1], seed=1), normal(shape[1], seed=2))]
-    assert torch.autograd.gradcheck(instance_norm, given) and torch.autograd.gradgradcheck(instance_norm, given)
+    given = [
+        v.requires_grad_()
+        for v in (normal(*shape), normal(shape[1], seed=1), normal(shape[1], seed=2))
+    ]
+    assert torch.autograd.gradcheck(instance_norm, given) and torch.autograd.gradgradcheck(
+        instance_norm, given
+    )
 
 
 def test_norm_of_a_constant_channel_and_of_other_epsilons_is_autograds():
@@ -47,7 +59,10 @@ def test_norm_of_a_constant_channel_and_of_other_epsilons_is_autograds():
     x[:, 0] = 5.0
     for eps in (1e-5, 1e-1):
         results = []
-        for norm in (lambda x, w, b, eps=eps: instance_norm(x, w, b, eps), lambda x, w, b, eps=eps: F.group_norm(x, 3, w, b, eps)):
+        for norm in (
+            lambda x, w, b, eps=eps: instance_norm(x, w, b, eps),
+            lambda x, w, b, eps=eps: F.group_norm(x, 3, w, b, eps),
+        ):
             given = [v.clone().requires_grad_() for v in (x, normal(3, seed=1), normal(3, seed=2))]
             first = torch.autograd.grad(norm(*given).pow(3).sum(), given, create_graph=True)
             results.append(torch.autograd.grad(sum(v.square().sum() for v in first), given))
@@ -56,8 +71,13 @@ def test_norm_of_a_constant_channel_and_of_other_epsilons_is_autograds():
 
 
 def test_a_third_derivative_of_the_norm_is_right():
-    x, w, b = (v.requires_grad_() for v in (normal(2, 1, 3, 3), normal(1, seed=1), normal(1, seed=2)))
-    assert torch.autograd.gradgradcheck(lambda *v: torch.autograd.grad(instance_norm(*v).pow(4).sum(), v, create_graph=True), (x, w, b))
+    x, w, b = (
+        v.requires_grad_() for v in (normal(2, 1, 3, 3), normal(1, seed=1), normal(1, seed=2))
+    )
+    assert torch.autograd.gradgradcheck(
+        lambda *v: torch.autograd.grad(instance_norm(*v).pow(4).sum(), v, create_graph=True),
+        (x, w, b),
+    )
 
 
 def used(y):
@@ -67,32 +87,62 @@ def used(y):
 def test_what_means_something_else_is_left_to_torch():
     x = torch.randn(2, 4, 8, 8, requires_grad=True)
     with ByHand(twice=True):
-        for y in (F.avg_pool2d(x, 3, 1), F.avg_pool2d(x, 2, padding=1), F.avg_pool2d(x, 2, divisor_override=3), F.avg_pool2d(x, (2, 4)),
-                  F.avg_pool2d(x[..., :7], 2, ceil_mode=True), F.avg_pool2d(x, 1), F.avg_pool2d(x[:1].expand(IN_CACHE // 128, 4, 8, 8), 2)):
+        for y in (
+            F.avg_pool2d(x, 3, 1),
+            F.avg_pool2d(x, 2, padding=1),
+            F.avg_pool2d(x, 2, divisor_override=3),
+            F.avg_pool2d(x, (2, 4)),
+            F.avg_pool2d(x[..., :7], 2, ceil_mode=True),
+            F.avg_pool2d(x, 1),
+            F.avg_pool2d(x[:1].expand(IN_CACHE // 128, 4, 8, 8), 2),
+        ):
             assert used(y) == "AvgPool2DBackward0"
-        for y in (F.group_norm(x, 2), F.group_norm(x, 4), F.group_norm(x, 2, torch.ones(4), torch.ones(4)),
-                  F.group_norm(x.bfloat16(), 4, torch.ones(4).bfloat16(), torch.ones(4).bfloat16())):
+        for y in (
+            F.group_norm(x, 2),
+            F.group_norm(x, 4),
+            F.group_norm(x, 2, torch.ones(4), torch.ones(4)),
+            F.group_norm(x.bfloat16(), 4, torch.ones(4).bfloat16(), torch.ones(4).bfloat16()),
+        ):
             assert used(y) == "NativeGroupNormBackward0"
         with torch.autocast("cpu", torch.bfloat16):
-            assert used(F.group_norm(x, 4, torch.ones(4), torch.ones(4))) == "NativeGroupNormBackward0"
-        for y in (F.avg_pool2d(x, 2), F.avg_pool2d(x, (2, 2), stride=[2, 2], padding=(0, 0)), F.avg_pool2d(x, 4)):
+            assert (
+                used(F.group_norm(x, 4, torch.ones(4), torch.ones(4))) == "NativeGroupNormBackward0"
+            )
+        for y in (
+            F.avg_pool2d(x, 2),
+            F.avg_pool2d(x, (2, 2), stride=[2, 2], padding=(0, 0)),
+            F.avg_pool2d(x, 4),
+        ):
             assert used(y) == "_AverageBackward"
-        assert used(F.group_norm(x, 4, weight=torch.ones(4), bias=torch.ones(4))) == "_InstanceNormBackward"
+        assert (
+            used(F.group_norm(x, 4, weight=torch.ones(4), bias=torch.ones(4)))
+            == "_InstanceNormBackward"
+        )
     with ByHand(twice=False):
-        assert used(F.group_norm(x, 4, torch.ones(4), torch.ones(4))) == "NativeGroupNormBackward0" and used(F.avg_pool2d(x, 2)) == "_AverageBackward"
+        assert (
+            used(F.group_norm(x, 4, torch.ones(4), torch.ones(4))) == "NativeGroupNormBackward0"
+            and used(F.avg_pool2d(x, 2)) == "_AverageBackward"
+        )
     assert used(F.avg_pool2d(x, 2)) == "AvgPool2DBackward0"
 
 
 def test_arguments_by_name_mean_the_same():
     x = normal(2, 4, 4, 4).requires_grad_()
     with ByHand(twice=True):
-        pooled, normed = F.avg_pool2d(input=x, kernel_size=2), F.group_norm(input=x, num_groups=4, weight=normal(4), bias=normal(4))
+        pooled, normed = (
+            F.avg_pool2d(input=x, kernel_size=2),
+            F.group_norm(input=x, num_groups=4, weight=normal(4), bias=normal(4)),
+        )
     assert used(pooled) == "_AverageBackward" and used(normed) == "_InstanceNormBackward"
-    assert torch.equal(pooled, F.avg_pool2d(x, 2)) and torch.equal(normed, F.group_norm(x, 4, normal(4), normal(4)))
+    assert torch.equal(pooled, F.avg_pool2d(x, 2)) and torch.equal(
+        normed, F.group_norm(x, 4, normal(4), normal(4))
+    )
 
 
 def test_the_context_is_for_a_cpu_only():
-    assert isinstance(by_hand("cpu", twice=True), ByHand) and not isinstance(by_hand("cuda", twice=True), ByHand)
+    assert isinstance(by_hand("cpu", twice=True), ByHand) and not isinstance(
+        by_hand("cuda", twice=True), ByHand
+    )
 
 
 @pytest.mark.parametrize("name", ["convnet-2", "alexnet", "vgg-11", "resnet-18"])
@@ -105,10 +155,23 @@ def test_an_unrolled_network_moves_its_images_as_with_torchs_operations(name, me
     found = []
     for _ in range(2):
         end = module.unroll(model, start, images, torch.arange(3), rate, 2, memory=memory)
-        found.append((end, torch.autograd.grad(sum((v - start[k]).square().sum() for k, v in end.items()), [images, rate])))
+        found.append(
+            (
+                end,
+                torch.autograd.grad(
+                    sum((v - start[k]).square().sum() for k, v in end.items()), [images, rate]
+                ),
+            )
+        )
         monkeypatch.setattr(module, "by_hand", lambda *a, **k: nullcontext())
-    for k, v in found[0][0].items():  # to the last bit; only in a full graph torch computes even first derivatives in another way
-        torch.testing.assert_close(v, found[1][0][k], rtol=0 if memory == "adjoint" else 1e-11, atol=0 if memory == "adjoint" else 1e-13)
+    # to the last bit; only in a full graph torch computes even first derivatives in another way
+    for k, v in found[0][0].items():
+        torch.testing.assert_close(
+            v,
+            found[1][0][k],
+            rtol=0 if memory == "adjoint" else 1e-11,
+            atol=0 if memory == "adjoint" else 1e-13,
+        )
     for a, b in zip(found[0][1], found[1][1], strict=True):
         assert (a - b).norm() <= 1e-9 * b.norm()
     assert not torch.equal(found[0][1][0], found[1][1][0]), "one of the two ran for both"
@@ -121,6 +184,13 @@ def test_training_inside_the_context_takes_the_same_path(precision):
         torch.manual_seed(0)
         model = build("convnet-2", 3, width=4, image_size=16, norm="instance")
         with context:
-            train(model, images, labels, TrainConfig(epochs=2, batch_size=5, lr=0.1, precision=precision), device="cpu", progress=False)
+            train(
+                model,
+                images,
+                labels,
+                TrainConfig(epochs=2, batch_size=5, lr=0.1, precision=precision),
+                device="cpu",
+                progress=False,
+            )
         ends.append(model.state_dict())
     assert all(torch.equal(ends[0][k], ends[1][k]) for k in ends[0])

@@ -1,4 +1,5 @@
 """DD and LD: what is learned, failure cases, resuming."""
+
 import math
 from dataclasses import replace
 from functools import partial
@@ -9,15 +10,33 @@ from resuming import check_resuming
 
 from effdl_nb.condensation import distillation as module
 from effdl_nb.condensation.coresets import random_coreset
-from effdl_nb.condensation.distillation import DistillationConfig, condense_distillation, replay, step_indices, to_probabilities
+from effdl_nb.condensation.distillation import (
+    DistillationConfig,
+    condense_distillation,
+    replay,
+    step_indices,
+    to_probabilities,
+)
 from effdl_nb.condensation.images import ChannelWhitening
 from effdl_nb.condensation.learning import NonFiniteSteps
 from effdl_nb.condensation.sets import CondensedSet
 from effdl_nb.networks import build
 
 W = ChannelWhitening((0.5,) * 3, (0.25,) * 3)
-DD = DistillationConfig("dd", network="convnet-2", width=4, iterations=4, steps=2, epochs=2, batch_real=8, image_lr=0.05, rate_lr=0.05)
-LD = DistillationConfig("ld", network="convnet-2", width=4, iterations=5, reset_every=3, batch_real=8, label_lr=0.05)
+DD = DistillationConfig(
+    "dd",
+    network="convnet-2",
+    width=4,
+    iterations=4,
+    steps=2,
+    epochs=2,
+    batch_real=8,
+    image_lr=0.05,
+    rate_lr=0.05,
+)
+LD = DistillationConfig(
+    "ld", network="convnet-2", width=4, iterations=5, reset_every=3, batch_real=8, label_lr=0.05
+)
 CONFIGS = {"dd": DD, "ld": LD}
 
 
@@ -43,7 +62,11 @@ def test_every_image_is_used_and_classes_are_balanced(ipc, steps):
 def test_dd_learns_images_and_rates(real):
     a, b = condense(real, DD), condense(real, DD)
     assert torch.equal(a.images, b.images) and a.details == b.details
-    assert len(a.details["rates"]) == 4 and len(set(a.details["rates"])) == 4 and all(v > 0 for v in a.details["rates"])
+    assert (
+        len(a.details["rates"]) == 4
+        and len(set(a.details["rates"])) == 4
+        and all(v > 0 for v in a.details["rates"])
+    )
     assert a.rate is None and a.labels.tolist() == [0, 1, 2]
     still = condense(real, replace(DD, image_lr=0.0, rate_lr=0.0))
     assert still.details["rates"] == [0.02] * 4 and not torch.equal(still.images, a.images)
@@ -55,18 +78,20 @@ def test_ld_learns_labels_of_real_images(real):
     torch.testing.assert_close(made.labels.sum(1), torch.ones(6))
     assert (made.labels >= 0).all() and (made.labels - 1 / 3).abs().max() > 0.05
     still = condense(real, replace(LD, ipc=2, label_lr=0.0))
-    torch.testing.assert_close(still.labels, torch.full((6, 3), 1 / 3))   # they begin uniform
+    torch.testing.assert_close(still.labels, torch.full((6, 3), 1 / 3))  # they begin uniform
 
 
 def test_lds_network_goes_on_by_adam_on_the_labels_as_they_were(real, monkeypatch):
     seen, own = [], module.distillation_loss
 
     def spy(model, start, images, labels, *rest):
-        seen.append((model, {k: v.clone() for k, v in start.items()}, images, labels.detach().clone()))
+        seen.append(
+            (model, {k: v.clone() for k, v in start.items()}, images, labels.detach().clone())
+        )
         return own(model, start, images, labels, *rest)
 
     monkeypatch.setattr(module, "distillation_loss", spy)
-    condense(real, LD)   # reset_every = 3: steps 0, 1, 2 are one network's
+    condense(real, LD)  # reset_every = 3: steps 0, 1, 2 are one network's
     model, start, images, _ = seen[0]
     own_model = build("convnet-2", 3, width=4, norm="instance", image_size=8)
     own_model.load_state_dict(start)
@@ -80,9 +105,12 @@ def test_lds_network_goes_on_by_adam_on_the_labels_as_they_were(real, monkeypatc
 
 
 def test_dd_halves_its_rates(real):
-    def last(**changed): return condense(real, replace(DD, iterations=3, **changed)).images
+    def last(**changed):
+        return condense(real, replace(DD, iterations=3, **changed)).images
 
-    assert torch.equal(last(milestones=(3,)), last(milestones=())) and not torch.equal(last(milestones=(2,)), last(milestones=()))
+    assert torch.equal(last(milestones=(3,)), last(milestones=())) and not torch.equal(
+        last(milestones=(2,)), last(milestones=())
+    )
     assert module.resolve(DD).betas == (0.5, 0.999) and module.resolve(LD).betas == (0.9, 0.999)
     published = module.resolve(DistillationConfig("dd"))
     assert len(published.milestones) == 9 and published.milestones[0] * 10 == published.iterations
@@ -92,7 +120,9 @@ def test_memory_modes_agree(real):
     # adaptive steps turn rounding into motion where a gradient is nearly zero, hence the tolerance
     a, b = (condense(real, replace(DD, memory=m, iterations=2)) for m in ("full", "adjoint"))
     assert (a.images - b.images).abs().mean() < 1e-3
-    torch.testing.assert_close(torch.tensor(a.details["rates"]), torch.tensor(b.details["rates"]), rtol=1e-3, atol=0)
+    torch.testing.assert_close(
+        torch.tensor(a.details["rates"]), torch.tensor(b.details["rates"]), rtol=1e-3, atol=0
+    )
 
 
 def test_fixed_start_is_one_network(real, monkeypatch):
@@ -115,12 +145,17 @@ def test_fixed_start_is_one_network(real, monkeypatch):
 
 def test_replay_takes_the_learned_steps(real):
     made = condense(real, DD)
-    model, other = build("convnet-2", 3, width=4, image_size=8), build("convnet-2", 3, width=4, image_size=8)
+    model, other = (
+        build("convnet-2", 3, width=4, image_size=8),
+        build("convnet-2", 3, width=4, image_size=8),
+    )
     other.load_state_dict(model.state_dict())
     replay(made, model)
     for rate in made.details["rates"]:
         loss = torch.nn.functional.cross_entropy(other(made.images), made.labels)
-        for p, g in zip(other.parameters(), torch.autograd.grad(loss, list(other.parameters())), strict=True):
+        for p, g in zip(
+            other.parameters(), torch.autograd.grad(loss, list(other.parameters())), strict=True
+        ):
             p.data -= rate * g
     for p, q in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(p, q)
@@ -145,7 +180,12 @@ def test_a_nan_step_is_skipped_and_the_rest_is_used(real, monkeypatch, method):
     monkeypatch.setattr(module, "distillation_loss", sometimes)
     made = condense(real, CONFIGS[method])
     curve = made.details["curve"]["loss"]
-    assert made.details["skipped"] == 1 and curve[1] is None and None not in curve[2:] and torch.isfinite(made.images).all()
+    assert (
+        made.details["skipped"] == 1
+        and curve[1] is None
+        and None not in curve[2:]
+        and torch.isfinite(made.images).all()
+    )
 
 
 def test_divergence_is_an_error(real):
@@ -158,12 +198,32 @@ def test_too_few_images_and_one_class(real, method):
     with pytest.raises(ValueError, match="class 0 has 10 images, fewer than the 11"):
         condense(real, replace(CONFIGS[method], ipc=11))
     made = condense((real[0], torch.zeros_like(real[1])), CONFIGS[method], classes=("only",))
-    assert len(made) == 1 and torch.isfinite(made.images).all() and torch.isfinite(made.labels.float()).all()
+    assert (
+        len(made) == 1
+        and torch.isfinite(made.images).all()
+        and torch.isfinite(made.labels.float()).all()
+    )
 
 
-@pytest.mark.parametrize("wrong", [{"method": "dc"}, {"memory": "disk"}, {"method": "ld", "init": "noise"}, {"rate": 0.0}, {"rate": math.nan},
-                                   {"start": "warm"}, {"steps": 0}, {"reset_every": 2}, {"image_lr": math.inf}, {"strategy": "zoom"},
-                                   {"betas": (0.9, 1.0)}, {"betas": (0.9,)}, {"milestones": ("a",)}, {"milestones": (-1,)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"method": "dc"},
+        {"memory": "disk"},
+        {"method": "ld", "init": "noise"},
+        {"rate": 0.0},
+        {"rate": math.nan},
+        {"start": "warm"},
+        {"steps": 0},
+        {"reset_every": 2},
+        {"image_lr": math.inf},
+        {"strategy": "zoom"},
+        {"betas": (0.9, 1.0)},
+        {"betas": (0.9,)},
+        {"milestones": ("a",)},
+        {"milestones": (-1,)},
+    ],
+)
 def test_wrong_settings(wrong):
     with pytest.raises(ValueError):
         replace(DD, **wrong)
@@ -176,4 +236,7 @@ def test_soft_labels_survive_the_file(real, tmp_path):
 
 
 def test_probabilities():
-    torch.testing.assert_close(to_probabilities(torch.tensor([[3.0, 0.25], [-1.0, 0.0]])), torch.tensor([[0.8, 0.2], [0.5, 0.5]]))
+    torch.testing.assert_close(
+        to_probabilities(torch.tensor([[3.0, 0.25], [-1.0, 0.0]])),
+        torch.tensor([[0.8, 0.2], [0.5, 0.5]]),
+    )

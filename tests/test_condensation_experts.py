@@ -1,4 +1,5 @@
 """Expert trajectories: a kill or a full disk while they are written, resuming, wrong folders."""
+
 import os
 import signal
 import subprocess
@@ -32,7 +33,10 @@ def test_snapshots_are_distinct_and_deterministic(tmp_path):
             assert all(torch.equal(v, b.parameters(e, t)[k]) for k, v in a.parameters(e, t).items())
         assert not all(torch.equal(v, a.parameters(e, 2)[k]) for k, v in a.parameters(e, 1).items())
     assert len(a.losses(0)) == 2
-    assert a.parameters(0, 1).keys() == dict(module.build("convnet-2", 3, width=4, image_size=8).named_parameters()).keys()
+    assert (
+        a.parameters(0, 1).keys()
+        == dict(module.build("convnet-2", 3, width=4, image_size=8).named_parameters()).keys()
+    )
 
 
 def test_global_randomness_is_left_alone():
@@ -41,8 +45,15 @@ def test_global_randomness_is_left_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize(("wrong", "words"), [({"precision": "fp8"}, "fp8"), ({"batch_size": 0}, "batch_size"), ({"lr": -1.0}, "lr"),
-                                             ({"momentum": 2.0}, "momentum")])
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"precision": "fp8"}, "fp8"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"lr": -1.0}, "lr"),
+        ({"momentum": 2.0}, "momentum"),
+    ],
+)
 def test_settings_that_cannot_train_are_refused(wrong, words):
     with pytest.raises(ValueError, match=words):
         replace(SMALL, **wrong)
@@ -59,7 +70,9 @@ def test_experts_of_other_images_are_not_mixed(tmp_path):
     images, labels = data()
     make(tmp_path, count=1)
     for other in ((images + 0.5, labels), (images, labels.flip(0))):
-        with pytest.raises(ValueError, match="other settings; different: (length|labels). Use another folder"):
+        with pytest.raises(
+            ValueError, match="other settings; different: (length|labels). Use another folder"
+        ):
             train_experts(tmp_path, *other, 3, 2, SMALL, progress=False)
     with pytest.raises(ValueError, match=r"or delete .*: no expert is there yet"):
         (tmp_path / "expert_0000.safetensors").unlink()
@@ -77,7 +90,9 @@ def test_a_full_disk_leaves_no_expert_and_the_next_call_goes_on(tmp_path, monkey
         m.setattr(module, "save_file", full)
         with pytest.raises(OSError, match="No space"):
             make(tmp_path / "cut")
-    assert not list((tmp_path / "cut").glob("expert_*")) and not list((tmp_path / "cut").glob("*.part"))
+    assert not list((tmp_path / "cut").glob("expert_*")) and not list(
+        (tmp_path / "cut").glob("*.part")
+    )
     make(tmp_path / "cut")
     for name in ("expert_0000.safetensors", "expert_0001.safetensors"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -90,7 +105,9 @@ from effdl_nb.condensation.experts import ExpertConfig, train_experts
 gen = torch.Generator().manual_seed(0)
 train_experts({str(tmp_path / "k")!r}, torch.randn(30, 3, 8, 8, generator=gen), torch.arange(30) % 3, 3, 400, {SMALL!r}, progress=False)
 """
-    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     end = time.monotonic() + 60
     while len(list((tmp_path / "k").glob("expert_*"))) < 2 and time.monotonic() < end:
         time.sleep(0.02)
@@ -150,10 +167,17 @@ def test_progress_counts_epochs_and_starts_after_those_done(tmp_path, monkeypatc
     seen = []
 
     class Bar:
-        def __init__(self, total, initial, **_): seen.append([initial, total])
-        def __enter__(self): return self
-        def __exit__(self, *_): pass
-        def update(self): seen[-1][0] += 1
+        def __init__(self, total, initial, **_):
+            seen.append([initial, total])
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def update(self):
+            seen[-1][0] += 1
 
     monkeypatch.setattr(module, "tqdm", Bar)
     make(tmp_path, 1)

@@ -1,19 +1,34 @@
 """Importance of weight components: properties and edge cases that the notebook does not show."""
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from effdl_nb.condensation.importance import Importance, importance, layer_inputs, layer_outputs, truncate, whitening_factor
+from effdl_nb.condensation.importance import (
+    Importance,
+    importance,
+    layer_inputs,
+    layer_outputs,
+    truncate,
+    whitening_factor,
+)
 
 
 def layer(out, inp, batch, seed):
     gen = torch.Generator().manual_seed(seed)
-    return torch.randn(out, inp, generator=gen, dtype=torch.float64), torch.randn(inp, batch, generator=gen, dtype=torch.float64)
+    return torch.randn(out, inp, generator=gen, dtype=torch.float64), torch.randn(
+        inp, batch, generator=gen, dtype=torch.float64
+    )
 
 
 @settings(max_examples=30, deadline=None)
-@given(out=st.integers(1, 7), inp=st.integers(1, 7), batch=st.integers(1, 12), seed=st.integers(0, 1000))
+@given(
+    out=st.integers(1, 7),
+    inp=st.integers(1, 7),
+    batch=st.integers(1, 12),
+    seed=st.integers(0, 1000),
+)
 def test_energy_is_the_outputs_energy_for_any_shape_and_rank(out, inp, batch, seed):
     W, X = layer(out, inp, batch, seed)
     found = importance(W, X)
@@ -31,7 +46,12 @@ def test_removing_any_set_costs_the_sum_of_squares(out, inp, seed, data):
     found = importance(W, X)
     gone = data.draw(st.sets(st.integers(0, len(found.sigma) - 1)))
     U = found.left[:, sorted(gone)]
-    torch.testing.assert_close((U @ U.T @ W @ X).square().sum(), found.sigma[sorted(gone)].square().sum(), atol=1e-9, rtol=1e-7)
+    torch.testing.assert_close(
+        (U @ U.T @ W @ X).square().sum(),
+        found.sigma[sorted(gone)].square().sum(),
+        atol=1e-9,
+        rtol=1e-7,
+    )
 
 
 def test_golden_diagonal_layer():
@@ -51,7 +71,9 @@ def test_routes_agree_on_convolutions(dtype, stride):
     torch.testing.assert_close(a.sigma, c.sigma, rtol=1e-4, atol=1e-5)
     assert c.jitter == 0
     full = torch.cat([W.flatten(1), b[:, None]], 1)
-    torch.testing.assert_close(full @ layer_inputs(W, x, b, stride), layer_outputs(W, x, b, stride), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        full @ layer_inputs(W, x, b, stride), layer_outputs(W, x, b, stride), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_singular_gram_needs_jitter_only_for_cholesky():
@@ -80,12 +102,15 @@ def test_rank_rules_at_the_ends():
         found.rank_at(0.5, "nearest")
 
 
-@pytest.mark.parametrize("weight, inputs, words", [
-    (torch.ones(2), torch.ones(2, 2), "2 or 4 dimensions"),
-    (torch.ones(2, 3), torch.ones(4, 2), "3 inputs"),
-    (torch.ones(2, 3), torch.ones(1, 3, 4, 4), "needs inputs"),
-    (torch.ones(2, 3), torch.ones(3, 0), "empty"),
-])
+@pytest.mark.parametrize(
+    "weight, inputs, words",
+    [
+        (torch.ones(2), torch.ones(2, 2), "2 or 4 dimensions"),
+        (torch.ones(2, 3), torch.ones(4, 2), "3 inputs"),
+        (torch.ones(2, 3), torch.ones(1, 3, 4, 4), "needs inputs"),
+        (torch.ones(2, 3), torch.ones(3, 0), "empty"),
+    ],
+)
 def test_wrong_shapes(weight, inputs, words):
     with pytest.raises(ValueError, match=words):
         importance(weight, inputs)

@@ -1,4 +1,5 @@
 """The neural tangent kernel and KIP: laws, failure cases, resuming."""
+
 import math
 from dataclasses import replace
 from functools import partial
@@ -9,7 +10,15 @@ from resuming import check_resuming
 
 from effdl_nb.condensation import kernels as module
 from effdl_nb.condensation.images import ChannelWhitening
-from effdl_nb.condensation.kernels import KernelConfig, centred, condense_kernel, kernel_accuracy, kernel_loss, ntk, ridge_regression
+from effdl_nb.condensation.kernels import (
+    KernelConfig,
+    centred,
+    condense_kernel,
+    kernel_accuracy,
+    kernel_loss,
+    ntk,
+    ridge_regression,
+)
 from effdl_nb.condensation.learning import NonFiniteSteps
 from effdl_nb.condensation.sets import CondensedSet
 
@@ -42,29 +51,38 @@ def test_the_kernel_is_symmetric_positive_and_has_a_known_diagonal(depth):
 
 def test_the_kernel_does_not_depend_on_the_coordinates():
     x = torch.randn(5, 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    rotation, _ = torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    rotation, _ = torch.linalg.qr(
+        torch.randn(12, 12, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    )
     torch.testing.assert_close(ntk(x, x, 2), ntk(x @ rotation, x @ rotation, 2))
 
 
-@pytest.mark.parametrize("x", [torch.zeros(2, 4), torch.ones(2, 4), torch.tensor([[1.0, 0, 0, 0], [-1, 0, 0, 0]])])
+@pytest.mark.parametrize(
+    "x", [torch.zeros(2, 4), torch.ones(2, 4), torch.tensor([[1.0, 0, 0, 0], [-1, 0, 0, 0]])]
+)
 def test_zero_equal_and_opposite_inputs(x):
     for bias in (0.0, 0.1):
         leaf = x.double().requires_grad_()
         K = ntk(leaf, leaf, 2, math.sqrt(2), bias)
-        assert torch.isfinite(K).all() and torch.isfinite(torch.autograd.grad(K.sum(), leaf)[0]).all()
+        assert (
+            torch.isfinite(K).all() and torch.isfinite(torch.autograd.grad(K.sum(), leaf)[0]).all()
+        )
 
 
 def test_gradient_where_all_correlations_are_one():
     # one image against itself: K(x, x) is a polynomial of |x|^2, whose slope is known
     x = torch.tensor([[1.0, 2.0]], dtype=torch.float64, requires_grad=True)
-    slope, = torch.autograd.grad(ntk(x, x, 1).sum(), x)
-    torch.testing.assert_close(slope, 2 * 2 * x.detach() * 2 / 2)  # K = 2 q + b with q = 2 |x|^2 / 2 + b, dK/dx = 2 * 2 x
+    (slope,) = torch.autograd.grad(ntk(x, x, 1).sum(), x)
+    # K = 2 q + b with q = 2 |x|^2 / 2 + b, dK/dx = 2 * 2 x
+    torch.testing.assert_close(slope, 2 * 2 * x.detach() * 2 / 2)
 
 
 def test_regression_labels_and_ridge():
     assert centred(torch.tensor([1]), 4).tolist() == [[-0.25, 0.75, -0.25, -0.25]]
     K = torch.eye(2, dtype=torch.float64) * 3
-    torch.testing.assert_close(ridge_regression(K, K, torch.ones(2, 1).double(), 1.0), torch.full((2, 1), 0.5).double())
+    torch.testing.assert_close(
+        ridge_regression(K, K, torch.ones(2, 1).double(), 1.0), torch.full((2, 1), 0.5).double()
+    )
 
 
 def test_it_learns(real):
@@ -77,7 +95,11 @@ def test_it_learns(real):
 def test_labels_are_learned_in_two_forms(real, tmp_path):
     made = condense(real, replace(CONFIG, learn_labels=True, iterations=20))
     raw = torch.tensor(made.details["regression_labels"])
-    assert made.labels.shape == (3, 3) and (made.labels >= 0).all() and not torch.equal(raw, centred(torch.arange(3), 3))
+    assert (
+        made.labels.shape == (3, 3)
+        and (made.labels >= 0).all()
+        and not torch.equal(raw, centred(torch.arange(3), 3))
+    )
     torch.testing.assert_close(made.labels.sum(1), torch.ones(3))
     before = kernel_accuracy(made, *real)
     made.save(tmp_path / "set.safetensors")
@@ -107,7 +129,11 @@ def test_a_nan_step_and_a_singular_system_are_skipped(real, monkeypatch):
 
     monkeypatch.setattr(module, "kernel_loss", sometimes)
     made = condense(real)
-    assert made.details["skipped"] == 2 and made.details["curve"]["loss"][1:3] == [None, None] and torch.isfinite(made.images).all()
+    assert (
+        made.details["skipped"] == 2
+        and made.details["curve"]["loss"][1:3] == [None, None]
+        and torch.isfinite(made.images).all()
+    )
 
 
 def test_divergence_is_an_error(real, monkeypatch):
@@ -116,8 +142,18 @@ def test_divergence_is_an_error(real, monkeypatch):
         condense(real, replace(CONFIG, iterations=20))
 
 
-@pytest.mark.parametrize("wrong", [{"depth": 0}, {"init": "zeros"}, {"ridge": -1.0}, {"iterations": 0}, {"weight_std": math.inf}, {"ipc": 0},
-                                   {"image_lr": math.nan}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"depth": 0},
+        {"init": "zeros"},
+        {"ridge": -1.0},
+        {"iterations": 0},
+        {"weight_std": math.inf},
+        {"ipc": 0},
+        {"image_lr": math.nan},
+    ],
+)
 def test_wrong_settings(wrong):
     with pytest.raises(ValueError):
         replace(CONFIG, **wrong)

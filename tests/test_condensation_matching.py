@@ -1,4 +1,5 @@
 """Class-wise matching: laws of the distances, failure cases, resuming."""
+
 import math
 from dataclasses import replace
 from functools import partial
@@ -26,7 +27,9 @@ from effdl_nb.condensation.sets import CondensedSet
 from effdl_nb.networks import build
 
 W = ChannelWhitening((0.5,) * 3, (0.25,) * 3)
-CONFIG = MatchingConfig("dm", network="convnet-2", width=4, iterations=4, batch_real=6, image_lr=0.1)
+CONFIG = MatchingConfig(
+    "dm", network="convnet-2", width=4, iterations=4, batch_real=6, image_lr=0.1
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,12 @@ def condense(real, config=CONFIG, classes=("a", "b", "c"), **kw):
 
 def test_row_distance_knows_directions_only():
     a, b = torch.randn(5, 4, 3, 3), torch.randn(5, 4, 3, 3)
-    torch.testing.assert_close(row_distance(a, b), row_distance(3 * a, b * torch.arange(1, 6).view(5, 1, 1, 1)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        row_distance(a, b),
+        row_distance(3 * a, b * torch.arange(1, 6).view(5, 1, 1, 1)),
+        atol=1e-4,
+        rtol=0,
+    )
     assert 0 <= row_distance(a, b) <= 10
 
 
@@ -55,7 +63,10 @@ def test_one_class_with_one_image_is_finite(terms):
 
 def test_unequal_batches_and_groups(monkeypatch):
     model, gen = build("convnet-2", 3, width=4, image_size=8), torch.Generator().manual_seed(0)
-    pairs = [(torch.randn(n, 3, 8, 8, generator=gen), torch.randn(2, 3, 8, 8, generator=gen)) for n in (1, 4, 2)]
+    pairs = [
+        (torch.randn(n, 3, 8, 8, generator=gen), torch.randn(2, 3, 8, 8, generator=gen))
+        for n in (1, 4, 2)
+    ]
     whole = [sum(terms(model, pairs)) for terms in (feature_terms, layer_terms)]
     monkeypatch.setattr(module, "AT_ONCE", 4)
     assert len(list(feature_terms(model, pairs))) == 3
@@ -73,24 +84,35 @@ def test_cafe_says_what_networks_it_takes():
 
 @pytest.mark.parametrize("method", PUBLISHED)
 def test_every_method_runs_and_is_deterministic(real, method):
-    config = replace(CONFIG, method=method, ipc=2, iterations=2, outer_steps=2, inner_epochs=2, image_lr=None)
+    config = replace(
+        CONFIG, method=method, ipc=2, iterations=2, outer_steps=2, inner_epochs=2, image_lr=None
+    )
     state = torch.random.get_rng_state()
     a, b = (condense(real, config) for _ in range(2))
-    assert isinstance(a, CondensedSet) and a.method == method and a.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert (
+        isinstance(a, CondensedSet)
+        and a.method == method
+        and a.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    )
     assert torch.equal(a.images, b.images) and a.details == b.details
     assert torch.equal(torch.random.get_rng_state(), state)
     assert not torch.equal(a.images, condense(real, replace(config, seed=1)).images)
 
 
 def test_settings_kept_with_the_set_are_complete(real):
-    s = condense(real, MatchingConfig("dsa", network="convnet-2", width=4, iterations=1, batch_real=4)).details["settings"]
+    s = condense(
+        real, MatchingConfig("dsa", network="convnet-2", width=4, iterations=1, batch_real=4)
+    ).details["settings"]
     assert (s["outer_steps"], s["inner_epochs"], s["image_lr"], s["init"]) == (1, 1, 0.1, "real")
     assert resolve(MatchingConfig("cafe")).milestones == (1200, 1400, 1800)
 
 
 def test_the_rate_is_halved_at_milestones(real):
     still = replace(CONFIG, image_momentum=0.0, iterations=1, strategy="none")
-    a, b = condense(real, replace(still, milestones=(0,))), condense(real, replace(still, image_lr=0.05, milestones=()))
+    a, b = (
+        condense(real, replace(still, milestones=(0,))),
+        condense(real, replace(still, image_lr=0.05, milestones=())),
+    )
     torch.testing.assert_close(a.images, b.images)
 
 
@@ -106,7 +128,9 @@ def test_a_class_with_fewer_images_than_ipc(real):
 @pytest.mark.parametrize("method", ["dsa", "dm", "cafe"])
 def test_one_class(real, method):
     one = real[0], torch.zeros_like(real[1])
-    made = condense(one, replace(CONFIG, method=method, outer_steps=2, inner_epochs=1), classes=("only",))
+    made = condense(
+        one, replace(CONFIG, method=method, outer_steps=2, inner_epochs=1), classes=("only",)
+    )
     assert len(made) == 1 and torch.isfinite(made.images).all()
 
 
@@ -120,23 +144,42 @@ def test_a_nan_step_is_skipped_and_the_rest_is_used(real, monkeypatch):
 
     monkeypatch.setitem(module.TERMS, "dm", sometimes)
     made = condense(real)
-    assert made.details["skipped"] == 1 and made.details["curve"]["loss"][1] is None and torch.isfinite(made.images).all()
+    assert (
+        made.details["skipped"] == 1
+        and made.details["curve"]["loss"][1] is None
+        and torch.isfinite(made.images).all()
+    )
 
 
 def test_divergence_is_an_error(real):
     with pytest.raises(NonFiniteSteps, match="in a row"):
-        condense(real, replace(CONFIG, method="dsa", image_lr=1e38, iterations=50, max_skipped=3, outer_steps=2, inner_epochs=1))
+        condense(
+            real,
+            replace(
+                CONFIG,
+                method="dsa",
+                image_lr=1e38,
+                iterations=50,
+                max_skipped=3,
+                outer_steps=2,
+                inner_epochs=1,
+            ),
+        )
 
 
 @pytest.mark.parametrize(("method", "optimizer"), [("dsa", "adam"), ("cafe", "sgd"), ("dm", "sgd")])
 def test_resume_equals_uninterrupted(real, tmp_path, method, optimizer):
-    config = replace(CONFIG, method=method, image_optimizer=optimizer, outer_steps=2, inner_epochs=2)
+    config = replace(
+        CONFIG, method=method, image_optimizer=optimizer, outer_steps=2, inner_epochs=2
+    )
     check_resuming(partial(condense, real), config, replace(config, seed=1), tmp_path)
 
 
 def test_extra_tensors_survive(tmp_path):
     def iterate(state):
-        state.extra = {"sum": state.extra.get("sum", torch.zeros(1)) + torch.rand(1, generator=state.generator)}
+        state.extra = {
+            "sum": state.extra.get("sum", torch.zeros(1)) + torch.rand(1, generator=state.generator)
+        }
         if state.iteration == 4 and not path.with_suffix(".went").exists():
             path.with_suffix(".went").touch()
             raise KeyboardInterrupt
@@ -146,7 +189,9 @@ def test_extra_tensors_survive(tmp_path):
         return Learned({"x": torch.zeros(1)}, {"x": 0.1}, "adam", 0.0, 3, seed=5)
 
     def done(state):
-        assert path.exists() or state is straight, "the checkpoint goes only when the result is made"
+        assert path.exists() or state is straight, (
+            "the checkpoint goes only when the result is made"
+        )
 
     path, how = tmp_path / "a.safetensors", {"name": "t", "progress": False}
     broken = fresh()
@@ -155,19 +200,43 @@ def test_extra_tensors_survive(tmp_path):
     resumed, straight = fresh(), fresh()
     learn(resumed, 6, iterate, done, "m", checkpoint=path, **how)
     learn(straight, 6, iterate, done, "m", **how)
-    assert torch.equal(resumed.extra["sum"], straight.extra["sum"]) and torch.equal(resumed["x"], straight["x"])
+    assert torch.equal(resumed.extra["sum"], straight.extra["sum"]) and torch.equal(
+        resumed["x"], straight["x"]
+    )
 
 
 def test_a_wrong_interval_between_saves_is_told_before_anything_runs(tmp_path):
     state = Learned({"x": torch.zeros(1)}, {"x": 0.1}, "adam", 0.0, 3, seed=5)
     with pytest.raises(ValueError, match="at least 1, not 0"):
-        learn(state, 6, lambda s: s.step(1.0, {"x": torch.ones(1)}), lambda s: None, "m", name="t", checkpoint=tmp_path / "a", checkpoint_every=0)
+        learn(
+            state,
+            6,
+            lambda s: s.step(1.0, {"x": torch.ones(1)}),
+            lambda s: None,
+            "m",
+            name="t",
+            checkpoint=tmp_path / "a",
+            checkpoint_every=0,
+        )
     assert state.iteration == 0
 
 
-@pytest.mark.parametrize("wrong", [{"method": "mtt"}, {"ipc": 0}, {"init": "zeros"}, {"image_lr": math.nan}, {"image_lr": -1.0}, {"strategy": "zoom"},
-                                   {"image_optimizer": "lion"}, {"batch_real": 0}, {"inner_epochs": -1},
-                                   {"image_momentum": 1.5}, {"milestones": ("a",)}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"method": "mtt"},
+        {"ipc": 0},
+        {"init": "zeros"},
+        {"image_lr": math.nan},
+        {"image_lr": -1.0},
+        {"strategy": "zoom"},
+        {"image_optimizer": "lion"},
+        {"batch_real": 0},
+        {"inner_epochs": -1},
+        {"image_momentum": 1.5},
+        {"milestones": ("a",)},
+    ],
+)
 def test_wrong_settings(wrong):
     with pytest.raises(ValueError):
         replace(CONFIG, **wrong)

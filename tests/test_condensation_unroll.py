@@ -1,4 +1,5 @@
 """The differentiable inner loop: equality of its two memory modes, and misuse."""
+
 import json
 import os
 import subprocess
@@ -11,7 +12,13 @@ from torch import nn
 
 from effdl_nb.condensation import unroll as module
 from effdl_nb.condensation.images import augment, draw_augmentation
-from effdl_nb.condensation.unroll import choose_memory, estimate_memory, free_memory, parameters_of, unroll
+from effdl_nb.condensation.unroll import (
+    choose_memory,
+    estimate_memory,
+    free_memory,
+    parameters_of,
+    unroll,
+)
 from effdl_nb.networks import build
 
 
@@ -73,10 +80,21 @@ def test_only_what_is_asked_for_gets_a_gradient():
 
 def test_values_are_those_of_sgd_and_modes_agree():
     model, start, _, images, rate = setting(torch.float64)
-    labels, theta = torch.arange(6) % 3, [p.detach().clone().requires_grad_() for p in start.values()]
+    labels, theta = (
+        torch.arange(6) % 3,
+        [p.detach().clone().requires_grad_() for p in start.values()],
+    )
     for _ in range(3):
-        loss = F.cross_entropy(torch.func.functional_call(model, dict(zip(start, theta, strict=True)), (images.detach(),)), labels)
-        theta = [(p - rate.item() * g).detach().requires_grad_() for p, g in zip(theta, torch.autograd.grad(loss, theta), strict=True)]
+        loss = F.cross_entropy(
+            torch.func.functional_call(
+                model, dict(zip(start, theta, strict=True)), (images.detach(),)
+            ),
+            labels,
+        )
+        theta = [
+            (p - rate.item() * g).detach().requires_grad_()
+            for p, g in zip(theta, torch.autograd.grad(loss, theta), strict=True)
+        ]
     for memory in ("full", "adjoint"):
         end = unroll(model, start, images, labels, rate, 3, memory=memory)
         for (name, v), p in zip(end.items(), theta, strict=True):
@@ -109,30 +127,46 @@ def test_tesla_is_the_adjoint_without_the_hessian():
 
     def gradient(theta, create):
         loss = F.cross_entropy(torch.func.functional_call(model, theta, (images,)), labels)
-        return dict(zip(theta, torch.autograd.grad(loss, list(theta.values()), create_graph=create), strict=True))
+        return dict(
+            zip(
+                theta,
+                torch.autograd.grad(loss, list(theta.values()), create_graph=create),
+                strict=True,
+            )
+        )
 
     theta0 = {k: v.clone().requires_grad_() for k, v in start.items()}
     g0 = gradient(theta0, True)
     theta1 = {k: (v - rate * g0[k]).detach().requires_grad_() for k, v in theta0.items()}
     g1 = gradient(theta1, True)
-    by_hand = torch.autograd.grad(distance({k: v - rate * (g0[k] + g1[k]) for k, v in theta0.items()}, target), [images, rate])
+    by_hand = torch.autograd.grad(
+        distance({k: v - rate * (g0[k] + g1[k]) for k, v in theta0.items()}, target), [images, rate]
+    )
     end = unroll(model, start, images, labels, rate, 2, memory="tesla")
-    for a, b in zip(torch.autograd.grad(distance(end, target), [images, rate]), by_hand, strict=True):
+    for a, b in zip(
+        torch.autograd.grad(distance(end, target), [images, rate]), by_hand, strict=True
+    ):
         torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("memory", ["adjoint", "tesla"])
 def test_compiled_steps_give_the_same_gradient(memory, monkeypatch):
-    monkeypatch.setattr(module, "BACKEND", "aot_eager")  # traces as the real backend does, without a C++ compiler
+    # traces as the real backend does, without a C++ compiler
+    monkeypatch.setattr(module, "BACKEND", "aot_eager")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)).double()
-    start, images = parameters_of(model), torch.randn(2, 1, 2, 2, dtype=torch.float64, requires_grad=True)
+    start, images = (
+        parameters_of(model),
+        torch.randn(2, 1, 2, 2, dtype=torch.float64, requires_grad=True),
+    )
     labels = torch.softmax(torch.randn(2, 2, dtype=torch.float64), 1).requires_grad_()
     rate = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     found = []
     for compiled in (False, True):
         end = unroll(model, start, images, labels, rate, 3, memory=memory, compiled=compiled)
-        found.append(torch.autograd.grad(sum(v.square().sum() for v in end.values()), [images, labels, rate]))
+        found.append(
+            torch.autograd.grad(sum(v.square().sum() for v in end.values()), [images, labels, rate])
+        )
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b)
 
@@ -173,10 +207,18 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="the resident size is read from Linux's /proc")
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/statm"), reason="the resident size is read from Linux's /proc"
+)
 def test_the_estimate_is_near_the_growth_of_a_process():
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    answer = subprocess.run([sys.executable, "-W", "ignore", "-c", PEAK], check=True, capture_output=True, text=True, env=environment)
+    answer = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PEAK],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     ratios = json.loads(answer.stdout.splitlines()[-1])
     assert all(1 / 1.5 < r < 1.5 for r in ratios.values()), ratios
 
@@ -185,8 +227,15 @@ def test_memory_is_chosen_by_what_is_free(monkeypatch):
     model, start, _, images, rate = setting(torch.float32)
     need = estimate_memory(model, images.shape, 8)
     assert need["tesla"] < need["adjoint"] < need["full"]
-    assert need["adjoint"] - estimate_memory(model, images.shape, 7)["adjoint"] == 4 * sum(v.numel() for v in start.values())
-    for free, chosen in ((3 * need["full"], "full"), (1.5 * need["full"], "adjoint"), (need["adjoint"], "adjoint"), (None, "adjoint")):
+    assert need["adjoint"] - estimate_memory(model, images.shape, 7)["adjoint"] == 4 * sum(
+        v.numel() for v in start.values()
+    )
+    for free, chosen in (
+        (3 * need["full"], "full"),
+        (1.5 * need["full"], "adjoint"),
+        (need["adjoint"], "adjoint"),
+        (None, "adjoint"),
+    ):
         monkeypatch.setattr(module, "free_memory", lambda device, free=free: free)
         assert choose_memory("auto", model, images.shape, 8) == chosen
     monkeypatch.setattr(module, "free_memory", lambda device: need["tesla"])
@@ -199,7 +248,11 @@ def test_memory_is_chosen_by_what_is_free(monkeypatch):
 def test_a_containers_limit_counts_and_cached_files_do_not(tmp_path, monkeypatch, names):
     limit, used, held, cache = names
     monkeypatch.setattr(module, "CGROUPS", tmp_path)
-    for name, text in ((limit, "1000000\n"), (used, "990000\n"), (held, f"anon 40000\n{cache} 900000\n")):
+    for name, text in (
+        (limit, "1000000\n"),
+        (used, "990000\n"),
+        (held, f"anon 40000\n{cache} 900000\n"),
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert free_memory() == 910000
@@ -219,12 +272,24 @@ def test_a_step_may_leave_the_synthetic_images_out(memory):
     def prepare(i, x, y):
         return (other if i == 1 else x), y
 
-    slope, by_rate = torch.autograd.grad(distance(unroll(model, start, images, labels, rate, 2, prepare, memory), target), [images, rate])
-    (wanted,) = torch.autograd.grad(distance(unroll(model, start, images, labels, rate, 2, prepare, "full"), target), images)
-    assert slope.norm() > 0 and torch.isfinite(by_rate) and (memory == "tesla" or torch.allclose(slope, wanted, rtol=1e-9, atol=0))
+    slope, by_rate = torch.autograd.grad(
+        distance(unroll(model, start, images, labels, rate, 2, prepare, memory), target),
+        [images, rate],
+    )
+    (wanted,) = torch.autograd.grad(
+        distance(unroll(model, start, images, labels, rate, 2, prepare, "full"), target), images
+    )
+    assert (
+        slope.norm() > 0
+        and torch.isfinite(by_rate)
+        and (memory == "tesla" or torch.allclose(slope, wanted, rtol=1e-9, atol=0))
+    )
 
 
-@pytest.mark.parametrize(("layer", "words"), [(nn.Dropout(0.5), "dropout would not"), (nn.BatchNorm1d(3), "running statistics")])
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [(nn.Dropout(0.5), "dropout would not"), (nn.BatchNorm1d(3), "running statistics")],
+)
 def test_a_network_that_would_not_repeat_its_steps_is_refused(layer, words):
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), layer)
     start = {k: v.detach() for k, v in model.named_parameters()}

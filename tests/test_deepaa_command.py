@@ -20,8 +20,27 @@ from effdl_nb.deepaa.operations import search_space
 from effdl_nb.deepaa.policy import load_policy
 from effdl_nb.deepaa.search import PolicySearch
 
-SHORT = ["--steps", "4", "--layers", "2", "--pairs", "2", "--lr", "2", "--chains", "8", "--prefixes", "1", "--proxy-epochs", "1",
-         "--stop-identity", "1", "--device", "cpu", "--quiet"]
+SHORT = [
+    "--steps",
+    "4",
+    "--layers",
+    "2",
+    "--pairs",
+    "2",
+    "--lr",
+    "2",
+    "--chains",
+    "8",
+    "--prefixes",
+    "1",
+    "--proxy-epochs",
+    "1",
+    "--stop-identity",
+    "1",
+    "--device",
+    "cpu",
+    "--quiet",
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +50,9 @@ def folder(tmp_path_factory):
         for k in range(3):
             (root / name / sample.classes[k]).mkdir(parents=True)
             for n, row in enumerate((split.labels == k).nonzero().flatten()[:count].tolist()):
-                Image.fromarray(split.images[row].permute(1, 2, 0).numpy()).save(root / name / sample.classes[k] / f"{n}.png")
+                Image.fromarray(split.images[row].permute(1, 2, 0).numpy()).save(
+                    root / name / sample.classes[k] / f"{n}.png"
+                )
     return root
 
 
@@ -46,7 +67,12 @@ def test_the_printed_lines_use_the_policy_in_a_loader(folder, whole, tmp_path, c
     out = tmp_path / "policy.json"
     assert main(["--data", str(folder), "--out", str(out), *SHORT]) == 0
     said = capsys.readouterr().out
-    assert "3 classes" in said and "layer 1: entropy" in said and "instead of 32" in said and not list(tmp_path.glob("*.safetensors"))
+    assert (
+        "3 classes" in said
+        and "layer 1: entropy" in said
+        and "instead of 32" in said
+        and not list(tmp_path.glob("*.safetensors"))
+    )
     names = {}
     exec("\n".join(line.strip() for line in said.splitlines() if line.startswith("    ")), names)
     dataset = ImageFolder(folder / "train", transform=names["pipeline"])
@@ -54,17 +80,25 @@ def test_the_printed_lines_use_the_policy_in_a_loader(folder, whole, tmp_path, c
     batches = list(DataLoader(dataset, batch_size=16))
     assert [tuple(x.shape) for x, _ in batches] == [(16, 3, 32, 32)] * 3
     assert all(torch.isfinite(x).all() and x.dtype == torch.float32 for x, _ in batches)
-    assert torch.equal(load_policy(out).probabilities, load_policy(whole).probabilities), "the same command finds the same policy"
+    assert torch.equal(load_policy(out).probabilities, load_policy(whole).probabilities), (
+        "the same command finds the same policy"
+    )
 
 
 def test_a_killed_search_goes_on_where_it_was(folder, whole, tmp_path, capsys):
     out = tmp_path / "policy.json"
     arguments = ["--data", str(folder), "--out", str(out), *SHORT]
-    slowly = "import sys, time; from effdl_nb.deepaa import command, search\n" \
-             "advance = search.PolicySearch.advance\n" \
-             "def slow(self):\n    time.sleep(0.3); return advance(self)\n" \
-             "search.PolicySearch.advance = slow\nsys.exit(command.main(sys.argv[1:]))"
-    running = subprocess.Popen([sys.executable, "-c", slowly, *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
+    slowly = (
+        "import sys, time; from effdl_nb.deepaa import command, search\n"
+        "advance = search.PolicySearch.advance\n"
+        "def slow(self):\n    time.sleep(0.3); return advance(self)\n"
+        "search.PolicySearch.advance = slow\nsys.exit(command.main(sys.argv[1:]))"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", slowly, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+    )
     state, end = tmp_path / "policy.json.search.safetensors", time.monotonic() + 120
     while not state.exists() and running.poll() is None and time.monotonic() < end:
         time.sleep(0.05)
@@ -75,7 +109,9 @@ def test_a_killed_search_goes_on_where_it_was(folder, whole, tmp_path, capsys):
     assert torch.equal(load_policy(out).probabilities, load_policy(whole).probabilities)
 
 
-def test_an_interruption_says_how_to_continue_and_other_settings_are_refused(folder, tmp_path, monkeypatch, capsys):
+def test_an_interruption_says_how_to_continue_and_other_settings_are_refused(
+    folder, tmp_path, monkeypatch, capsys
+):
     out, advance, calls = tmp_path / "policy.json", PolicySearch.advance, []
 
     def interrupted(self):
@@ -88,25 +124,30 @@ def test_an_interruption_says_how_to_continue_and_other_settings_are_refused(fol
     arguments = ["--data", str(folder), "--out", str(out), *SHORT]
     assert main(arguments) == 130 and "same command again" in capsys.readouterr().out
     assert main([*arguments, "--penalty", "0.5"]) == 1
-    assert re.search(r"belongs to another search.*penalty \(1.0 there, 0.5 here\)", capsys.readouterr().err)
+    assert re.search(
+        r"belongs to another search.*penalty \(1.0 there, 0.5 here\)", capsys.readouterr().err
+    )
     assert main([*arguments, "--network", "wrn-10-1"]) == 1
     assert "made with other settings" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("wrong, words", [
-    (["--network", "lenet"], "unknown network 'lenet'; allowed: wrn"),
-    (["--space", "mnist"], "invalid choice: 'mnist'"),
-    (["--steps", "0"], "steps is 0; allowed: whole numbers from 1"),
-    (["--steps", "many"], "invalid int value: 'many'"),
-    (["--device", "tpu"], "device is 'tpu'; allowed here: cpu"),
-    (["--precision", "bf16"], "precision is 'bf16'; allowed: 'fp32', 'tf32'"),
-    (["--precision", "tf32", "--device", "cpu"], "needs a GPU"),
-    (["--compile", "--device", "cpu"], "needs a GPU"),
-    (["--guide-share", "1"], "--guide-share is 1.0; allowed"),
-    (["--image-size", "4"], "image_size"),
-    (["--image-size", "12"], "smaller than the space's Cutout of 16"),
-    (["--stpes", "3"], "unrecognized arguments: --stpes"),
-])
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        (["--network", "lenet"], "unknown network 'lenet'; allowed: wrn"),
+        (["--space", "mnist"], "invalid choice: 'mnist'"),
+        (["--steps", "0"], "steps is 0; allowed: whole numbers from 1"),
+        (["--steps", "many"], "invalid int value: 'many'"),
+        (["--device", "tpu"], "device is 'tpu'; allowed here: cpu"),
+        (["--precision", "bf16"], "precision is 'bf16'; allowed: 'fp32', 'tf32'"),
+        (["--precision", "tf32", "--device", "cpu"], "needs a GPU"),
+        (["--compile", "--device", "cpu"], "needs a GPU"),
+        (["--guide-share", "1"], "--guide-share is 1.0; allowed"),
+        (["--image-size", "4"], "image_size"),
+        (["--image-size", "12"], "smaller than the space's Cutout of 16"),
+        (["--stpes", "3"], "unrecognized arguments: --stpes"),
+    ],
+)
 def test_wrong_arguments_are_named_before_images_are_read(wrong, words, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--data", "nowhere", "--out", str(tmp_path / "p.json"), *wrong])
@@ -134,19 +175,36 @@ def test_images_that_do_not_fit(folder, whole, tmp_path, capsys):
 
 def test_without_held_out_images_the_proxy_is_not_judged(folder, whole, tmp_path, capsys):
     out = tmp_path / "p.json"
-    assert main(["--data", str(folder / "train"), "--out", str(out), *SHORT]) == 0 and "not judged" in capsys.readouterr().out
+    assert (
+        main(["--data", str(folder / "train"), "--out", str(out), *SHORT]) == 0
+        and "not judged" in capsys.readouterr().out
+    )
     found = load_policy(out)
-    assert found.provenance["proxy_held_out_accuracy"] is None and torch.equal(found.probabilities, load_policy(whole).probabilities)
+    assert found.provenance["proxy_held_out_accuracy"] is None and torch.equal(
+        found.probabilities, load_policy(whole).probabilities
+    )
 
 
 def test_imagenets_space_is_scaled_to_the_images_and_quiet_is_quiet(folder, tmp_path, capfd):
     out = tmp_path / "p.json"
     assert main(["--data", str(folder), "--out", str(out), *SHORT, "--space", "imagenet"]) == 0
-    assert load_policy(out).space == search_space("imagenet", 32) and load_policy(out).space.cutout == 9
+    assert (
+        load_policy(out).space == search_space("imagenet", 32)
+        and load_policy(out).space.cutout == 9
+    )
     assert not capfd.readouterr().err, "no bar, of decoding neither"
 
 
 def test_the_module_is_the_command(tmp_path):
-    done = subprocess.run([sys.executable, "-W", "error::RuntimeWarning", "-m", "effdl_nb.deepaa.search", "--help"], capture_output=True, text=True,
-                          cwd=Path(__file__).parent.parent)
-    assert done.returncode == 0 and "--data FOLDER" in done.stdout and "effdl_nb.deepaa.search" in done.stdout and not done.stderr
+    done = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-m", "effdl_nb.deepaa.search", "--help"],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    )
+    assert (
+        done.returncode == 0
+        and "--data FOLDER" in done.stdout
+        and "effdl_nb.deepaa.search" in done.stdout
+        and not done.stderr
+    )

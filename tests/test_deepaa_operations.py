@@ -27,37 +27,75 @@ SPACE = SearchSpace.cifar()
 def by_pillow(images, indices, space, noise):
     out = []
     for image, n, u in zip(images, indices.tolist(), noise.tolist(), strict=True):
-        out.append(np.asarray(pillow_transform(Image.fromarray(image.permute(1, 2, 0).numpy()), space[n], space, tuple(u))))
+        out.append(
+            np.asarray(
+                pillow_transform(
+                    Image.fromarray(image.permute(1, 2, 0).numpy()), space[n], space, tuple(u)
+                )
+            )
+        )
     return torch.from_numpy(np.stack(out)).permute(0, 3, 1, 2)
 
 
 def random_images(n, height=32, width=32, seed=0):
-    return torch.randint(0, 256, (n, 3, height, width), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return torch.randint(
+        0,
+        256,
+        (n, 3, height, width),
+        dtype=torch.uint8,
+        generator=torch.Generator().manual_seed(seed),
+    )
 
 
 @pytest.mark.parametrize("space", [SPACE, SearchSpace.wide()], ids=["cifar", "wide"])
 @pytest.mark.parametrize("size", [(16, 16), (17, 31), (32, 32), (50, 24)])
 def test_every_transform_is_pillows(space, size):
     images = random_images(2, *size).repeat_interleave(len(space), 0)
-    indices, noise = torch.arange(len(space)).repeat(2), draw_noise(2 * len(space), torch.Generator().manual_seed(3))
-    got, want = apply_transforms(images, indices, space, noise=noise), by_pillow(images, indices, space, noise)
+    indices, noise = (
+        torch.arange(len(space)).repeat(2),
+        draw_noise(2 * len(space), torch.Generator().manual_seed(3)),
+    )
+    got, want = (
+        apply_transforms(images, indices, space, noise=noise),
+        by_pillow(images, indices, space, noise),
+    )
     wrong = sorted({str(space[n]) for n in indices[(got != want).flatten(1).any(1)].tolist()})
     assert not wrong
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.floats(-2, 2), st.sampled_from(["ShearX", "ShearY", "Contrast", "Color", "Brightness", "Sharpness"]), st.integers(0, 1000))
+@given(
+    st.floats(-2, 2),
+    st.sampled_from(["ShearX", "ShearY", "Contrast", "Color", "Brightness", "Sharpness"]),
+    st.integers(0, 1000),
+)
 def test_any_magnitude_is_pillows(magnitude, name, seed):
     space = SearchSpace("one", (Transform(name, magnitude),))
-    images, noise, index = random_images(2, 20, 23, seed), torch.zeros(2, 2), torch.zeros(2, dtype=torch.long)
-    assert torch.equal(apply_transforms(images, index, space, noise=noise), by_pillow(images, index, space, noise))
+    images, noise, index = (
+        random_images(2, 20, 23, seed),
+        torch.zeros(2, 2),
+        torch.zeros(2, dtype=torch.long),
+    )
+    assert torch.equal(
+        apply_transforms(images, index, space, noise=noise), by_pillow(images, index, space, noise)
+    )
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.sampled_from([t for t in SPACE.transforms if t.name.startswith("Translate")]), st.integers(1, 120), st.integers(1, 120))
+@given(
+    st.sampled_from([t for t in SPACE.transforms if t.name.startswith("Translate")]),
+    st.integers(1, 120),
+    st.integers(1, 120),
+)
 def test_any_translation_is_pillows_at_any_size(transform, height, width):
-    space, images, index = SearchSpace("one", (transform,)), random_images(1, height, width), torch.zeros(1, dtype=torch.long)
-    assert torch.equal(apply_transforms(images, index, space), by_pillow(images, index, space, torch.zeros(1, 2)))
+    space, images, index = (
+        SearchSpace("one", (transform,)),
+        random_images(1, height, width),
+        torch.zeros(1, dtype=torch.long),
+    )
+    assert torch.equal(
+        apply_transforms(images, index, space), by_pillow(images, index, space, torch.zeros(1, 2))
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -65,7 +103,9 @@ def test_any_translation_is_pillows_at_any_size(transform, height, width):
 def test_any_rotation_is_pillows(angle, height, width):
     space = SearchSpace("one", (Transform("Rotate", angle),))
     images, index = random_images(1, height, width), torch.zeros(1, dtype=torch.long)
-    assert torch.equal(apply_transforms(images, index, space), by_pillow(images, index, space, torch.zeros(1, 2)))
+    assert torch.equal(
+        apply_transforms(images, index, space), by_pillow(images, index, space, torch.zeros(1, 2))
+    )
 
 
 @pytest.mark.parametrize("size", [(224, 224), (61, 300), (200, 180)])
@@ -77,7 +117,9 @@ def test_large_images_are_pillows_by_every_path(size):
     noise = draw_noise(len(indices), torch.Generator().manual_seed(5))
     want = by_pillow(images, indices, space, noise)
     for path in ("auto", "tensor", "pillow"):
-        assert torch.equal(apply_transforms(images, indices, space, noise=noise, path=path), want), path
+        assert torch.equal(
+            apply_transforms(images, indices, space, noise=noise, path=path), want
+        ), path
 
 
 @settings(max_examples=40, deadline=None)
@@ -87,30 +129,57 @@ def test_the_exact_resize_is_pillows_at_any_size(height, width, first, second):
     image, boxes = random_images(1, height, width), resized_crop_boxes(noise, height, width)
     left, top, w, h = boxes[0].tolist()
     assert 0 <= left <= width - w and 0 <= top <= height - h and w >= 1 and h >= 1
-    part = Image.fromarray(image[0].permute(1, 2, 0).contiguous().numpy()).crop((left, top, left + w, top + h))
+    part = Image.fromarray(image[0].permute(1, 2, 0).contiguous().numpy()).crop(
+        (left, top, left + w, top + h)
+    )
     want = np.array(part.resize((width, height), Image.Resampling.BICUBIC))
-    assert np.array_equal(_resized(image, torch.from_numpy(boxes))[0].permute(1, 2, 0).numpy(), want)
+    assert np.array_equal(
+        _resized(image, torch.from_numpy(boxes))[0].permute(1, 2, 0).numpy(), want
+    )
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.sampled_from(["Solarize", "Posterize", "Cutout"]), st.floats(0, 1), st.integers(16, 60), st.integers(16, 60))
+@given(
+    st.sampled_from(["Solarize", "Posterize", "Cutout"]),
+    st.floats(0, 1),
+    st.integers(16, 60),
+    st.integers(16, 60),
+)
 def test_magnitudes_off_the_grid_are_pillows(name, share, height, width):
-    t = Transform(name, {"Solarize": 300 * share - 20, "Posterize": 1 + 7.9 * share, "Cutout": share}[name])
-    noise, image = draw_noise(1, torch.Generator().manual_seed(height)), random_images(1, height, width)
-    want = pillow_transform(Image.fromarray(image[0].permute(1, 2, 0).contiguous().numpy()), t, SPACE, tuple(noise[0].tolist()))
-    assert np.array_equal(apply_drawn(image, [t], SPACE, noise)[0].permute(1, 2, 0).numpy(), np.asarray(want))
+    t = Transform(
+        name, {"Solarize": 300 * share - 20, "Posterize": 1 + 7.9 * share, "Cutout": share}[name]
+    )
+    noise, image = (
+        draw_noise(1, torch.Generator().manual_seed(height)),
+        random_images(1, height, width),
+    )
+    want = pillow_transform(
+        Image.fromarray(image[0].permute(1, 2, 0).contiguous().numpy()),
+        t,
+        SPACE,
+        tuple(noise[0].tolist()),
+    )
+    assert np.array_equal(
+        apply_drawn(image, [t], SPACE, noise)[0].permute(1, 2, 0).numpy(), np.asarray(want)
+    )
 
 
 def test_whole_pixels_are_cut_towards_zero():
     space = SearchSpace.of("whole", {"TranslateX": [-0.4, 0.4]}, translate="whole")
     image, noise = random_images(2, 20, 32), torch.zeros(2, 2)
     moved = apply_transforms(image, torch.tensor([0, 1]), space, noise=noise)
-    assert torch.equal(moved[0, :, :, 12:], image[0, :, :, :20]) and torch.equal(moved[1, :, :, :20], image[1, :, :, 12:])
+    assert torch.equal(moved[0, :, :, 12:], image[0, :, :, :20]) and torch.equal(
+        moved[1, :, :, :20], image[1, :, :, 12:]
+    )
     assert torch.equal(moved, by_pillow(image, torch.tensor([0, 1]), space, noise))
 
 
 def test_pieces_do_not_show(monkeypatch):
-    images, indices, noise = random_images(200), torch.arange(200) % 139, draw_noise(200, torch.Generator().manual_seed(1))
+    images, indices, noise = (
+        random_images(200),
+        torch.arange(200) % 139,
+        draw_noise(200, torch.Generator().manual_seed(1)),
+    )
     whole = apply_transforms(images, indices, SPACE, noise=noise)
     monkeypatch.setattr("effdl_nb.deepaa.operations.PIECE", 3 * 1024)
     assert torch.equal(apply_transforms(images, indices, SPACE, noise=noise), whole)
@@ -119,16 +188,30 @@ def test_pieces_do_not_show(monkeypatch):
 def test_keyed_numbers_have_no_state():
     keys = np.array([[1, 2, 3], [1, 2, 4], [-1, 0, 2**40]])
     found = keyed_uniform(keys, 6)
-    assert np.array_equal(keyed_uniform(keys[::-1], 4), found[::-1, :4]) and ((found >= 0) & (found < 1)).all()
+    assert (
+        np.array_equal(keyed_uniform(keys[::-1], 4), found[::-1, :4])
+        and ((found >= 0) & (found < 1)).all()
+    )
     assert len(np.unique(found)) == 18
 
 
 def test_the_spaces_and_their_hashes():
     imagenet = SearchSpace.imagenet()
-    assert len(imagenet) == 139 and imagenet.distinct() == 130 and imagenet.cutout == 60 and imagenet.crop == "resized"
+    assert (
+        len(imagenet) == 139
+        and imagenet.distinct() == 130
+        and imagenet.cutout == 60
+        and imagenet.crop == "resized"
+    )
     hashes = [SPACE.hash(), imagenet.hash(), SearchSpace.wide().hash()]
-    assert hashes == ["83be49c788ada13c", "74199db8b82be92d", "ade1cda8d4c869f3"], "files name them: they must never change"
-    for space in (SPACE, imagenet, SearchSpace.of("own", {"Rotate": [5], "Crop": None}, crop_fill=(0, 0, 0))):
+    assert hashes == ["83be49c788ada13c", "74199db8b82be92d", "ade1cda8d4c869f3"], (
+        "files name them: they must never change"
+    )
+    for space in (
+        SPACE,
+        imagenet,
+        SearchSpace.of("own", {"Rotate": [5], "Crop": None}, crop_fill=(0, 0, 0)),
+    ):
         assert SearchSpace.from_dict(json.loads(json.dumps(space.to_dict()))) == space
     with pytest.raises(ValueError, match="keys"):
         SearchSpace.from_dict({"name": "x"})
@@ -136,7 +219,11 @@ def test_the_spaces_and_their_hashes():
 
 def test_the_space_of_table_3_1():
     assert len(SPACE) == 139 and SPACE.distinct() == 130 and len(SPACE.operations()) == 18
-    assert SPACE[1] == Transform("ShearX", -0.3, 0) and SPACE[138].name == "Crop" and SPACE[138].magnitude is None
+    assert (
+        SPACE[1] == Transform("ShearX", -0.3, 0)
+        and SPACE[138].name == "Crop"
+        and SPACE[138].magnitude is None
+    )
     assert SPACE.indices("Posterize")[-1] - SPACE.indices("Posterize")[0] == 11
     with pytest.raises(ValueError, match="no operation 'Warp'"):
         SPACE.indices("Warp")
@@ -145,14 +232,22 @@ def test_the_space_of_table_3_1():
 def test_the_hash_sees_what_shapes_a_pixel_and_not_the_name():
     same = SearchSpace("another name", SPACE.transforms)
     assert same.hash() == SPACE.hash()
-    changed = [SearchSpace("s", SPACE.transforms, fill=(0, 0, 0)), SearchSpace("s", SPACE.transforms, cutout=8)]
+    changed = [
+        SearchSpace("s", SPACE.transforms, fill=(0, 0, 0)),
+        SearchSpace("s", SPACE.transforms, cutout=8),
+    ]
     changed.append(SearchSpace("s", SPACE.transforms[::-1]))
     assert len({space.hash() for space in changed} | {SPACE.hash()}) == 4
 
 
 def test_cutout_is_17_pixels_wide_in_the_middle_and_clipped_in_the_corner():
-    cutout, black = torch.tensor(SPACE.indices("Cutout")), torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
-    middle = apply_transforms(black, cutout, SPACE, noise=torch.full((1, 2), 0.5, dtype=torch.float64))
+    cutout, black = (
+        torch.tensor(SPACE.indices("Cutout")),
+        torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+    )
+    middle = apply_transforms(
+        black, cutout, SPACE, noise=torch.full((1, 2), 0.5, dtype=torch.float64)
+    )
     corner = apply_transforms(black, cutout, SPACE, noise=torch.zeros(1, 2, dtype=torch.float64))
     assert (middle[0, 0] == 125).sum() == 17 * 17 and (corner[0, 0] == 125).sum() == 9 * 9
     assert middle[0, :, 32, 32].tolist() == [125, 123, 114]
@@ -160,45 +255,83 @@ def test_cutout_is_17_pixels_wide_in_the_middle_and_clipped_in_the_corner():
 
 def test_flip_and_crop_draw_each_image_for_itself():
     image = random_images(1).expand(400, -1, -1, -1)
-    flipped = apply_transforms(image, torch.full((400,), SPACE.indices("Flip")[0]), SPACE, torch.Generator().manual_seed(0))
+    flipped = apply_transforms(
+        image, torch.full((400,), SPACE.indices("Flip")[0]), SPACE, torch.Generator().manual_seed(0)
+    )
     share = (flipped != image).flatten(1).any(1).float().mean()
-    assert 0.4 < share < 0.6 and torch.equal(flipped[(flipped != image).flatten(1).any(1)][0], image[0].flip(2))
-    cropped = apply_transforms(image, torch.full((400,), SPACE.indices("Crop")[0]), SPACE, torch.Generator().manual_seed(0))
-    assert 75 <= len(torch.unique(cropped.flatten(1), dim=0)) <= 81, "9 x 9 places, nearly all of them in 400 draws"
+    assert 0.4 < share < 0.6 and torch.equal(
+        flipped[(flipped != image).flatten(1).any(1)][0], image[0].flip(2)
+    )
+    cropped = apply_transforms(
+        image, torch.full((400,), SPACE.indices("Crop")[0]), SPACE, torch.Generator().manual_seed(0)
+    )
+    assert 75 <= len(torch.unique(cropped.flatten(1), dim=0)) <= 81, (
+        "9 x 9 places, nearly all of them in 400 draws"
+    )
 
 
 def test_a_seed_repeats_and_the_input_is_not_touched():
     images = random_images(50)
     before, indices = images.clone(), torch.arange(50) + 89
-    first, second = (apply_transforms(images, indices, SPACE, torch.Generator().manual_seed(7)) for _ in range(2))
+    first, second = (
+        apply_transforms(images, indices, SPACE, torch.Generator().manual_seed(7)) for _ in range(2)
+    )
     assert torch.equal(first, second) and torch.equal(images, before)
 
 
 def test_memory_layouts_do_not_matter():
-    images, indices, noise = random_images(139), torch.arange(139), torch.full((139, 2), 0.2, dtype=torch.float64)
+    images, indices, noise = (
+        random_images(139),
+        torch.arange(139),
+        torch.full((139, 2), 0.2, dtype=torch.float64),
+    )
     want = apply_transforms(images, indices, SPACE, noise=noise)
-    assert torch.equal(apply_transforms(images.contiguous(memory_format=torch.channels_last), indices, SPACE, noise=noise), want)
-    assert torch.equal(apply_transforms(images[:1].expand(139, -1, -1, -1), indices, SPACE, noise=noise)[0], want[0])
+    assert torch.equal(
+        apply_transforms(
+            images.contiguous(memory_format=torch.channels_last), indices, SPACE, noise=noise
+        ),
+        want,
+    )
+    assert torch.equal(
+        apply_transforms(images[:1].expand(139, -1, -1, -1), indices, SPACE, noise=noise)[0],
+        want[0],
+    )
 
 
 def test_an_empty_batch_stays_empty():
-    assert apply_transforms(random_images(0), torch.empty(0, dtype=torch.long), SPACE).shape == (0, 3, 32, 32)
+    assert apply_transforms(random_images(0), torch.empty(0, dtype=torch.long), SPACE).shape == (
+        0,
+        3,
+        32,
+        32,
+    )
 
 
-@pytest.mark.parametrize("images, error, match", [
-    (torch.zeros(2, 1, 32, 32, dtype=torch.uint8), ValueError, "RGB"),
-    (torch.zeros(2, 2, 32, 32, dtype=torch.uint8), ValueError, "RGB"),
-    (torch.zeros(2, 4, 32, 32, dtype=torch.uint8), ValueError, "RGB"),
-    (torch.zeros(3, 32, 32, dtype=torch.uint8), ValueError, "shape"),
-    (torch.zeros(2, 3, 32, 32), TypeError, "uint8"),
-    (torch.zeros(2, 3, 12, 32, dtype=torch.uint8), ValueError, "Cutout of 16"),
-])
+@pytest.mark.parametrize(
+    "images, error, match",
+    [
+        (torch.zeros(2, 1, 32, 32, dtype=torch.uint8), ValueError, "RGB"),
+        (torch.zeros(2, 2, 32, 32, dtype=torch.uint8), ValueError, "RGB"),
+        (torch.zeros(2, 4, 32, 32, dtype=torch.uint8), ValueError, "RGB"),
+        (torch.zeros(3, 32, 32, dtype=torch.uint8), ValueError, "shape"),
+        (torch.zeros(2, 3, 32, 32), TypeError, "uint8"),
+        (torch.zeros(2, 3, 12, 32, dtype=torch.uint8), ValueError, "Cutout of 16"),
+    ],
+)
 def test_images_that_cannot_work_are_refused_at_once(images, error, match):
     with pytest.raises(error, match=match):
         apply_transforms(images, torch.zeros(2, dtype=torch.long), SPACE)
 
 
-@pytest.mark.parametrize("indices", [torch.zeros(3, dtype=torch.long), torch.zeros(2), torch.tensor([0, 139]), torch.tensor([-1, 0])])
+@pytest.mark.parametrize(
+    "indices",
+    [
+        torch.zeros(3, dtype=torch.long),
+        torch.zeros(2),
+        torch.tensor([0, 139]),
+        torch.tensor([-1, 0]),
+    ],
+)
 def test_wrong_indices_are_refused(indices):
     with pytest.raises(ValueError, match="indices must"):
         apply_transforms(random_images(2), indices, SPACE)
@@ -210,7 +343,15 @@ def test_an_unknown_path_is_refused(path):
         apply_transforms(random_images(1), torch.zeros(1, dtype=torch.long), SPACE, path=path)
 
 
-@pytest.mark.parametrize("transform", [Transform("Posterize", 9.5), Transform("Posterize", 0.5), Transform("Cutout", 1.5), Transform("Crop", 2.0)])
+@pytest.mark.parametrize(
+    "transform",
+    [
+        Transform("Posterize", 9.5),
+        Transform("Posterize", 0.5),
+        Transform("Cutout", 1.5),
+        Transform("Crop", 2.0),
+    ],
+)
 def test_magnitudes_that_cannot_work_are_refused(transform):
     with pytest.raises(ValueError):
         SearchSpace("bad", (transform,))
@@ -218,8 +359,18 @@ def test_magnitudes_that_cannot_work_are_refused(transform):
         apply_drawn(random_images(1), [transform], SPACE, torch.zeros(1, 2))
 
 
-@pytest.mark.parametrize("arguments", [{"pad": -1}, {"cutout": 0}, {"fill": (0, 0)}, {"fill": (0, 0, 300)}, {"translate": "miles"},
-                                       {"crop": "no"}, {"crop_fill": (0, 0, -1)}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"pad": -1},
+        {"cutout": 0},
+        {"fill": (0, 0)},
+        {"fill": (0, 0, 300)},
+        {"translate": "miles"},
+        {"crop": "no"},
+        {"crop_fill": (0, 0, -1)},
+    ],
+)
 def test_a_space_checks_its_constants(arguments):
     with pytest.raises(ValueError):
         SearchSpace("bad", SPACE.transforms, **arguments)
@@ -234,5 +385,12 @@ def test_a_gray_image_is_a_fixed_point_of_color():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_makes_the_same_bytes():
     for space in (SPACE, SearchSpace.imagenet()):
-        images, indices, noise = random_images(139, 64, 70), torch.arange(139), draw_noise(139, torch.Generator().manual_seed(1))
-        assert torch.equal(apply_transforms(images.cuda(), indices, space, noise=noise).cpu(), apply_transforms(images, indices, space, noise=noise))
+        images, indices, noise = (
+            random_images(139, 64, 70),
+            torch.arange(139),
+            draw_noise(139, torch.Generator().manual_seed(1)),
+        )
+        assert torch.equal(
+            apply_transforms(images.cuda(), indices, space, noise=noise).cpu(),
+            apply_transforms(images, indices, space, noise=noise),
+        )

@@ -29,7 +29,9 @@ SPACE = SearchSpace.cifar()
 
 
 def images(n=40):
-    return torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def seeded(seed=0):
@@ -43,16 +45,19 @@ def broken(**changes):
     return row
 
 
-@pytest.mark.parametrize("probabilities, match", [
-    (broken(n0=-0.1), "not negative"),
-    (broken(n0=float("nan")), "finite"),
-    (broken(n0=float("inf")), "finite"),
-    (broken(n0=0.5), "sum to 1"),
-    (torch.zeros(1, 139), "sum to 1"),
-    (torch.full((1, 138), 1 / 138), "shape"),
-    (torch.full((139,), 1 / 139), "shape"),
-    (torch.zeros(0, 139), "shape"),
-])
+@pytest.mark.parametrize(
+    "probabilities, match",
+    [
+        (broken(n0=-0.1), "not negative"),
+        (broken(n0=float("nan")), "finite"),
+        (broken(n0=float("inf")), "finite"),
+        (broken(n0=0.5), "sum to 1"),
+        (torch.zeros(1, 139), "sum to 1"),
+        (torch.full((1, 138), 1 / 138), "shape"),
+        (torch.full((139,), 1 / 139), "shape"),
+        (torch.zeros(0, 139), "shape"),
+    ],
+)
 def test_what_is_not_a_distribution_is_refused(probabilities, match):
     with pytest.raises(ValueError, match=match):
         Policy(probabilities, SPACE)
@@ -100,17 +105,31 @@ def test_identity_and_empty_batches():
     assert uniform_policy(SPACE)(images(0), seeded()).shape == (0, 3, 32, 32)
 
 
-@pytest.mark.parametrize("batch, error", [(torch.zeros(2, 1, 32, 32, dtype=torch.uint8), ValueError), (torch.zeros(2, 3, 32, 32), TypeError)])
+@pytest.mark.parametrize(
+    "batch, error",
+    [
+        (torch.zeros(2, 1, 32, 32, dtype=torch.uint8), ValueError),
+        (torch.zeros(2, 3, 32, 32), TypeError),
+    ],
+)
 def test_a_policy_refuses_before_it_draws(batch, error):
     with pytest.raises(error):
         identity_policy(SPACE)(batch)
 
 
 def test_baselines():
-    assert deep_ta_policy(SPACE).probabilities[0, SPACE.indices("Flip")[0]].item() == pytest.approx(1 / 18)
-    assert deep_ta_policy(SPACE).probabilities[0, SPACE.indices("Solarize")[4]].item() == pytest.approx(1 / 216)
+    assert deep_ta_policy(SPACE).probabilities[0, SPACE.indices("Flip")[0]].item() == pytest.approx(
+        1 / 18
+    )
+    assert deep_ta_policy(SPACE).probabilities[
+        0, SPACE.indices("Solarize")[4]
+    ].item() == pytest.approx(1 / 216)
     wide = trivial_augment_wide_policy()
-    assert [next(iter(layer)) for layer in operation_probabilities(wide)][1:] == ["Crop", "Flip", "Cutout"]
+    assert [next(iter(layer)) for layer in operation_probabilities(wide)][1:] == [
+        "Crop",
+        "Flip",
+        "Cutout",
+    ]
     assert trivial_augment_wide_policy(defaults=False).layers == 1
     with pytest.raises(ValueError, match="no operation"):
         single_policy(SPACE, "Blur")
@@ -120,15 +139,26 @@ def test_mirroring_needs_a_mirror_image():
     space = SearchSpace("one-sided", (Transform("Identity"), Transform("Rotate", 10.0)))
     with pytest.raises(ValueError, match="opposite sign"):
         mirrored_policy(uniform_policy(space))
-    assert torch.allclose(mirrored_policy(deep_ta_policy(SPACE)).probabilities, deep_ta_policy(SPACE).probabilities, atol=1e-15)
+    assert torch.allclose(
+        mirrored_policy(deep_ta_policy(SPACE)).probabilities,
+        deep_ta_policy(SPACE).probabilities,
+        atol=1e-15,
+    )
 
 
 def test_a_file_keeps_every_bit(tmp_path):
-    policy = Policy(torch.rand(2, 139, dtype=torch.float64).softmax(1), SPACE, {"method": "test", "n": 3})
+    policy = Policy(
+        torch.rand(2, 139, dtype=torch.float64).softmax(1), SPACE, {"method": "test", "n": 3}
+    )
     save_policy(policy, tmp_path / "deep" / "policy.json")
     back = load_policy(tmp_path / "deep" / "policy.json")
-    assert torch.equal(back.probabilities, policy.probabilities) and back.provenance == policy.provenance
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["policy.json"], "nothing is left beside it"
+    assert (
+        torch.equal(back.probabilities, policy.probabilities)
+        and back.provenance == policy.provenance
+    )
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["policy.json"], (
+        "nothing is left beside it"
+    )
 
 
 def test_damaged_and_foreign_files_are_refused(tmp_path):
@@ -155,9 +185,15 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
 
 
 def test_a_file_brings_its_space(tmp_path):
-    mine = SearchSpace.of("mine", {"Identity": None, "Rotate": [-7, 7], "Crop": None}, pad=2, crop_fill=(0, 0, 0))
+    mine = SearchSpace.of(
+        "mine", {"Identity": None, "Rotate": [-7, 7], "Crop": None}, pad=2, crop_fill=(0, 0, 0)
+    )
     save_policy(uniform_policy(mine), tmp_path / "p.json")
-    assert load_policy(tmp_path / "p.json").space == mine == load_policy(tmp_path / "p.json", mine).space
+    assert (
+        load_policy(tmp_path / "p.json").space
+        == mine
+        == load_policy(tmp_path / "p.json", mine).space
+    )
     with pytest.raises(ValueError, match="was made for space 'mine'"):
         load_policy(tmp_path / "p.json", SPACE)
 
@@ -169,7 +205,12 @@ def signed(body):
 def test_files_of_the_first_schema_are_still_read(tmp_path):
     policy, path = deep_ta_policy(SPACE, 2), tmp_path / "p.json"
     space = {"name": "cifar", "hash": SPACE.hash(), "size": 139}
-    old = {"schema": "effdl_nb/deepaa-policy/1", "space": space, "provenance": {}, "probabilities": policy.probabilities.tolist()}
+    old = {
+        "schema": "effdl_nb/deepaa-policy/1",
+        "space": space,
+        "provenance": {},
+        "probabilities": policy.probabilities.tolist(),
+    }
     path.write_text(json.dumps(signed(old)))
     assert torch.equal(load_policy(path).probabilities, policy.probabilities)
     path.write_text(json.dumps(signed({**old, "space": {**space, "name": "mine"}})))
@@ -183,11 +224,17 @@ def test_files_of_another_kind_or_with_a_bent_space_are_refused(tmp_path):
     save_policy(deep_ta_policy(SPACE), path)
     body = json.loads(path.read_text())
     bent = {"space": {**body["space"], "pad": 5}}
-    for change, match in ({"kind": "dream"}, "known are"), (bent, "was made for space"), ({"probabilities": [[1.0]]}, "shape"):
+    for change, match in (
+        ({"kind": "dream"}, "known are"),
+        (bent, "was made for space"),
+        ({"probabilities": [[1.0]]}, "shape"),
+    ):
         path.write_text(json.dumps(signed({**body, **change})))
         with pytest.raises(ValueError, match=match):
             load_policy(path)
-    path.write_text(json.dumps(signed({key: value for key, value in body.items() if key != "probabilities"})))
+    path.write_text(
+        json.dumps(signed({key: value for key, value in body.items() if key != "probabilities"}))
+    )
     with pytest.raises(ValueError, match="incomplete"):
         load_policy(path)
 
@@ -196,13 +243,22 @@ def test_draws_by_key_depend_on_seed_epoch_and_index_alone():
     policy = deep_ta_policy(SPACE, 3)
     whole = policy.sample_at(range(1000), seed=5, epoch=2)
     some = policy.sample_at([999, 3], seed=5, epoch=2)
-    assert torch.equal(some.indices, whole.indices[[999, 3]]) and torch.equal(some.noise, whole.noise[[999, 3]])
+    assert torch.equal(some.indices, whole.indices[[999, 3]]) and torch.equal(
+        some.noise, whole.noise[[999, 3]]
+    )
     assert policy.sample_at([], seed=0).indices.shape == (0, 3)
-    other = [policy.sample_at(range(1000), seed=5, epoch=3), policy.sample_at(range(1000), seed=6, epoch=2)]
+    other = [
+        policy.sample_at(range(1000), seed=5, epoch=3),
+        policy.sample_at(range(1000), seed=6, epoch=2),
+    ]
     assert all((o.indices == whole.indices).all(1).float().mean() < 0.02 for o in other)
-    counts = torch.bincount(policy.sample_at(range(20_000), seed=0).indices[:, 1], minlength=139).double()
+    counts = torch.bincount(
+        policy.sample_at(range(20_000), seed=0).indices[:, 1], minlength=139
+    ).double()
     expected = policy.probabilities[1] * 20_000
-    assert ((counts - expected) ** 2 / expected).sum() < 197, "chi-square with 138 degrees of freedom, above 197 once in 1,000"
+    assert ((counts - expected) ** 2 / expected).sum() < 197, (
+        "chi-square with 138 degrees of freedom, above 197 once in 1,000"
+    )
 
 
 def test_what_was_drawn_can_be_read():
@@ -211,12 +267,17 @@ def test_what_was_drawn_can_be_read():
     chains = policy.transforms(draw)
     assert [[SPACE.transforms.index(t) for t in chain] for chain in chains] == draw.indices.tolist()
     rng = seeded()
-    assert [policy.draw_one(rng) for _ in range(3)] == [list(zip(chain, map(tuple, noise), strict=True))
-                                                        for chain, noise in zip(chains, draw.noise.tolist(), strict=True)]
+    assert [policy.draw_one(rng) for _ in range(3)] == [
+        list(zip(chain, map(tuple, noise), strict=True))
+        for chain, noise in zip(chains, draw.noise.tolist(), strict=True)
+    ]
 
 
 def test_a_pipeline_step_keeps_form_size_and_label():
-    step, big = deep_ta_policy(SearchSpace.imagenet(), 2).as_transform(), images(1)[0].repeat(1, 6, 8)
+    step, big = (
+        deep_ta_policy(SearchSpace.imagenet(), 2).as_transform(),
+        images(1)[0].repeat(1, 6, 8),
+    )
     picture = Image.fromarray(big.permute(1, 2, 0).contiguous().numpy())
     for seed in range(8):
         torch.manual_seed(seed)
@@ -245,13 +306,20 @@ def test_a_loaders_workers_do_not_matter():
     assert torch.equal(next(iter(loader))[0], first)
     wrapped.set_epoch(1)
     second = next(iter(loader))[0]
-    assert torch.equal(second, epoch(batch_size=7)) and not torch.equal(second, first), "a living worker sees the new epoch"
-    assert torch.equal(Augmented(images(24), deep_ta_policy(SPACE, 2), seed=1)[3], first[3]), "items need not be pairs"
+    assert torch.equal(second, epoch(batch_size=7)) and not torch.equal(second, first), (
+        "a living worker sees the new epoch"
+    )
+    assert torch.equal(Augmented(images(24), deep_ta_policy(SPACE, 2), seed=1)[3], first[3]), (
+        "items need not be pairs"
+    )
 
 
 def test_a_provenance_that_json_cannot_hold_leaves_the_old_file(tmp_path):
     save_policy(uniform_policy(SPACE), tmp_path / "p.json")
     before = (tmp_path / "p.json").read_bytes()
     with pytest.raises((TypeError, ValueError)):
-        save_policy(Policy(uniform_policy(SPACE).probabilities, SPACE, {"bad": object()}), tmp_path / "p.json")
+        save_policy(
+            Policy(uniform_policy(SPACE).probabilities, SPACE, {"bad": object()}),
+            tmp_path / "p.json",
+        )
     assert (tmp_path / "p.json").read_bytes() == before

@@ -9,7 +9,13 @@ from torch import nn
 from effdl_nb.data import Split
 from effdl_nb.deepaa.operations import SearchSpace, Transform
 from effdl_nb.deepaa.policy import Policy, identity_policy, uniform_policy
-from effdl_nb.deepaa.random_search import affordable_candidates, affordable_pairs, random_policy, random_search, search_cost
+from effdl_nb.deepaa.random_search import (
+    affordable_candidates,
+    affordable_pairs,
+    random_policy,
+    random_search,
+    search_cost,
+)
 from effdl_nb.deepaa.search import (
     PolicySearch,
     SearchConfig,
@@ -30,22 +36,48 @@ from effdl_nb.deepaa.search import (
 from effdl_nb.networks import build
 from effdl_nb.training import TrainConfig
 
-SPACE = SearchSpace("four", (Transform("Identity"), Transform("Invert"), Transform("Rotate", 15.0), Transform("Flip")))
-CONFIG = SearchConfig(layers=2, steps=4, pairs=2, validation_images=5, prefixes=2, chains=6, lr=0.5, identity_logit=1.0, stop_identity=1.0)
+SPACE = SearchSpace(
+    "four",
+    (Transform("Identity"), Transform("Invert"), Transform("Rotate", 15.0), Transform("Flip")),
+)
+CONFIG = SearchConfig(
+    layers=2,
+    steps=4,
+    pairs=2,
+    validation_images=5,
+    prefixes=2,
+    chains=6,
+    lr=0.5,
+    identity_logit=1.0,
+    stop_identity=1.0,
+)
 
 
 def data(seed=0, classes=3, per_class=12):
     torch.manual_seed(seed)
     labels = torch.arange(classes).repeat(per_class)
-    parts = [Split(torch.randint(0, 256, (len(labels), 3, 32, 32), dtype=torch.uint8), labels) for _ in range(2)]
-    return SearchData(build("small-convnet", classes, width=2), *parts, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    parts = [
+        Split(torch.randint(0, 256, (len(labels), 3, 32, 32), dtype=torch.uint8), labels)
+        for _ in range(2)
+    ]
+    return SearchData(
+        build("small-convnet", classes, width=2), *parts, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
+    )
 
 
 def test_a_seed_decides_everything():
     first, second = (PolicySearch(data(), SPACE, CONFIG).run(progress=False) for _ in range(2))
-    other = PolicySearch(data(), SPACE, SearchConfig(**{**vars(CONFIG), "seed": 1})).run(progress=False)
-    assert torch.equal(first.probabilities, second.probabilities) and not torch.equal(first.probabilities, other.probabilities)
-    assert first.layers == 2 and first.provenance["stopped"] == "all 2 layers searched" and first.provenance["config"]["steps"] == 4
+    other = PolicySearch(data(), SPACE, SearchConfig(**{**vars(CONFIG), "seed": 1})).run(
+        progress=False
+    )
+    assert torch.equal(first.probabilities, second.probabilities) and not torch.equal(
+        first.probabilities, other.probabilities
+    )
+    assert (
+        first.layers == 2
+        and first.provenance["stopped"] == "all 2 layers searched"
+        and first.provenance["config"]["steps"] == 4
+    )
 
 
 def test_the_global_generator_is_left_alone():
@@ -68,12 +100,21 @@ def test_an_interrupted_search_ends_like_an_uninterrupted_one(tmp_path, monkeypa
 
     monkeypatch.setattr(PolicySearch, "advance", failing)
     with pytest.raises(KeyboardInterrupt):
-        PolicySearch(data(), SPACE, CONFIG, state=tmp_path / "state", save_every=3).run(progress=False)
+        PolicySearch(data(), SPACE, CONFIG, state=tmp_path / "state", save_every=3).run(
+            progress=False
+        )
     monkeypatch.setattr(PolicySearch, "advance", advance)
     resumed = PolicySearch(data(), SPACE, CONFIG, state=tmp_path / "state", save_every=3)
-    assert (resumed.layer - 1) * 4 + resumed.step >= stop - 2, "at most the steps since the last save are lost"
-    assert torch.equal(resumed.run(progress=False).probabilities, expected.probabilities) and resumed.history == whole.history
-    assert PolicySearch(data(), SPACE, CONFIG, state=tmp_path / "state").stopped, "a finished search is finished when it is opened again"
+    assert (resumed.layer - 1) * 4 + resumed.step >= stop - 2, (
+        "at most the steps since the last save are lost"
+    )
+    assert (
+        torch.equal(resumed.run(progress=False).probabilities, expected.probabilities)
+        and resumed.history == whole.history
+    )
+    assert PolicySearch(data(), SPACE, CONFIG, state=tmp_path / "state").stopped, (
+        "a finished search is finished when it is opened again"
+    )
 
 
 def test_a_state_of_another_search_or_a_damaged_one_is_refused(tmp_path):
@@ -95,18 +136,27 @@ def test_the_proxy_is_never_touched():
     looked_at.model.train()
     before = {name: value.clone() for name, value in looked_at.model.state_dict().items()}
     PolicySearch(looked_at, SPACE, CONFIG).run(progress=False)
-    assert all(torch.equal(value, before[name]) for name, value in looked_at.model.state_dict().items()) and looked_at.model.training
+    assert (
+        all(
+            torch.equal(value, before[name]) for name, value in looked_at.model.state_dict().items()
+        )
+        and looked_at.model.training
+    )
 
 
 def test_an_identity_layer_ends_the_search():
     config = SearchConfig(**{**vars(CONFIG), "layers": 5, "stop_identity": 0.0})
     search = PolicySearch(data(), SPACE, config)
-    assert search.run(progress=False).layers == 1 and "layer 2 became the identity" in search.stopped
+    assert (
+        search.run(progress=False).layers == 1 and "layer 2 became the identity" in search.stopped
+    )
 
 
 def test_too_short_a_search_warns():
     with pytest.warns(UserWarning, match="may never leave the identity"):
-        PolicySearch(data(), SPACE, SearchConfig(**{**vars(CONFIG), "lr": 0.01, "layers": 1})).run(progress=False)
+        PolicySearch(data(), SPACE, SearchConfig(**{**vars(CONFIG), "lr": 0.01, "layers": 1})).run(
+            progress=False
+        )
 
 
 class Dead(nn.Module):
@@ -125,7 +175,9 @@ def test_pairs_without_a_gradient_are_skipped_and_too_many_end_the_search():
     looked_at = data()
     dead = SearchData(Dead(), looked_at.train, looked_at.validation, looked_at.mean, looked_at.std)
     members = class_members(dead.validation.labels, 5)
-    rewards, cosines, skipped = step_rewards(dead, members, CONFIG, None, uniform_policy(SPACE), step_generator(0, 1, 0))
+    rewards, cosines, skipped = step_rewards(
+        dead, members, CONFIG, None, uniform_policy(SPACE), step_generator(0, 1, 0)
+    )
     assert rewards.shape == (0, 4) and len(cosines) == 0 and skipped == 2
     search = PolicySearch(dead, SPACE, SearchConfig(**{**vars(CONFIG), "max_skipped": 3}))
     assert search.advance()["cosine"] is None and search.skipped == 2
@@ -145,9 +197,11 @@ def test_a_layer_without_any_usable_pair_yet_is_resumed(tmp_path):
     assert resumed.advance() == search.advance()
 
 
-@pytest.mark.parametrize("wrong", [{"penalty": None}, {"lr": "x"}, {"seed": 0.5}, {"max_skipped": 1.5}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"penalty": None}, {"lr": "x"}, {"seed": 0.5}, {"max_skipped": 1.5}, {"seed": -1}]
+)
 def test_settings_that_are_no_numbers_are_named(wrong):
-    (name, value), = wrong.items()
+    ((name, value),) = wrong.items()
     with pytest.raises(ValueError, match=f"{name} is {value!r}; allowed"):
         SearchConfig(**{**vars(CONFIG), **wrong})
 
@@ -163,8 +217,21 @@ def test_classes_with_too_few_or_no_validation_images():
         PolicySearch(without, SPACE, CONFIG)
 
 
-@pytest.mark.parametrize("change", [{"steps": 0}, {"pairs": 1.5}, {"lr": 0.0}, {"lr": float("nan")}, {"penalty": -1.0}, {"chains": 0},
-                                    {"same_class": 1}, {"unit_v": "no"}, {"precision": "bf16"}, {"compile": None}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"steps": 0},
+        {"pairs": 1.5},
+        {"lr": 0.0},
+        {"lr": float("nan")},
+        {"penalty": -1.0},
+        {"chains": 0},
+        {"same_class": 1},
+        {"unit_v": "no"},
+        {"precision": "bf16"},
+        {"compile": None},
+    ],
+)
 def test_settings_that_make_no_sense(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         SearchConfig(**change)
@@ -175,7 +242,9 @@ def test_a_space_without_identity_and_images_it_cannot_take():
         PolicySearch(data(), SearchSpace("two", SPACE.transforms[1:]), CONFIG)
     looked_at = data()
     one_channel = Split(looked_at.train.images[:, :1], looked_at.train.labels)
-    gray = SearchData(looked_at.model, one_channel, looked_at.validation, looked_at.mean, looked_at.std)
+    gray = SearchData(
+        looked_at.model, one_channel, looked_at.validation, looked_at.mean, looked_at.std
+    )
     with pytest.raises(ValueError, match="RGB"):
         PolicySearch(gray, SPACE, CONFIG)
 
@@ -191,45 +260,79 @@ def test_the_search_climbs_what_it_maximises():
 
 def test_held_out_cosine_of_the_identity_is_flat_and_repeats():
     looked_at = data()
-    found = held_out_cosine(looked_at, identity_policy(SPACE, 2), pairs=4, validation_images=5, chains=3)
-    assert [record["depth"] for record in found] == [0, 1, 2] and all(abs(record["improvement"]) < 1e-4 for record in found)
+    found = held_out_cosine(
+        looked_at, identity_policy(SPACE, 2), pairs=4, validation_images=5, chains=3
+    )
+    assert [record["depth"] for record in found] == [0, 1, 2] and all(
+        abs(record["improvement"]) < 1e-4 for record in found
+    )
     mixed = Policy(torch.full((1, 4), 0.25), SPACE)
-    first, second = (held_out_cosine(looked_at, mixed, pairs=4, validation_images=5, chains=3) for _ in range(2))
-    assert first == second and first[0]["cosine"] == found[0]["cosine"], "depth 0 is the image itself, whatever the policy"
+    first, second = (
+        held_out_cosine(looked_at, mixed, pairs=4, validation_images=5, chains=3) for _ in range(2)
+    )
+    assert first == second and first[0]["cosine"] == found[0]["cosine"], (
+        "depth 0 is the image itself, whatever the policy"
+    )
 
 
 def test_the_proxy_repeats_and_does_not_disturb_the_global_generator():
     looked_at, config = data(), TrainConfig(epochs=1, batch_size=12)
     state = torch.get_rng_state()
-    args = ("small-convnet", looked_at.train.images, looked_at.train.labels, config, looked_at.mean, looked_at.std)
+    args = (
+        "small-convnet",
+        looked_at.train.images,
+        looked_at.train.labels,
+        config,
+        looked_at.mean,
+        looked_at.std,
+    )
     first, second = (pretrain_proxy(*args, num_classes=3, progress=False) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state) and not first.training
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
 
 
 def one_step(config, done=None, seed=0, space=SPACE):
     looked_at = data()
     pools = validation_pools(looked_at.validation.labels, range(3), config)
-    return step_rewards(looked_at, pools, config, done, uniform_policy(space), step_generator(seed, 1, 0))
+    return step_rewards(
+        looked_at, pools, config, done, uniform_policy(space), step_generator(seed, 1, 0)
+    )
 
 
 @pytest.mark.parametrize("done", [None, uniform_policy(SPACE)])
 def test_without_the_factor_every_pair_is_scaled_by_its_own_norm(done):
-    kept, dropped = (one_step(SearchConfig(**{**vars(CONFIG), "pairs": 4, "unit_v": flag}), done) for flag in (True, False))
+    kept, dropped = (
+        one_step(SearchConfig(**{**vars(CONFIG), "pairs": 4, "unit_v": flag}), done)
+        for flag in (True, False)
+    )
     norms = (dropped[0] / kept[0]).median(1, keepdim=True).values
-    assert torch.allclose(dropped[0], kept[0] * norms, rtol=1e-5) and torch.equal(kept[1], dropped[1]), "the cosines are the same"
-    assert norms.min() > 0 and norms.max() > 1.01 * norms.min(), "and the norms differ, so that the factor matters"
+    assert torch.allclose(dropped[0], kept[0] * norms, rtol=1e-5) and torch.equal(
+        kept[1], dropped[1]
+    ), "the cosines are the same"
+    assert norms.min() > 0 and norms.max() > 1.01 * norms.min(), (
+        "and the norms differ, so that the factor matters"
+    )
 
 
 def test_validation_images_of_any_class():
-    labels, mixed = data().validation.labels, SearchConfig(**{**vars(CONFIG), "same_class": False, "validation_images": 30})
+    labels, mixed = (
+        data().validation.labels,
+        SearchConfig(**{**vars(CONFIG), "same_class": False, "validation_images": 30}),
+    )
     with pytest.raises(ValueError, match="needs 30 validation images of its class"):
         PolicySearch(data(), SPACE, SearchConfig(**{**vars(CONFIG), "validation_images": 30}))
     search = PolicySearch(data(), SPACE, mixed)
-    assert search.advance()["cosine"] is not None and set(validation_pools(labels, [0, 7], mixed)) == {0, 7}
+    assert search.advance()["cosine"] is not None and set(
+        validation_pools(labels, [0, 7], mixed)
+    ) == {0, 7}
     with pytest.raises(ValueError, match="needs 30 validation images; there are 10"):
         validation_pools(labels[:10], [0], mixed)
-    same, other = (one_step(SearchConfig(**{**vars(CONFIG), "same_class": flag}))[0] for flag in (True, False))
+    same, other = (
+        one_step(SearchConfig(**{**vars(CONFIG), "same_class": flag}))[0] for flag in (True, False)
+    )
     assert not torch.equal(same, other)
 
 
@@ -241,8 +344,14 @@ def test_equal_maps_are_computed_once_and_nothing_changes():
     looked_at, current = data(), Policy(torch.tensor([[0.3, 0.25, 0.2, 0.15, 0.1]]), space)
     pools = validation_pools(looked_at.validation.labels, range(3), CONFIG)
     rewards, _, _ = step_rewards(looked_at, pools, CONFIG, None, current, step_generator(0, 1, 0))
-    assert torch.equal(rewards[:, 1], rewards[:, 3]) and (rewards @ current.probabilities[0]).abs().max() < 1e-6, "still centred over all five"
-    whole, part = (every_transform(looked_at.train.images[:2], space, step_generator(0, 1, 0), which) for which in (None, kept))
+    assert (
+        torch.equal(rewards[:, 1], rewards[:, 3])
+        and (rewards @ current.probabilities[0]).abs().max() < 1e-6
+    ), "still centred over all five"
+    whole, part = (
+        every_transform(looked_at.train.images[:2], space, step_generator(0, 1, 0), which)
+        for which in (None, kept)
+    )
     assert torch.equal(part[:, place], whole)
 
 
@@ -250,7 +359,9 @@ def test_the_images_need_not_fit_into_memory_at_once(monkeypatch):
     whole = one_step(SearchConfig(**{**vars(CONFIG), "pairs": 5}))
     monkeypatch.setattr("effdl_nb.deepaa.search._GROUP_BYTES", 1)
     pieces = one_step(SearchConfig(**{**vars(CONFIG), "pairs": 5}))
-    assert torch.equal(pieces[0], whole[0]) and torch.equal(pieces[1], whole[1]), "one image at a time draws the same"
+    assert torch.equal(pieces[0], whole[0]) and torch.equal(pieces[1], whole[1]), (
+        "one image at a time draws the same"
+    )
     deeper = one_step(SearchConfig(**{**vars(CONFIG), "pairs": 5}), uniform_policy(SPACE))
     assert deeper[0].shape == (5, 4) and deeper[2] == 0
 
@@ -274,7 +385,9 @@ def test_the_knobs_are_part_of_what_a_search_is(tmp_path):
     search.save()
     for change in ({"same_class": False}, {"unit_v": False}):
         with pytest.raises(SearchStateError, match=next(iter(change))):
-            PolicySearch(data(), SPACE, SearchConfig(**{**vars(CONFIG), **change}), state=tmp_path / "state")
+            PolicySearch(
+                data(), SPACE, SearchConfig(**{**vars(CONFIG), **change}), state=tmp_path / "state"
+            )
 
 
 def test_a_search_out_of_memory_goes_on_with_a_smaller_chunk(tmp_path):
@@ -285,14 +398,28 @@ def test_a_search_out_of_memory_goes_on_with_a_smaller_chunk(tmp_path):
 
 
 def test_random_search_repeats_and_finds_the_best_of_what_it_drew():
-    first, second = (random_search(data(), SPACE, CONFIG, candidates=4, progress=False) for _ in range(2))
-    assert torch.equal(first.probabilities, second.probabilities) and first.provenance == second.provenance
+    first, second = (
+        random_search(data(), SPACE, CONFIG, candidates=4, progress=False) for _ in range(2)
+    )
+    assert (
+        torch.equal(first.probabilities, second.probabilities)
+        and first.provenance == second.provenance
+    )
     chosen = random_policy(SPACE, CONFIG.layers, CONFIG.seed, first.provenance["chosen"])
-    assert torch.equal(first.probabilities, chosen.probabilities) and first.provenance["pairs"] == affordable_pairs(CONFIG, SPACE, 4)
-    more = [random_search(data(), SPACE, CONFIG, candidates=n, progress=False).provenance["pairs"] for n in (1, 8)]
+    assert torch.equal(first.probabilities, chosen.probabilities) and first.provenance[
+        "pairs"
+    ] == affordable_pairs(CONFIG, SPACE, 4)
+    more = [
+        random_search(data(), SPACE, CONFIG, candidates=n, progress=False).provenance["pairs"]
+        for n in (1, 8)
+    ]
     free = random_search(data(), SPACE, CONFIG, progress=False).provenance
-    assert free["candidates"] == affordable_candidates(CONFIG, SPACE) and (free["pairs"] >= 32 or free["candidates"] == 1)
-    assert more[0] > first.provenance["pairs"] > more[1], "the more candidates, the fewer pairs for each"
+    assert free["candidates"] == affordable_candidates(CONFIG, SPACE) and (
+        free["pairs"] >= 32 or free["candidates"] == 1
+    )
+    assert more[0] > first.provenance["pairs"] > more[1], (
+        "the more candidates, the fewer pairs for each"
+    )
 
 
 def test_random_search_says_what_it_cannot_do():

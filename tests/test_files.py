@@ -1,4 +1,5 @@
 "Files survive writers that are killed, and processes that race."
+
 import multiprocessing
 import os
 import signal
@@ -12,8 +13,15 @@ from hypothesis import strategies as st
 
 from effdl_nb.files import atomic_write, lock, read_json, settings_hash, write_json
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-                    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4), max_leaves=10)
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
 
 
 @given(JSON)
@@ -32,10 +40,15 @@ def test_the_hash_does_not_depend_on_order(record):
 def test_a_writer_that_is_killed_leaves_the_old_file(tmp_path):
     path = tmp_path / "row.json"
     write_json(path, {"mean": 1})
-    code = ("import sys, time; from effdl_nb.files import atomic_write\n"
-            "with atomic_write(sys.argv[1]) as part:\n"
-            "    f = open(part, 'w'); f.write('{\"me'); f.flush(); print('writing', flush=True); time.sleep(60)")
-    writer = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    code = (
+        "import sys, time; from effdl_nb.files import atomic_write\n"
+        "with atomic_write(sys.argv[1]) as part:\n"
+        "    f = open(part, 'w'); f.write('{\"me'); f.flush(); print('writing', flush=True); "
+        "time.sleep(60)"
+    )
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
+    )
     with writer:
         assert writer.stdout.readline() == "writing\n"
         writer.send_signal(signal.SIGKILL)
@@ -73,14 +86,18 @@ def test_a_lock_has_one_holder_among_processes(tmp_path):
         worker.start()
     for worker in workers:
         worker.join()
-    assert path.read_text() == "150"   # without the lock updates are lost
+    assert path.read_text() == "150"  # without the lock updates are lost
 
 
 def test_a_lock_goes_with_its_holder(tmp_path):
     path = tmp_path / "experts"
-    code = ("import sys, time; from effdl_nb.files import lock\n"
-            "with lock(sys.argv[1]):\n    print('held', flush=True); time.sleep(60)")
-    holder = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    code = (
+        "import sys, time; from effdl_nb.files import lock\n"
+        "with lock(sys.argv[1]):\n    print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True
+    )
     with holder:
         assert holder.stdout.readline() == "held\n"
         with pytest.raises(TimeoutError, match="experts"), lock(path, timeout=0.1):

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from effdl_nb.msunet.consistency import PASSES, ConsistencyLoss, draw_mix, features_and_logits, mixup_consistency, released_consistency
+from effdl_nb.msunet.consistency import (
+    PASSES,
+    ConsistencyLoss,
+    draw_mix,
+    features_and_logits,
+    mixup_consistency,
+    released_consistency,
+)
 from effdl_nb.msunet.network import msunet
 from effdl_nb.training import CheckpointError, TrainConfig, mixup, train
 
@@ -21,7 +28,13 @@ class Net(nn.Module):
     def __init__(self, norm=True):
         super().__init__()
         torch.manual_seed(0)
-        self.body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6) if norm else nn.Identity(), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 6, 3),
+            nn.BatchNorm2d(6) if norm else nn.Identity(),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        )
         self.classifier = nn.Linear(6, 4)
 
     def features(self, x):
@@ -46,11 +59,18 @@ def test_equation_2_7_and_its_symmetries(seed, lam, size, width):
     g = torch.Generator().manual_seed(seed)
     mixed, a, b = (torch.randn(size, width, 2, dtype=torch.float64, generator=g) for _ in range(3))
     value = mixup_consistency(mixed, a, b, lam).item()
-    loop = sum(((lam * a[i] + (1 - lam) * b[i] - mixed[i]) ** 2).sum().item() for i in range(size)) / size
+    loop = (
+        sum(((lam * a[i] + (1 - lam) * b[i] - mixed[i]) ** 2).sum().item() for i in range(size))
+        / size
+    )
     assert value == pytest.approx(loop, rel=1e-9)
     assert mixup_consistency(mixed, b, a, 1 - lam).item() == pytest.approx(value, rel=1e-9)
-    assert mixup_consistency(3 * mixed + 1, 3 * a + 1, 3 * b + 1, lam).item() == pytest.approx(9 * value, rel=1e-9)
-    assert released_consistency(mixed, a, b, lam).item() == pytest.approx(F.mse_loss(lam * a + (1 - lam) * b, mixed).item(), rel=1e-9)
+    assert mixup_consistency(3 * mixed + 1, 3 * a + 1, 3 * b + 1, lam).item() == pytest.approx(
+        9 * value, rel=1e-9
+    )
+    assert released_consistency(mixed, a, b, lam).item() == pytest.approx(
+        F.mse_loss(lam * a + (1 - lam) * b, mixed).item(), rel=1e-9
+    )
     assert mixup_consistency(lam * a + (1 - lam) * b, a, b, lam).item() < 1e-25
 
 
@@ -61,7 +81,15 @@ def test_half_precision_features_are_summed_in_single(dtype):
     assert value.dtype == torch.float32 and value.item() == pytest.approx(400 * 200.0**2)
 
 
-@pytest.mark.parametrize("shapes", [((2, 3), (2, 3), (2, 4)), ((2, 3), (1, 3), (2, 3)), ((3,), (3,), (3,)), ((0, 3), (0, 3), (0, 3))])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((2, 3), (2, 3), (2, 4)),
+        ((2, 3), (1, 3), (2, 3)),
+        ((3,), (3,), (3,)),
+        ((0, 3), (0, 3), (0, 3)),
+    ],
+)
 def test_features_that_do_not_fit_are_refused_with_their_shapes(shapes):
     with pytest.raises(ValueError, match="three equal shapes"):
         mixup_consistency(*map(torch.zeros, shapes), 0.5)
@@ -69,10 +97,18 @@ def test_features_that_do_not_fit_are_refused_with_their_shapes(shapes):
 
 @pytest.mark.parametrize(
     "options, seen",
-    [({"at": "pixels"}, "'pixels'; allowed: 'features', 'logits'"), ({"mix": "cutout"}, "'cutout'; allowed: 'mixup', 'cutmix'"),
-     ({"passes": "two"}, "'two'; allowed: 'joint', 'separate', 'interleaved'"), ({"probability": 1.5}, "1.5"), ({"weight": -1}, "-1"),
-     ({"weight": math.nan}, "nan"), ({"alpha": 0}, "alpha 0"), ({"alpha": math.inf}, "inf"),
-     ({"as_released": True, "probability": 0.25}, "0.25; as_released=True allows only 0.5"), ({"as_released": True, "alpha": 0.2}, "only 1.0")],
+    [
+        ({"at": "pixels"}, "'pixels'; allowed: 'features', 'logits'"),
+        ({"mix": "cutout"}, "'cutout'; allowed: 'mixup', 'cutmix'"),
+        ({"passes": "two"}, "'two'; allowed: 'joint', 'separate', 'interleaved'"),
+        ({"probability": 1.5}, "1.5"),
+        ({"weight": -1}, "-1"),
+        ({"weight": math.nan}, "nan"),
+        ({"alpha": 0}, "alpha 0"),
+        ({"alpha": math.inf}, "inf"),
+        ({"as_released": True, "probability": 0.25}, "0.25; as_released=True allows only 0.5"),
+        ({"as_released": True, "alpha": 0.2}, "only 1.0"),
+    ],
 )
 def test_options_that_make_no_sense_are_named(options, seen):
     with pytest.raises(ValueError, match=seen):
@@ -80,10 +116,21 @@ def test_options_that_make_no_sense_are_named(options, seen):
 
 
 def test_names_tell_the_options_apart_and_hold_no_addresses():
-    many = [ConsistencyLoss(), ConsistencyLoss(0.5), ConsistencyLoss(at="logits"), ConsistencyLoss(mix="cutmix"), ConsistencyLoss(passes="separate"),
-            ConsistencyLoss(as_released=True), ConsistencyLoss(as_released=True, alias=False)]
+    many = [
+        ConsistencyLoss(),
+        ConsistencyLoss(0.5),
+        ConsistencyLoss(at="logits"),
+        ConsistencyLoss(mix="cutmix"),
+        ConsistencyLoss(passes="separate"),
+        ConsistencyLoss(as_released=True),
+        ConsistencyLoss(as_released=True, alias=False),
+    ]
     assert len({loss.__qualname__ for loss in many}) == len(many)
-    assert ConsistencyLoss(generator=seeded()).__name__ == repr(ConsistencyLoss()) == copy.deepcopy(ConsistencyLoss()).__qualname__
+    assert (
+        ConsistencyLoss(generator=seeded()).__name__
+        == repr(ConsistencyLoss())
+        == copy.deepcopy(ConsistencyLoss()).__qualname__
+    )
     assert "0x" not in repr(ConsistencyLoss(generator=seeded()))
     with pytest.raises(FrozenInstanceError):
         many[0].weight = 2.0
@@ -97,8 +144,12 @@ def test_a_model_without_the_parts_says_which_and_logits_need_none():
     bare.classifier = nn.Identity()
     with pytest.raises(ValueError, match="no features;"):
         features_and_logits(bare, x)
-    assert ConsistencyLoss(at="logits")(nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), x, y).isfinite()
-    assert ConsistencyLoss(generator=seeded())(nn.DataParallel(Net()), x, y) == ConsistencyLoss(generator=seeded())(Net(), x, y)
+    assert ConsistencyLoss(at="logits")(
+        nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), x, y
+    ).isfinite()
+    assert ConsistencyLoss(generator=seeded())(nn.DataParallel(Net()), x, y) == ConsistencyLoss(
+        generator=seeded()
+    )(Net(), x, y)
 
 
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])
@@ -122,7 +173,9 @@ def test_draws_come_from_the_global_cpu_generator_or_the_given_one():
     torch.manual_seed(11)
     assert (first, second) == (draw_mix(x)[2], draw_mix(x)[2]) and first != second
     draw_mix(x, generator=seeded())
-    assert torch.equal(torch.get_rng_state(), state), "an explicit generator leaves the global one alone"
+    assert torch.equal(torch.get_rng_state(), state), (
+        "an explicit generator leaves the global one alone"
+    )
     assert draw_mix(x, probability=0.0)[0] is None and draw_mix(x, probability=1.0)[0] is not None
 
 
@@ -131,11 +184,22 @@ def test_no_mixing_and_no_weight_leave_plain_losses():
     model = Net().eval()
     assert ConsistencyLoss(probability=0.0)(model, x, y) == F.cross_entropy(model(x), y)
     mixed, partner, lam = draw_mix(x, generator=seeded())
-    expected = lam * F.cross_entropy(model(mixed), y) + (1 - lam) * F.cross_entropy(model(mixed), y[partner])
+    expected = lam * F.cross_entropy(model(mixed), y) + (1 - lam) * F.cross_entropy(
+        model(mixed), y[partner]
+    )
     assert torch.allclose(ConsistencyLoss(weight=0.0, generator=seeded())(model, x, y), expected)
 
 
-@pytest.mark.parametrize("options", [{}, {"at": "logits"}, {"mix": "cutmix"}, {"as_released": True}, {"as_released": True, "alias": False}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"at": "logits"},
+        {"mix": "cutmix"},
+        {"as_released": True},
+        {"as_released": True, "alias": False},
+    ],
+)
 @pytest.mark.parametrize("size", [1, 2, 7])
 def test_passes_agree_where_batches_do_not_interact(options, size):
     x, y = batch(size, torch.float64)
@@ -144,7 +208,9 @@ def test_passes_agree_where_batches_do_not_interact(options, size):
     for passes in ("interleaved",) if "as_released" in options else PASSES:
         loss = ConsistencyLoss(passes=passes, generator=seeded(8), **options)(model, x, y)
         losses.append(loss.item())
-        gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
+        gradients.append(
+            torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+        )
     assert all(math.isclose(value, losses[0], rel_tol=1e-12) for value in losses)
     assert all(torch.allclose(g, gradients[0], atol=1e-12) for g in gradients)
 
@@ -153,10 +219,23 @@ def test_gradients_of_the_whole_loss_by_finite_differences():
     x, y = batch(4, torch.float64)
     x = x[..., :2, :2]
     model = nn.Module()
-    w, v = (torch.randn(shape, dtype=torch.float64, generator=seeded(), requires_grad=True) for shape in ((5, 12), (4, 5)))
-    for options in ({}, {"mix": "cutmix"}, {"at": "logits", "passes": "separate"}, {"as_released": True}, {"as_released": True, "alias": False}):
+    w, v = (
+        torch.randn(shape, dtype=torch.float64, generator=seeded(), requires_grad=True)
+        for shape in ((5, 12), (4, 5))
+    )
+    for options in (
+        {},
+        {"mix": "cutmix"},
+        {"at": "logits", "passes": "separate"},
+        {"as_released": True},
+        {"as_released": True, "alias": False},
+    ):
+
         def value(w, v, options=options):
-            model.features, model.classifier = lambda x: torch.tanh(x.flatten(1) @ w.T), lambda f: f @ v.T
+            model.features, model.classifier = (
+                lambda x: torch.tanh(x.flatten(1) @ w.T),
+                lambda f: f @ v.T,
+            )
             model.forward = lambda x: model.classifier(model.features(x))
             return ConsistencyLoss(generator=seeded(8), **options)(model, x, y)
 
@@ -166,7 +245,10 @@ def test_gradients_of_the_whole_loss_by_finite_differences():
 def test_label_vectors_equal_class_numbers():
     x, y = batch()
     model = Net().eval()
-    numbers, vectors = (ConsistencyLoss(generator=seeded())(model, x, labels) for labels in (y, F.one_hot(y, 4).float()))
+    numbers, vectors = (
+        ConsistencyLoss(generator=seeded())(model, x, labels)
+        for labels in (y, F.one_hot(y, 4).float())
+    )
     assert torch.allclose(numbers, vectors)
 
 
@@ -175,7 +257,9 @@ def test_running_statistics_are_updated_once_a_pass(passes):
     x, y = batch()
     model = Net()
     ConsistencyLoss(passes=passes)(model, x, y)
-    assert model.body[1].num_batches_tracked == {"joint": 1, "separate": 2, "interleaved": 3}[passes]
+    assert (
+        model.body[1].num_batches_tracked == {"joint": 1, "separate": 2, "interleaved": 3}[passes]
+    )
 
 
 def test_inputs_are_left_alone_even_as_released():
@@ -190,7 +274,10 @@ def test_msunet_under_autocast_and_its_gradients():
     torch.manual_seed(0)
     model = msunet("v3", width=0.125, num_classes=4)
     x, y = batch()
-    for loss in (ConsistencyLoss(generator=seeded()), ConsistencyLoss(as_released=True, generator=seeded(8))):
+    for loss in (
+        ConsistencyLoss(generator=seeded()),
+        ConsistencyLoss(as_released=True, generator=seeded(8)),
+    ):
         with torch.autocast("cpu", torch.bfloat16):
             value = loss(model, x, y)
         assert value.dtype == torch.float32
@@ -203,9 +290,19 @@ def test_the_trainer_refuses_a_checkpoint_of_another_loss_and_other_mixing(tmp_p
     config = TrainConfig(epochs=1, batch_size=8)
     train(Net(), x, y, config, loss=ConsistencyLoss(), checkpoint=tmp_path / "run", progress=False)
     with pytest.raises(CheckpointError, match="they differ in: loss"):
-        train(Net(), x, y, config, loss=ConsistencyLoss(weight=2.0), checkpoint=tmp_path / "run", progress=False)
+        train(
+            Net(),
+            x,
+            y,
+            config,
+            loss=ConsistencyLoss(weight=2.0),
+            checkpoint=tmp_path / "run",
+            progress=False,
+        )
     with pytest.raises(ValueError, match="a custom loss excludes mix='mixup'"):
-        train(Net(), x, y, TrainConfig(epochs=1, mix="mixup"), loss=ConsistencyLoss(), progress=False)
+        train(
+            Net(), x, y, TrainConfig(epochs=1, mix="mixup"), loss=ConsistencyLoss(), progress=False
+        )
 
 
 def test_distributed_data_parallel_is_called_itself_and_gives_the_same_gradients():
@@ -221,15 +318,26 @@ def test_distributed_data_parallel_is_called_itself_and_gives_the_same_gradients
         dist.destroy_process_group()
     ConsistencyLoss(generator=seeded())(alone, x, y).backward()
     assert len(calls) == 1 and not model.classifier._forward_pre_hooks
-    assert all(torch.equal(p.grad, q.grad) for p, q in zip(model.parameters(), alone.parameters(), strict=True))
+    assert all(
+        torch.equal(p.grad, q.grad)
+        for p, q in zip(model.parameters(), alone.parameters(), strict=True)
+    )
 
 
 def test_weight_zero_is_mixing_alone_in_one_pass():
-    model, images, labels = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)), torch.rand(6, 3, 2, 2), torch.arange(6) % 3
+    model, images, labels = (
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 3)),
+        torch.rand(6, 3, 2, 2),
+        torch.arange(6) % 3,
+    )
     passed = []
     model.register_forward_hook(lambda _, inputs, output: passed.append(len(inputs[0])))
-    loss = ConsistencyLoss(weight=0.0, generator=torch.Generator().manual_seed(1))(model, images, labels)
+    loss = ConsistencyLoss(weight=0.0, generator=torch.Generator().manual_seed(1))(
+        model, images, labels
+    )
     mixed, partner, lam = draw_mix(images, generator=torch.Generator().manual_seed(1))
     expected = torch.nn.functional.cross_entropy(model(mixed), labels) * lam
-    expected = expected + torch.nn.functional.cross_entropy(model(mixed), labels[partner]) * (1 - lam)
+    expected = expected + torch.nn.functional.cross_entropy(model(mixed), labels[partner]) * (
+        1 - lam
+    )
     assert passed[0] == 6 and torch.allclose(loss, expected)

@@ -9,20 +9,47 @@ import pytest
 import torch
 
 from effdl_nb import study
-from effdl_nb.msunet.experiments import TechniqueSettings, count, techniques, trained_and_counted, zeros_by_layer
+from effdl_nb.msunet.experiments import (
+    TechniqueSettings,
+    count,
+    techniques,
+    trained_and_counted,
+    zeros_by_layer,
+)
 from effdl_nb.msunet.network import msunet
 from effdl_nb.msunet.recipe import MSUNetSettings
 
 TINY = MSUNetSettings(
-    dataset="cifar10-sample", train_size=20, test_size=10, image_size=16, width=0.125, variant="v0", epochs=1, batch_size=10, schedule="cosine",
-    alpha_ramp=(0.0, 0.5), stage2_epochs=1, prune_until=0.5,
+    dataset="cifar10-sample",
+    train_size=20,
+    test_size=10,
+    image_size=16,
+    width=0.125,
+    variant="v0",
+    epochs=1,
+    batch_size=10,
+    schedule="cosine",
+    alpha_ramp=(0.0, 0.5),
+    stage2_epochs=1,
+    prune_until=0.5,
 )
-METRICS = {"accuracy", "flops", "params", "score", "flops_trained", "params_trained", "score_trained", "score_official"}
+METRICS = {
+    "accuracy",
+    "flops",
+    "params",
+    "score",
+    "flops_trained",
+    "params_trained",
+    "score_trained",
+    "score_official",
+}
 
 
 @pytest.mark.parametrize("kind", ["none", "binary", "ternary"])
 def test_rows_are_json_and_leave_only_the_shared_stage(tmp_path, kind):
-    result = trained_and_counted("any", dataclasses.replace(TINY, quantization=kind, pruning="full"), 3, tmp_path)
+    result = trained_and_counted(
+        "any", dataclasses.replace(TINY, quantization=kind, pruning="full"), 3, tmp_path
+    )
     json.dumps(result, allow_nan=False)
     assert set(result) == METRICS | {"details"}
     assert 0 <= result["accuracy"] <= 100 and len(result["details"]["loss"]) == 2
@@ -33,27 +60,51 @@ def test_rows_are_json_and_leave_only_the_shared_stage(tmp_path, kind):
 
 
 def test_counts_of_table_2_3():
-    counts = {kind: count(MSUNetSettings(variant="v0", quantization=kind)) for kind in ("none", "binary", "ternary")}
+    counts = {
+        kind: count(MSUNetSettings(variant="v0", quantization=kind))
+        for kind in ("none", "binary", "ternary")
+    }
     assert counts["none"].params == 1_536_320
     assert math.isclose(counts["ternary"].params - counts["binary"].params, 16_448)
-    assert round(counts["binary"].flops / 1e6, 3) == 210.921 and round(counts["ternary"].flops / 1e6, 3) == 125.495
-    more = count(MSUNetSettings(variant="v0"), {name: 0.75 for name, c in counts["ternary"].by_module.items() if c.quantized})
+    assert (
+        round(counts["binary"].flops / 1e6, 3) == 210.921
+        and round(counts["ternary"].flops / 1e6, 3) == 125.495
+    )
+    more = count(
+        MSUNetSettings(variant="v0"),
+        {name: 0.75 for name, c in counts["ternary"].by_module.items() if c.quantized},
+    )
     assert more.flops < counts["ternary"].flops and more.params < counts["ternary"].params
 
 
 def test_one_rule_for_all_counts_techniques_and_not_rules():
     for policy in ("official", "msunet-v3"):
-        counts = [count(MSUNetSettings(variant=name, recipe="thesis"), policy=policy) for name in ("v0", "v1", "v2", "v3")]
-        assert counts[1].flops == counts[2].flops and counts[1].params == counts[2].params, "a loss is no part of the network"
-        assert counts[0].flops > counts[1].flops > counts[3].flops and counts[0].score > counts[1].score > counts[3].score
-    released = [count(MSUNetSettings(variant=name), policy="official").score for name in ("v0", "v1", "v2", "v3")]
+        counts = [
+            count(MSUNetSettings(variant=name, recipe="thesis"), policy=policy)
+            for name in ("v0", "v1", "v2", "v3")
+        ]
+        assert counts[1].flops == counts[2].flops and counts[1].params == counts[2].params, (
+            "a loss is no part of the network"
+        )
+        assert (
+            counts[0].flops > counts[1].flops > counts[3].flops
+            and counts[0].score > counts[1].score > counts[3].score
+        )
+    released = [
+        count(MSUNetSettings(variant=name), policy="official").score
+        for name in ("v0", "v1", "v2", "v3")
+    ]
     assert released == sorted(released, reverse=True)
 
 
 def test_zeros_are_those_of_the_weights_that_compute():
     model = msunet("v0", 0.125, 10)
     zeros = zeros_by_layer(model)
-    assert all(abs(zeros[name] - 0.5) < 0.1 for name, role in model.layer_roles().items() if role == "ternary")
+    assert all(
+        abs(zeros[name] - 0.5) < 0.1
+        for name, role in model.layer_roles().items()
+        if role == "ternary"
+    )
     with torch.no_grad():
         for name, module in model.named_modules():
             if model.layer_roles().get(name) == "se":
@@ -68,7 +119,10 @@ def test_the_ablation_is_a_full_design_on_one_network():
     assert len({(s.quantization, s.consistency, s.pruning) for s in cells}) == len(cells) == 20
     assert {(s.variant, s.stage2_epochs) for s in cells} == {("v0", 160)}
     for row, s in zip(table.rows, cells, strict=True):
-        assert row == f"{s.quantization}_{s.consistency}_{'pruned' if s.pruning == 'full' else 'dense'}"
+        assert (
+            row
+            == f"{s.quantization}_{s.consistency}_{'pruned' if s.pruning == 'full' else 'dense'}"
+        )
 
 
 def test_rows_of_table_2_1_follow_the_variants():
@@ -79,5 +133,9 @@ def test_rows_of_table_2_1_follow_the_variants():
         thesis = study.load_thesis()["table_2_1"].get(key)
         found = techniques(key, settings, 0, Path("."))
         if thesis:
-            assert [found["ternary_layers"] > 0, found["se_sparsity"] > 0, found["consistency"] > 0, found["bits"] < 32] == [
-                thesis[c] for c in ("ternary", "sparse_se", "consistency", "mixed_precision")]
+            assert [
+                found["ternary_layers"] > 0,
+                found["se_sparsity"] > 0,
+                found["consistency"] > 0,
+                found["bits"] < 32,
+            ] == [thesis[c] for c in ("ternary", "sparse_se", "consistency", "mixed_precision")]

@@ -6,8 +6,23 @@ import pytest
 import torch
 from torch import nn
 
-from effdl_nb.msunet.network import VARIANTS, MSUNet, SplitConv2d, configuration_table, msunet, scaled, split_channels, variant_of
-from effdl_nb.msunet.ternary import convert_ternary_, freeze_ternary_, latent_state_dict, ternary_layers, zero_fraction
+from effdl_nb.msunet.network import (
+    VARIANTS,
+    MSUNet,
+    SplitConv2d,
+    configuration_table,
+    msunet,
+    scaled,
+    split_channels,
+    variant_of,
+)
+from effdl_nb.msunet.ternary import (
+    convert_ternary_,
+    freeze_ternary_,
+    latent_state_dict,
+    ternary_layers,
+    zero_fraction,
+)
 
 SMALL = {"width": 0.125, "num_classes": 10}
 
@@ -18,13 +33,20 @@ def parameters(model):
 
 @pytest.mark.parametrize(
     "variant, recipe, count",
-    [("v0", "released", 1_545_380), ("v2", "released", 1_545_380), ("v3", "released", 1_208_300), ("v3", "thesis", 1_545_380)],
+    [
+        ("v0", "released", 1_545_380),
+        ("v2", "released", 1_545_380),
+        ("v3", "released", 1_208_300),
+        ("v3", "thesis", 1_545_380),
+    ],
 )
 def test_parameter_counts(variant, recipe, count):
     model = msunet(variant, recipe=recipe)
     assert parameters(model) == count
     layers = list(ternary_layers(model))
-    assert len(layers) == 18 and sum(m.weight.numel() for _, m in layers) == (811_008 if count == 1_208_300 else 1_052_672)
+    assert len(layers) == 18 and sum(m.weight.numel() for _, m in layers) == (
+        811_008 if count == 1_208_300 else 1_052_672
+    )
 
 
 def test_ten_classes_and_a_quarter_of_the_width():
@@ -63,7 +85,10 @@ def test_images_of_a_batch_do_not_meet_in_evaluation():
     assert torch.allclose(model(x)[1:2], model(x[1:2]), atol=1e-5)
 
 
-@pytest.mark.parametrize("channels, parts, sizes", [(320, 3, [108, 106, 106]), (384, 3, [128] * 3), (7, 2, [4, 3]), (5, 1, [5])])
+@pytest.mark.parametrize(
+    "channels, parts, sizes",
+    [(320, 3, [108, 106, 106]), (384, 3, [128] * 3), (7, 2, [4, 3]), (5, 1, [5])],
+)
 def test_channel_splits(channels, parts, sizes):
     assert split_channels(channels, parts) == sizes
 
@@ -84,9 +109,19 @@ def test_a_split_layer_keeps_its_parts_apart():
 
 def test_no_bias_but_in_squeeze_excitation_and_classifier():
     model = msunet("v0", quantization=None, **SMALL)
-    biased = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None}
-    assert biased == {name for name, role in model.layer_roles().items() if role == "se"} | {"classifier"}
-    assert all(m.eps == 1e-5 and m.momentum == 0.1 for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    biased = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None
+    }
+    assert biased == {name for name, role in model.layer_roles().items() if role == "se"} | {
+        "classifier"
+    }
+    assert all(
+        m.eps == 1e-5 and m.momentum == 0.1
+        for m in model.modules()
+        if isinstance(m, nn.BatchNorm2d)
+    )
 
 
 def test_initialisation_is_fan_out():
@@ -101,9 +136,13 @@ def test_roles_count_and_default_filter_agree():
     model = msunet("v3", quantization=None, width=0.125)
     roles = model.layer_roles()
     report = convert_ternary_(model)
-    assert {name for name, *_ in report.converted} == {name for name, role in roles.items() if role == "ternary"}
+    assert {name for name, *_ in report.converted} == {
+        name for name, role in roles.items() if role == "ternary"
+    }
     assert model.layer_roles() == roles, "conversion must not change roles"
-    assert [list(roles.values()).count(role) for role in ("ternary", "se", "depthwise", "other")] == [18, 8, 10, 4]
+    assert [
+        list(roles.values()).count(role) for role in ("ternary", "se", "depthwise", "other")
+    ] == [18, 8, 10, 4]
 
 
 def test_quantisations_and_checkpoints():
@@ -131,6 +170,11 @@ def test_channels_last_gives_the_same_logits():
 def test_both_recipes_define_all_variants():
     for recipe, variants in VARIANTS.items():
         assert list(variants) == ["v0", "v1", "v2", "v3"] and variant_of("v0", recipe).ternary
-        assert [row["Model"] for row in configuration_table(recipe)] == ["MSUNet-V0", "MSUNet-V1", "MSUNet-V2", "MSUNet-V3"]
+        assert [row["Model"] for row in configuration_table(recipe)] == [
+            "MSUNet-V0",
+            "MSUNet-V1",
+            "MSUNet-V2",
+            "MSUNet-V3",
+        ]
     with pytest.raises(ValueError, match="recipe is 'x'"):
         configuration_table("x")

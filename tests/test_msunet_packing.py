@@ -70,7 +70,9 @@ def packed(tmp_path_factory):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from([-1, 0, 1]), max_size=200), st.integers(0, 60))
 def test_signs_and_values_survive_and_never_take_more_than_mask_or_trits(values, zeros):
-    signs = torch.tensor(values[: len(values) // 2] + [0] * zeros + values[len(values) // 2 :], dtype=torch.int8)
+    signs = torch.tensor(
+        values[: len(values) // 2] + [0] * zeros + values[len(values) // 2 :], dtype=torch.int8
+    )
     n, count = int(signs.count_nonzero()), len(signs)
     encoding, data = encode_signs(signs)
     assert decode_signs(encoding, data, count, n).equal(signs)
@@ -80,10 +82,14 @@ def test_signs_and_values_survive_and_never_take_more_than_mask_or_trits(values,
         assert decode_values(encoding, data, count, n, dtype).equal(signs.to(dtype) * 0.3)
 
 
-@pytest.mark.parametrize("share, encoding", [(0.0, "all"), (0.2, "trits"), (0.5, "mask"), (0.9, "gaps"), (1.0, "gaps")])
+@pytest.mark.parametrize(
+    "share, encoding", [(0.0, "all"), (0.2, "trits"), (0.5, "mask"), (0.9, "gaps"), (1.0, "gaps")]
+)
 def test_the_encoding_follows_the_share_of_zeros(share, encoding):
     signs = torch.ones(10_000, dtype=torch.int8)
-    signs[torch.randperm(10_000, generator=torch.Generator().manual_seed(0))[: int(share * 10_000)]] = 0
+    signs[
+        torch.randperm(10_000, generator=torch.Generator().manual_seed(0))[: int(share * 10_000)]
+    ] = 0
     assert encode_signs(signs)[0] == encoding
 
 
@@ -91,7 +97,10 @@ def test_minus_zero_is_zero_and_other_odd_values_stay():
     values = torch.tensor([-0.0, 0.0, torch.inf, -torch.inf, 1e-45, torch.nan])
     encoding, data = encode_values(values)
     back = decode_values(encoding, data, 6, 4, torch.float32)
-    assert back[2:].view(torch.int32).equal(values[2:].view(torch.int32)) and not back[:2].signbit().any()
+    assert (
+        back[2:].view(torch.int32).equal(values[2:].view(torch.int32))
+        and not back[:2].signbit().any()
+    )
 
 
 def test_the_given_model_is_not_changed(packed, tmp_path):
@@ -100,7 +109,9 @@ def test_the_given_model_is_not_changed(packed, tmp_path):
     save_packed(model, tmp_path / "a", 16)
     deploy(model, 16)
     assert model.training and not any(layer.frozen for _, layer in ternary_layers(model))
-    assert before.keys() == model.state_dict().keys() and all(before[k].equal(v) for k, v in model.state_dict().items())
+    assert before.keys() == model.state_dict().keys() and all(
+        before[k].equal(v) for k, v in model.state_dict().items()
+    )
     model.eval()
 
 
@@ -117,7 +128,10 @@ def test_every_float_type_returns_as_it_was(dtype, frozen, tmp_path):
         assert {p.dtype for p in back.parameters()} == {dtype} and back(x).equal(model(x))
 
 
-@pytest.mark.parametrize("variant, width, recipe", [("v3", 0.3, "released"), ("v0", 0.05, "thesis"), ("v3", 1.37, "thesis")])
+@pytest.mark.parametrize(
+    "variant, width, recipe",
+    [("v3", 0.3, "released"), ("v0", 0.05, "thesis"), ("v3", 1.37, "thesis")],
+)
 def test_the_constructor_is_found_from_the_shapes(variant, width, recipe):
     model = msunet(variant, width=width, num_classes=7, recipe=recipe)
     record = packing._network_record(model)
@@ -157,7 +171,11 @@ def test_resnet_18(tmp_path):
 
 def test_wrappers_are_looked_through(packed, tmp_path):
     model = packed[0]
-    for wrapped in (nn.DataParallel(model), torch.compile(model), nn.DataParallel(torch.compile(model))):
+    for wrapped in (
+        nn.DataParallel(model),
+        torch.compile(model),
+        nn.DataParallel(torch.compile(model)),
+    ):
         save_packed(wrapped, tmp_path / "a")
         assert (tmp_path / "a").read_bytes() == packed[1].read_bytes(), "and files are reproducible"
     wrapped = nn.DataParallel(small())
@@ -182,16 +200,27 @@ def test_shared_modules_and_weights_are_stored_once(tmp_path):
     x = torch.randn(3, 32)
     back = load_packed(tmp_path / "a", Twice())
     assert back(x).equal(model(x)) and back.a is back.b and back.c.weight is back.d.weight
-    assert {row["name"] for row in packed_table(tmp_path / "a")} == {"(header)", "a.weight", "a.bias", "c.weight"}
+    assert {row["name"] for row in packed_table(tmp_path / "a")} == {
+        "(header)",
+        "a.weight",
+        "a.bias",
+        "c.weight",
+    }
 
 
 def test_memory_formats_and_views(tmp_path):
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 8, 1)).to(memory_format=torch.channels_last)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 8, 1)).to(
+        memory_format=torch.channels_last
+    )
     model[0].weight.data = torch.randn(3, 8, 3, 3).transpose(0, 1)
     convert_ternary_(model)
     save_packed(model, tmp_path / "a")
-    back = load_packed(tmp_path / "a", nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 8, 1)))
-    assert back[0].weight.equal(model[0].weight) and back[1].signs.equal(model[1].signs_and_scale()[0])
+    back = load_packed(
+        tmp_path / "a", nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.Conv2d(8, 8, 1))
+    )
+    assert back[0].weight.equal(model[0].weight) and back[1].signs.equal(
+        model[1].signs_and_scale()[0]
+    )
 
 
 def test_folding_is_exact_in_double_precision_and_loads_into_any_skeleton(tmp_path):
@@ -200,7 +229,12 @@ def test_folding_is_exact_in_double_precision_and_loads_into_any_skeleton(tmp_pa
     assert not any(isinstance(m, nn.BatchNorm2d) for m in folded.modules())
     torch.testing.assert_close(folded(X.double()), model(X.double()), rtol=1e-9, atol=1e-9)
     save_packed(folded, tmp_path / "a")
-    for skeleton in (None, small().double(), small(quantization=None).double(), deploy(small().double(), 32)):
+    for skeleton in (
+        None,
+        small().double(),
+        small(quantization=None).double(),
+        deploy(small().double(), 32),
+    ):
         assert load_packed(tmp_path / "a", skeleton)(X.double()).equal(folded(X.double()))
     other = deploy(small().double(), 32)
     unfrozen = deploy(uneven(msunet("v3", width=0.125, num_classes=10), 1).double(), 32)
@@ -213,7 +247,14 @@ def test_shared_or_hooked_convolutions_are_not_folded():
     shared = uneven(nn.Sequential(conv, nn.BatchNorm2d(4), conv, nn.BatchNorm2d(4)))
     hooked = uneven(nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)))
     hooked[0].register_forward_hook(lambda module, args, out: None)
-    alone = uneven(nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1, bias=False), nn.BatchNorm2d(4, affine=False), nn.Conv2d(4, 4, 1)).train())
+    alone = uneven(
+        nn.Sequential(
+            nn.BatchNorm2d(4),
+            nn.Conv2d(4, 4, 1, bias=False),
+            nn.BatchNorm2d(4, affine=False),
+            nn.Conv2d(4, 4, 1),
+        ).train()
+    )
     x = torch.randn(2, 4, 5, 5)
     for model, norms in ((shared, 2), (hooked, 1), (alone, 1)):
         folded = deploy(model, 32)
@@ -224,7 +265,9 @@ def test_shared_or_hooked_convolutions_are_not_folded():
 def test_half_precision_refuses_what_a_half_cannot_hold(tmp_path):
     model = small()
     model.classifier.bias.data[3] = 1e5
-    with pytest.raises(PackedError, match="classifier.bias reaches 1e.05; a half holds at most 65504"):
+    with pytest.raises(
+        PackedError, match="classifier.bias reaches 1e.05; a half holds at most 65504"
+    ):
         save_packed(model, tmp_path / "a", 16)
     with pytest.raises(ValueError, match="precision is 8; allowed are 16 and 32"):
         save_packed(model, tmp_path / "a", 8)
@@ -253,7 +296,9 @@ def test_any_cut_and_any_flipped_bit_is_refused(packed, tmp_path):
     bad.write_bytes(whole + b"\0")
     with pytest.raises(PackedError):
         load_packed(bad)
-    for place in torch.randint(0, len(whole), (60,), generator=torch.Generator().manual_seed(0)).tolist() + [8, 60, len(whole) - 1]:
+    for place in torch.randint(
+        0, len(whole), (60,), generator=torch.Generator().manual_seed(0)
+    ).tolist() + [8, 60, len(whole) - 1]:
         flipped = bytearray(whole)
         flipped[place] ^= 1
         (length,) = struct.unpack("<Q", whole[:8])
@@ -290,7 +335,11 @@ def tampered(path, target, change):
     record.pop("sha256")
     change(record, tensors)
     text = '",' + json.dumps(record)[1:]
-    save_file(tensors, target, metadata={"effdl_packed": '{"sha256":"' + packing._digest(text, tensors) + text})
+    save_file(
+        tensors,
+        target,
+        metadata={"effdl_packed": '{"sha256":"' + packing._digest(text, tensors) + text},
+    )
 
 
 HEAD = "head.0.weight"
@@ -327,7 +376,9 @@ HEAD = "head.0.weight"
         (lambda r, t: r.update(network=None), DoesNotFit),
     ],
 )
-def test_records_that_contradict_the_bytes_are_refused_even_with_a_right_checksum(packed, tmp_path, change, error):
+def test_records_that_contradict_the_bytes_are_refused_even_with_a_right_checksum(
+    packed, tmp_path, change, error
+):
     tampered(packed[1], tmp_path / "bad", change)
     with pytest.raises(error):
         load_packed(tmp_path / "bad")
@@ -347,7 +398,14 @@ def test_a_subclass_of_a_convolution_is_refused_before_anything_changes(tmp_path
         pass
 
     def make(kind):
-        return uneven(nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), kind(8, 8, 1, bias=False)))
+        return uneven(
+            nn.Sequential(
+                nn.Conv2d(3, 8, 3, bias=False),
+                nn.BatchNorm2d(8),
+                nn.ReLU(),
+                kind(8, 8, 1, bias=False),
+            )
+        )
 
     model = make(nn.Conv2d)
     convert_ternary_(model)
@@ -357,7 +415,10 @@ def test_a_subclass_of_a_convolution_is_refused_before_anything_changes(tmp_path
         before = copy.deepcopy(skeleton.state_dict())
         with pytest.raises(DoesNotFit, match="3: a Other, which has no ternary form"):
             load_packed(tmp_path / "a", skeleton)
-        assert isinstance(skeleton[1], nn.BatchNorm2d) and before.keys() == skeleton.state_dict().keys()
+        assert (
+            isinstance(skeleton[1], nn.BatchNorm2d)
+            and before.keys() == skeleton.state_dict().keys()
+        )
         assert all(before[k].equal(v) for k, v in skeleton.state_dict().items())
 
 
@@ -365,8 +426,15 @@ def test_a_pruner_must_be_finalized_first(tmp_path):
     model = small()
     pruner = MagnitudePruner(model, targets_by_role(model, {"se": 0.9}), end=2)
     pruner.update(2)
-    for call in (lambda: save_packed(model, tmp_path / "a"), lambda: save_packed(model, tmp_path / "a", 16), lambda: deploy(nn.DataParallel(model))):
-        with pytest.raises(PackedError, match=r"8 layers have a weight_mask, the first 'stages.2.0.se.reduce': call the pruner's finalize\(\) first"):
+    for call in (
+        lambda: save_packed(model, tmp_path / "a"),
+        lambda: save_packed(model, tmp_path / "a", 16),
+        lambda: deploy(nn.DataParallel(model)),
+    ):
+        with pytest.raises(
+            PackedError,
+            match=r"8 layers have a weight_mask, the first 'stages.2.0.se.reduce': call the pruner's finalize\(\) first",
+        ):
             call()
     assert not list(tmp_path.iterdir())
     pruner.finalize()
@@ -379,15 +447,27 @@ def test_what_a_deployed_network_counts_is_what_its_tensors_take(tmp_path):
     model = deploy(small(), 16)
     save_packed(model, tmp_path / "a")
     rows = packed_table(tmp_path / "a")[1:]
-    assert any(row["name"].endswith(".scale") for row in rows) and "gaps" not in {row["encoding"] for row in rows}
+    assert any(row["name"].endswith(".scale") for row in rows) and "gaps" not in {
+        row["encoding"] for row in rows
+    }
     stored = sum(row["bytes"] for row in rows)
     counted = 4 * micronet_score(model, policy="official", precision=16).params
     mine = {name: layer for name, layer in ternary_layers(model)}
     in_record = 2 * sum(layer.scale.numel() == 1 for layer in mine.values())
-    smaller = sum(-(-row_n // 8) + -(-nonzero // 8) - row["bytes"] for row in rows if row["encoding"] == "trits"
-                  for row_n, nonzero in [(mine[row["name"].removesuffix(".weight")].signs.numel(),
-                                          int(mine[row["name"].removesuffix(".weight")].signs.count_nonzero()))])
-    assert 0 <= stored + in_record + smaller - counted < 2 * len(mine), "bytes are whole, nothing else differs"
+    smaller = sum(
+        -(-row_n // 8) + -(-nonzero // 8) - row["bytes"]
+        for row in rows
+        if row["encoding"] == "trits"
+        for row_n, nonzero in [
+            (
+                mine[row["name"].removesuffix(".weight")].signs.numel(),
+                int(mine[row["name"].removesuffix(".weight")].signs.count_nonzero()),
+            )
+        ]
+    )
+    assert 0 <= stored + in_record + smaller - counted < 2 * len(mine), (
+        "bytes are whole, nothing else differs"
+    )
     scales = 2 * sum(layer.scale.numel() for layer in mine.values())
     assert scales > 10 * len(mine), "so that one scale a layer would not have passed"
 
@@ -397,7 +477,9 @@ def test_the_mode_of_a_file_becomes_the_mode_of_the_layer(tmp_path):
     convert_ternary_(model, mode="twn", alpha=0.7)
     save_packed(model, tmp_path / "a")
     back = load_packed(tmp_path / "a", small())
-    assert {layer.mode for _, layer in ternary_layers(back)} == {"twn"} and {int(layer.mode_index) for _, layer in ternary_layers(back)} == {2}
+    assert {layer.mode for _, layer in ternary_layers(back)} == {"twn"} and {
+        int(layer.mode_index) for _, layer in ternary_layers(back)
+    } == {2}
 
 
 def test_v3_on_disk(tmp_path):
@@ -409,7 +491,9 @@ def test_v3_on_disk(tmp_path):
     save_packed(model, tmp_path / "v3", precision=16)
     size = (tmp_path / "v3").stat().st_size
     counted = 4 * micronet_score(model, policy="msunet-v3", precision=16).params
-    assert size <= 402_000 and abs(size / counted - 1) < 0.02 and abs(size / (4 * 98_604) - 1) < 0.02
+    assert (
+        size <= 402_000 and abs(size / counted - 1) < 0.02 and abs(size / (4 * 98_604) - 1) < 0.02
+    )
     with torch.no_grad():
         assert load_packed(tmp_path / "v3")(X).equal(deploy(model)(X))
 
@@ -418,7 +502,11 @@ def test_v3_on_disk(tmp_path):
 def test_onnx_runtime_agrees(form, packed, tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    model = load_packed(packed[1]) if form == "frozen" else deploy(nn.Sequential(packed[0].stem, packed[0].stages[0]), 16)
+    model = (
+        load_packed(packed[1])
+        if form == "frozen"
+        else deploy(nn.Sequential(packed[0].stem, packed[0].stages[0]), 16)
+    )
     with torch.no_grad():
         assert torch.export.export(model, (X,)).module()(X).equal(model(X))
         torch.onnx.export(model, (X,), dynamo=True, verbose=False).save(tmp_path / "m.onnx")
@@ -427,7 +515,10 @@ def test_onnx_runtime_agrees(form, packed, tmp_path):
         torch.testing.assert_close(out, model(X), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None,
+    reason="torch.compile needs a C++ compiler",
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled_frozen_layers_agree():
     model = uneven(nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU()))
@@ -437,10 +528,15 @@ def test_compiled_frozen_layers_agree():
         torch.testing.assert_close(torch.compile(model, fullgraph=True)(X), model(X))
 
 
-@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(
+    shutil.which("g++") is None and shutil.which("clang++") is None,
+    reason="torch.compile needs a C++ compiler",
+)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_frozen_block_agrees(packed):
     model = load_packed(packed[1]).stages[3][1]
     x = torch.randn(2, 32, 4, 4)
     with torch.no_grad():
-        torch.testing.assert_close(torch.compile(model, fullgraph=True)(x), model(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            torch.compile(model, fullgraph=True)(x), model(x), rtol=1e-4, atol=1e-5
+        )

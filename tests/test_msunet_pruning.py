@@ -18,7 +18,14 @@ from effdl_nb.training import TrainConfig, train
 
 def net(seed=0):
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, padding=1),
+        nn.BatchNorm2d(6),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 3),
+    )
 
 
 def compiled(model):
@@ -46,13 +53,25 @@ def test_schedule_stays_in_its_bounds_and_never_falls(epoch, begin, length, a, b
 
 
 def test_schedule_of_no_length_jumps():
-    assert [cubic_sparsity(e, 3, 3, 0.8, 0.1) for e in (2.99, 3, 4)] == [pytest.approx(0.1), 0.8, 0.8]
+    assert [cubic_sparsity(e, 3, 3, 0.8, 0.1) for e in (2.99, 3, 4)] == [
+        pytest.approx(0.1),
+        0.8,
+        0.8,
+    ]
 
 
 @pytest.mark.parametrize(
     "arguments, seen",
-    [((0, 0, 1, 1.5), "1.5"), ((0, 0, 1, -0.1), "-0.1"), ((0, 2, 1, 0.5), "from 2 to 1"), ((math.nan, 0, 1, 0.5), "nan"),
-     ((0, 0, 1, 0.5, 0.6), "0.6"), ((0, math.nan, 1, 0.5), "nan"), ((0, 0, 1, math.nan), "nan"), ((0, 0, 1, "half"), "half")],
+    [
+        ((0, 0, 1, 1.5), "1.5"),
+        ((0, 0, 1, -0.1), "-0.1"),
+        ((0, 2, 1, 0.5), "from 2 to 1"),
+        ((math.nan, 0, 1, 0.5), "nan"),
+        ((0, 0, 1, 0.5, 0.6), "0.6"),
+        ((0, math.nan, 1, 0.5), "nan"),
+        ((0, 0, 1, math.nan), "nan"),
+        ((0, 0, 1, "half"), "half"),
+    ],
 )
 def test_schedule_refuses(arguments, seen):
     with pytest.raises(ValueError, match=seen):
@@ -60,7 +79,12 @@ def test_schedule_refuses(arguments, seen):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10**6), st.floats(0, 1), st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]), st.booleans())
+@given(
+    st.integers(0, 10**6),
+    st.floats(0, 1),
+    st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+    st.booleans(),
+)
 def test_counts_are_exact_whatever_the_type_and_the_ties(seed, share, dtype, coarse):
     generator = torch.Generator().manual_seed(seed)
     model = nn.Linear(13, 7).to(dtype)
@@ -71,7 +95,10 @@ def test_counts_are_exact_whatever_the_type_and_the_ties(seed, share, dtype, coa
     kept, gone = before[model.weight_mask], before[~model.weight_mask]
     assert gone.numel() == round(share * 91)
     assert not kept.numel() or not gone.numel() or gone.abs().max() <= kept.abs().min()
-    assert torch.equal(model.weight[model.weight_mask], kept) and not model.weight[~model.weight_mask].any()
+    assert (
+        torch.equal(model.weight[model.weight_mask], kept)
+        and not model.weight[~model.weight_mask].any()
+    )
     again = nn.Linear(13, 7).to(dtype)
     again.weight.data.copy_(before)
     prune_to(again, {"": share})
@@ -92,7 +119,9 @@ def test_masks_are_nested_and_nothing_comes_back_even_if_it_has_grown():
             model[0].weight[~before] = 100.0  # what a large momentum could do during a step
             model[0].weight[before] *= torch.rand(int(before.sum())) + 0.5
     pruner.finalize()
-    assert int(model[0].weight.count_nonzero()) == model[0].weight.numel() - round(0.9 * model[0].weight.numel())
+    assert int(model[0].weight.count_nonzero()) == model[0].weight.numel() - round(
+        0.9 * model[0].weight.numel()
+    )
 
 
 def test_exact_zeros_among_the_kept_are_not_confused_with_pruned_ones():
@@ -118,14 +147,22 @@ def test_weights_that_have_no_order_raise_with_the_layer_and_their_number(value)
 
 @pytest.mark.parametrize(
     "targets, seen",
-    [({"encoder.*": 0.5}, "'encoder.*' matches no layer.*'0', '5'"), ({"1": 0.5}, "'1' matches no layer"),
-     ({"0": 0.5, "*": 0.6}, "'0' gets 0.5 by '0' and 0.6"), ({"0": True + 0.5}, "1.5"), ({"0": None}, "None"), ({}, "empty")],
+    [
+        ({"encoder.*": 0.5}, "'encoder.*' matches no layer.*'0', '5'"),
+        ({"1": 0.5}, "'1' matches no layer"),
+        ({"0": 0.5, "*": 0.6}, "'0' gets 0.5 by '0' and 0.6"),
+        ({"0": True + 0.5}, "1.5"),
+        ({"0": None}, "None"),
+        ({}, "empty"),
+    ],
 )
 def test_wrong_targets_name_what_was_seen(targets, seen):
     model = net()
     with pytest.raises(ValueError, match=seen):
         MagnitudePruner(model, targets)
-    assert not any(key.endswith("mask") for key in model.state_dict()), "a refused pruner leaves nothing behind"
+    assert not any(key.endswith("mask") for key in model.state_dict()), (
+        "a refused pruner leaves nothing behind"
+    )
 
 
 def test_equal_targets_of_two_patterns_agree_and_a_schedule_backwards_is_refused():
@@ -152,7 +189,10 @@ def test_a_lazy_layer_and_a_foreign_mask_are_refused():
         MagnitudePruner(model, {"0": 0.5})
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, compiled, lambda model: compiled(nn.DataParallel(model)), nn.Sequential])
+@pytest.mark.parametrize(
+    "wrap",
+    [nn.DataParallel, compiled, lambda model: compiled(nn.DataParallel(model)), nn.Sequential],
+)
 def test_wrappers_do_not_change_names(wrap):
     model = net()
     wrapped = wrap(model)
@@ -195,7 +235,10 @@ def test_state_passes_through_a_file_and_a_new_pruner_goes_on():
     other = net(seed=9)
     successor = MagnitudePruner(other, {"0": 0.8, "5": 0.5}, end=10)
     other.load_state_dict(torch.load(file, weights_only=True))
-    assert torch.equal(other[0].weight_mask, model[0].weight_mask) and successor.sparsity() == pruner.sparsity()
+    assert (
+        torch.equal(other[0].weight_mask, model[0].weight_mask)
+        and successor.sparsity() == pruner.sparsity()
+    )
     for each in (pruner, successor):
         each.update(7)
         each.apply()
@@ -212,7 +255,9 @@ def test_a_copy_of_the_model_is_another_model_and_a_copy_of_both_belongs_togethe
     lone = copy.deepcopy(model)
     with pytest.raises(ValueError, match="another Sequential"):
         pruner.on_step(lone, 0, 0.0)
-    assert torch.equal(MagnitudePruner(lone, {"0": 0.5}).layers["0"][0].weight_mask, model[0].weight_mask), "masks that are there are kept"
+    assert torch.equal(
+        MagnitudePruner(lone, {"0": 0.5}).layers["0"][0].weight_mask, model[0].weight_mask
+    ), "masks that are there are kept"
     twin, its_pruner = copy.deepcopy((model, pruner))
     its_pruner.on_step(twin, 0, 10.0)
     assert (twin[0].weight == 0).sum() > (model[0].weight == 0).sum()
@@ -224,18 +269,24 @@ def test_finalize_twice_then_nothing_but_a_new_pruner():
     first = pruner.finalize()
     state = {k: v.clone() for k, v in model.state_dict().items()}
     assert pruner.finalize() == first == {"0": round(0.5 * 162) / 162}
-    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items()) and list(state) == list(net().state_dict())
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items()) and list(
+        state
+    ) == list(net().state_dict())
     for call in (lambda: pruner.update(1), pruner.apply, lambda: pruner.on_step(model, 0, 0.0)):
         with pytest.raises(ValueError, match="finalized"):
             call()
-    assert prune_to(model, {"0": 0.5}).sparsity() == first, "the zeros are the smallest magnitudes of the next pruner"
+    assert prune_to(model, {"0": 0.5}).sparsity() == first, (
+        "the zeros are the smallest magnitudes of the next pruner"
+    )
 
 
 def test_masks_follow_type_and_layout_of_the_model():
     model = net()
     pruner = prune_to(model, {"0": 0.5}, epoch=5)
     reference = net()
-    reference.load_state_dict({k: v for k, v in model.state_dict().items() if not k.endswith("mask")})
+    reference.load_state_dict(
+        {k: v for k, v in model.state_dict().items() if not k.endswith("mask")}
+    )
     model.to(memory_format=torch.channels_last).half()
     assert model[0].weight_mask.dtype == torch.bool
     pruner.update(10)
@@ -249,7 +300,10 @@ def test_masks_follow_type_and_layout_of_the_model():
 @pytest.mark.parametrize("stop", [5, 8, 13])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_a_run_resumed_mid_schedule_is_the_same_bit_for_bit(tmp_path, stop, channels_last):
-    images, labels = torch.randn(32, 3, 6, 6, generator=torch.Generator().manual_seed(1)), torch.arange(32) % 3
+    images, labels = (
+        torch.randn(32, 3, 6, 6, generator=torch.Generator().manual_seed(1)),
+        torch.arange(32) % 3,
+    )
     config = TrainConfig(epochs=4, batch_size=8, lr=0.1, nesterov=True, channels_last=channels_last)
 
     class Stop(Exception):
@@ -264,7 +318,16 @@ def test_a_run_resumed_mid_schedule_is_the_same_bit_for_bit(tmp_path, stop, chan
                 raise Stop
             pruner.on_step(model, step, epoch)
 
-        train(model, images, labels, config, on_step=hook, checkpoint=checkpoint, checkpoint_every=1, progress=False)
+        train(
+            model,
+            images,
+            labels,
+            config,
+            on_step=hook,
+            checkpoint=checkpoint,
+            checkpoint_every=1,
+            progress=False,
+        )
         return model, pruner
 
     whole, pruner = run()
@@ -272,15 +335,32 @@ def test_a_run_resumed_mid_schedule_is_the_same_bit_for_bit(tmp_path, stop, chan
         run(tmp_path / "checkpoint", stop)
     resumed, its_pruner = run(tmp_path / "checkpoint")
     assert list(whole.state_dict()) == list(resumed.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True))
-    assert pruner.finalize() == its_pruner.finalize() == {"0": round(0.8 * 162) / 162, "5": round(0.4 * 18) / 18}
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )
+    assert (
+        pruner.finalize()
+        == its_pruner.finalize()
+        == {"0": round(0.8 * 162) / 162, "5": round(0.4 * 18) / 18}
+    )
 
 
 def test_zeros_reach_the_score_of_v3():
     torch.manual_seed(0)
     model = msunet("v3")
     prune_to(model, targets_by_role(model, {"se": 0.9, "depthwise": 0.5})).finalize()
-    live = micronet_score(model, policy="msunet-v3", quantization="ternary", precision=16, sparsity={"ternary": 0.5})
-    imposed = micronet_score(model, policy="msunet-v3", quantization="ternary", precision=16, sparsity={"ternary": 0.5, "se": 0.9, "depthwise": 0.5})
-    assert live.flops == pytest.approx(imposed.flops, rel=1e-4) and live.params == pytest.approx(imposed.params, rel=1e-4)
+    live = micronet_score(
+        model, policy="msunet-v3", quantization="ternary", precision=16, sparsity={"ternary": 0.5}
+    )
+    imposed = micronet_score(
+        model,
+        policy="msunet-v3",
+        quantization="ternary",
+        precision=16,
+        sparsity={"ternary": 0.5, "se": 0.9, "depthwise": 0.5},
+    )
+    assert live.flops == pytest.approx(imposed.flops, rel=1e-4) and live.params == pytest.approx(
+        imposed.params, rel=1e-4
+    )
     assert imposed.params == pytest.approx(0.098604e6, rel=1e-5)

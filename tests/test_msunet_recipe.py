@@ -21,8 +21,20 @@ from effdl_nb.msunet.recipe import (
 )
 
 TINY = MSUNetSettings(
-    dataset="cifar10-sample", train_size=40, test_size=10, image_size=16, width=0.125, variant="v0", epochs=2, batch_size=10, schedule="cosine",
-    alpha_ramp=(0.0, 0.5), stage2_epochs=2, stage2_lr=0.01, prune_until=0.5, pruning="full",
+    dataset="cifar10-sample",
+    train_size=40,
+    test_size=10,
+    image_size=16,
+    width=0.125,
+    variant="v0",
+    epochs=2,
+    batch_size=10,
+    schedule="cosine",
+    alpha_ramp=(0.0, 0.5),
+    stage2_epochs=2,
+    stage2_lr=0.01,
+    prune_until=0.5,
+    pruning="full",
 )
 
 
@@ -44,18 +56,28 @@ def kill_at(monkeypatch, step: int, stage: int):
                 raise Killed
             if on_step is not None:
                 on_step(model, at, epoch)
+
         return train(*args, on_step=hook, **kwargs)
 
     monkeypatch.setattr(recipe, "train", dying)
 
 
 def same(a, b) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
-@pytest.mark.parametrize("wrong, words", [
-    ({"stage2_lr": -1.0}, "stage 2.*lr"), ({"stage2_schedule": "step", "stage2_milestones": (0.9, 0.5)}, "stage 2.*milestones"),
-    ({"stage2_epochs": math.nan}, "stage2_epochs"), ({"lr": math.inf}, "stage 1.*lr")])
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        ({"stage2_lr": -1.0}, "stage 2.*lr"),
+        ({"stage2_schedule": "step", "stage2_milestones": (0.9, 0.5)}, "stage 2.*milestones"),
+        ({"stage2_epochs": math.nan}, "stage2_epochs"),
+        ({"lr": math.inf}, "stage 1.*lr"),
+    ],
+)
 def test_a_stage_that_cannot_train_is_refused_before_the_first(wrong, words):
     with pytest.raises(ValueError, match=words):
         dataclasses.replace(TINY, **wrong)
@@ -68,7 +90,8 @@ def test_under_torchrun_nobody_waits(monkeypatch, tmp_path):
 
 
 def test_cuts_up_to_the_end_of_a_rounded_stage_reach_their_share(tmp_path):
-    s = dataclasses.replace(TINY, train_size=70, epochs=1, stage2_epochs=0.4, prune_until=1.0)   # 2.8 steps, which are 3
+    # 2.8 steps, which are 3
+    s = dataclasses.replace(TINY, train_size=70, epochs=1, stage2_epochs=0.4, prune_until=1.0)
     model = train_msunet(s, 0, tmp_path).model
     layers = dict(model.named_modules())
     for name, share in recipe.targets_by_role(model, {"se": 0.9, "depthwise": 0.5}).items():
@@ -76,8 +99,12 @@ def test_cuts_up_to_the_end_of_a_rounded_stage_reach_their_share(tmp_path):
         assert int((weight == 0).sum()) == round(share * weight.numel()), name
 
 
-@pytest.mark.parametrize("stage, step, consistency", [(1, 5, "off"), (2, 3, "thesis"), (2, 6, "off")])
-def test_an_interruption_leaves_no_trace_in_the_numbers(tmp_path, monkeypatch, stage, step, consistency):
+@pytest.mark.parametrize(
+    "stage, step, consistency", [(1, 5, "off"), (2, 3, "thesis"), (2, 6, "off")]
+)
+def test_an_interruption_leaves_no_trace_in_the_numbers(
+    tmp_path, monkeypatch, stage, step, consistency
+):
     settings = dataclasses.replace(TINY, consistency=consistency)
     whole = train_msunet(settings, 3, tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -85,14 +112,24 @@ def test_an_interruption_leaves_no_trace_in_the_numbers(tmp_path, monkeypatch, s
         with pytest.raises(Killed):
             train_msunet(settings, 3, tmp_path / "parts")
     resumed = train_msunet(settings, 3, tmp_path / "parts")
-    assert same(resumed.model, whole.model) and resumed.loss == whole.loss and resumed.accuracy == whole.accuracy
+    assert (
+        same(resumed.model, whole.model)
+        and resumed.loss == whole.loss
+        and resumed.accuracy == whole.accuracy
+    )
     assert not list((tmp_path / "parts").glob("*.checkpoint"))
 
 
 def test_stage_1_is_trained_once_for_all_that_share_it(tmp_path, monkeypatch):
     trained = []
     train = recipe.train
-    monkeypatch.setattr(recipe, "train", lambda *args, **kwargs: trained.append(kwargs["checkpoint"].name[:6]) or train(*args, **kwargs))
+    monkeypatch.setattr(
+        recipe,
+        "train",
+        lambda *args, **kwargs: (
+            trained.append(kwargs["checkpoint"].name[:6]) or train(*args, **kwargs)
+        ),
+    )
     for pruning in ("off", "full"):
         train_msunet(dataclasses.replace(TINY, pruning=pruning), 0, tmp_path)
     assert sorted(trained) == ["stage1", "stage2", "stage2"]
@@ -101,8 +138,16 @@ def test_stage_1_is_trained_once_for_all_that_share_it(tmp_path, monkeypatch):
 
 
 def test_the_name_of_stage_1_holds_everything_that_shapes_it():
-    later = {"stage2_epochs", "stage2_lr", "stage2_schedule", "stage2_milestones", "stage2_precision", "prune_until"}
-    resolved = {"variant", "consistency", "pruning"}   # through the expansions and the form of the regularizer
+    later = {
+        "stage2_epochs",
+        "stage2_lr",
+        "stage2_schedule",
+        "stage2_milestones",
+        "stage2_precision",
+        "prune_until",
+    }
+    # through the expansions and the form of the regularizer
+    resolved = {"variant", "consistency", "pruning"}
     assert {f.name for f in dataclasses.fields(MSUNetSettings)} == set(STAGE1) | later | resolved
     v2, v3 = (stage_one_record(MSUNetSettings(variant=v), 0) for v in ("v2", "v3"))
     assert v2 != v3 and v2 == stage_one_record(MSUNetSettings(variant="v1"), 0)
@@ -133,45 +178,59 @@ def test_no_stage_2_means_nothing_is_pruned_and_signs_are_frozen(tmp_path):
     trained = train_msunet(settings, 0, tmp_path)
     assert trained.steps[1] == 0 and len(trained.loss) == 2
     roles = trained.model.layer_roles()
-    assert all((module.weight != 0).any() for name, module in trained.model.named_modules() if roles.get(name) in ("se", "depthwise"))
+    assert all(
+        (module.weight != 0).any()
+        for name, module in trained.model.named_modules()
+        if roles.get(name) in ("se", "depthwise")
+    )
     assert recipe.switches(settings).sparse_se == 0 and recipe.switches(settings).precision == 16
 
 
 def test_masks_are_renewed_a_hundred_times_along_the_ramp_and_not_after():
     class Spy:
-        def __init__(self): self.updates = []
-        def update(self, epoch): self.updates.append(epoch)
-        def apply(self): pass
+        def __init__(self):
+            self.updates = []
+
+        def update(self, epoch):
+            self.updates.append(epoch)
+
+        def apply(self):
+            pass
 
     for ramp, renewals in ((500, 101), (100, 101), (30, 31), (0, 1)):
         spy = Spy()
         for step in range(1000):
             recipe._prune(spy, ramp, None, step, step / 500)
-        assert len(spy.updates) == renewals and spy.updates[0] == 0 and spy.updates[-1] == ramp / 500
+        assert (
+            len(spy.updates) == renewals and spy.updates[0] == 0 and spy.updates[-1] == ramp / 500
+        )
 
 
-@pytest.mark.parametrize("field, value, message", [
-    ("schedule", "linear", "allowed are step, cosine"),
-    ("stage2_schedule", "", "allowed are step, cosine"),
-    ("precision", "fp8", "allowed are fp32, bf16, fp16"),
-    ("augment", "", "allowed are released, crop-flip, none"),
-    ("quantization", "float", "allowed are ternary, binary, none"),
-    ("consistency", "on", "allowed are variant, off, mixup, thesis, cutmix, released"),
-    ("pruning", True, "allowed are variant, off, full"),
-    ("variant", "v4", "allowed are v0, v1, v2, v3"),
-    ("recipe", "ours", "allowed are thesis, released"),
-    ("alpha_ramp", (0.5, 1.5), r"alpha_ramp is \(0.5, 1.5\)"),
-    ("alpha_ramp", (0.5,), "two fractions"),
-    ("milestones", (300,), "fractions of the training"),
-    ("stage2_milestones", (-1,), "fractions of the training"),
-    ("prune_until", 1.5, "prune_until is 1.5"),
-    ("warmup", -0.1, "warmup is -0.1"),
-    ("epochs", 0, "epochs is 0"),
-    ("stage2_epochs", -1, "stage2_epochs -1"),
-    ("stage2_epochs", 0, "pruning is 'full' and stage2_epochs 0"),
-    ("width", 0.0, "width 0.0"),
-    ("alpha", -1.0, "alpha -1.0"),
-])
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("schedule", "linear", "allowed are step, cosine"),
+        ("stage2_schedule", "", "allowed are step, cosine"),
+        ("precision", "fp8", "allowed are fp32, bf16, fp16"),
+        ("augment", "", "allowed are released, crop-flip, none"),
+        ("quantization", "float", "allowed are ternary, binary, none"),
+        ("consistency", "on", "allowed are variant, off, mixup, thesis, cutmix, released"),
+        ("pruning", True, "allowed are variant, off, full"),
+        ("variant", "v4", "allowed are v0, v1, v2, v3"),
+        ("recipe", "ours", "allowed are thesis, released"),
+        ("alpha_ramp", (0.5, 1.5), r"alpha_ramp is \(0.5, 1.5\)"),
+        ("alpha_ramp", (0.5,), "two fractions"),
+        ("milestones", (300,), "fractions of the training"),
+        ("stage2_milestones", (-1,), "fractions of the training"),
+        ("prune_until", 1.5, "prune_until is 1.5"),
+        ("warmup", -0.1, "warmup is -0.1"),
+        ("epochs", 0, "epochs is 0"),
+        ("stage2_epochs", -1, "stage2_epochs -1"),
+        ("stage2_epochs", 0, "pruning is 'full' and stage2_epochs 0"),
+        ("width", 0.0, "width 0.0"),
+        ("alpha", -1.0, "alpha -1.0"),
+    ],
+)
 def test_wrong_settings_are_named(field, value, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(TINY, **{field: value})
@@ -188,7 +247,15 @@ def test_unknown_data_sets_and_image_sizes_are_named(tmp_path):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_trains(tmp_path, precision):
-    settings = dataclasses.replace(TINY, stage2_precision=precision, epochs=1, stage2_epochs=1, augment="none", variant="v3", pruning="variant")
+    settings = dataclasses.replace(
+        TINY,
+        stage2_precision=precision,
+        epochs=1,
+        stage2_epochs=1,
+        augment="none",
+        variant="v3",
+        pruning="variant",
+    )
     assert all(math.isfinite(value) for value in train_msunet(settings, 0, tmp_path).loss)
 
 
@@ -201,10 +268,16 @@ def test_stage_2_leaves_a_float_network_trainable(tmp_path):
 
 
 def test_augmentations_follow_their_generator_and_draw_for_each_image():
-    images = torch.randint(0, 256, (1, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8).expand(16, -1, -1, -1)
+    images = torch.randint(
+        0, 256, (1, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    ).expand(16, -1, -1, -1)
     for augment in (color_jitter, random_erasing, released_augmentation):
         first, second = (augment(images, torch.Generator().manual_seed(5)) for _ in range(2))
-        assert first.dtype == torch.uint8 and first.shape == images.shape and torch.equal(first, second)
+        assert (
+            first.dtype == torch.uint8
+            and first.shape == images.shape
+            and torch.equal(first, second)
+        )
         assert len({image.numpy().tobytes() for image in first}) > 4
 
 

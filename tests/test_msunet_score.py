@@ -10,16 +10,79 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from effdl_nb.msunet.network import msunet
-from effdl_nb.msunet.score import POLICIES, WRN_FLOPS, WRN_PARAMS, UnknownOperation, layer_roles, micronet_score
+from effdl_nb.msunet.score import (
+    POLICIES,
+    WRN_FLOPS,
+    WRN_PARAMS,
+    UnknownOperation,
+    layer_roles,
+    micronet_score,
+)
 from effdl_nb.msunet.ternary import convert_ternary_, freeze_ternary_
 
-GOLDEN = [  # exact operations and parameters, and how the released networks' own counts print them in millions, with the score
-    ("v0", "msunet-v1", "ternary", {"ternary": 0.5, "se": 0.9}, 32, 127_321_500, 212_754, ("127.3215", "0.212754", "0.01797")),
-    ("v0", "msunet-v3", "ternary", {"ternary": 0.5, "se": 0.9, "depthwise": 0.5}, 16, 104_590_492, 121_269, ("104.5905", "0.121269", "0.01329")),
-    ("v3", "msunet-v3", None, None, 32, 318_082_076, 1_200_648, ("318.0821", "1.200648", "0.06322")),
-    ("v3", "msunet-v3", "binary", None, 16, 170_040_028, 220_173, ("170.0400", "0.220173", "0.02224")),
-    ("v3", "msunet-v3", "ternary", {"ternary": 0.5}, 32, 109_349_916, 427_674, ("109.3499", "0.427674", "0.02214")),
-    ("v3", "msunet-v3", "ternary", {"ternary": 0.5, "se": 0.9, "depthwise": 0.5}, 16, 90_772_674.4, 98_604.05, ("90.7727", "0.098604", "0.01135")),
+# exact operations and parameters, and how the released networks' own counts print them in
+# millions, with the score
+GOLDEN = [
+    (
+        "v0",
+        "msunet-v1",
+        "ternary",
+        {"ternary": 0.5, "se": 0.9},
+        32,
+        127_321_500,
+        212_754,
+        ("127.3215", "0.212754", "0.01797"),
+    ),
+    (
+        "v0",
+        "msunet-v3",
+        "ternary",
+        {"ternary": 0.5, "se": 0.9, "depthwise": 0.5},
+        16,
+        104_590_492,
+        121_269,
+        ("104.5905", "0.121269", "0.01329"),
+    ),
+    (
+        "v3",
+        "msunet-v3",
+        None,
+        None,
+        32,
+        318_082_076,
+        1_200_648,
+        ("318.0821", "1.200648", "0.06322"),
+    ),
+    (
+        "v3",
+        "msunet-v3",
+        "binary",
+        None,
+        16,
+        170_040_028,
+        220_173,
+        ("170.0400", "0.220173", "0.02224"),
+    ),
+    (
+        "v3",
+        "msunet-v3",
+        "ternary",
+        {"ternary": 0.5},
+        32,
+        109_349_916,
+        427_674,
+        ("109.3499", "0.427674", "0.02214"),
+    ),
+    (
+        "v3",
+        "msunet-v3",
+        "ternary",
+        {"ternary": 0.5, "se": 0.9, "depthwise": 0.5},
+        16,
+        90_772_674.4,
+        98_604.05,
+        ("90.7727", "0.098604", "0.01135"),
+    ),
 ]
 
 
@@ -28,12 +91,29 @@ def nets():
     return {(v, q): msunet(v, quantization=q) for v in ("v0", "v3") for q in (None, "ternary")}
 
 
-@pytest.mark.parametrize("live, variant, policy, quantization, sparsity, precision, flops, params, printed", [
-    (live, *row) for row in GOLDEN for live in (None, "ternary") if row[2] or not live  # quantization=None counts live weights as they are
-])
-def test_golden_rows(nets, live, variant, policy, quantization, sparsity, precision, flops, params, printed):
-    found = micronet_score(nets[variant, live], policy=policy, quantization=quantization, sparsity=sparsity, precision=precision)
-    assert math.isclose(found.flops, flops, rel_tol=1e-6) and math.isclose(found.params, params, rel_tol=1e-6)
+@pytest.mark.parametrize(
+    "live, variant, policy, quantization, sparsity, precision, flops, params, printed",
+    [
+        # quantization=None counts live weights as they are
+        (live, *row)
+        for row in GOLDEN
+        for live in (None, "ternary")
+        if row[2] or not live
+    ],
+)
+def test_golden_rows(
+    nets, live, variant, policy, quantization, sparsity, precision, flops, params, printed
+):
+    found = micronet_score(
+        nets[variant, live],
+        policy=policy,
+        quantization=quantization,
+        sparsity=sparsity,
+        precision=precision,
+    )
+    assert math.isclose(found.flops, flops, rel_tol=1e-6) and math.isclose(
+        found.params, params, rel_tol=1e-6
+    )
     assert math.isclose(found.score, flops / 10.49e9 + params / 36.5e6, rel_tol=1e-6)
     assert (f"{flops / 1e6:.4f}", f"{params / 1e6:.6f}", f"{found.score:.5f}") == printed
     assert found.score == found.flops / WRN_FLOPS + found.params / WRN_PARAMS
@@ -47,11 +127,20 @@ def as_compiled(model):
     return holder
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, as_compiled, lambda m: as_compiled(nn.DataParallel(m)), nn.Sequential])
+@pytest.mark.parametrize(
+    "wrap", [nn.DataParallel, as_compiled, lambda m: as_compiled(nn.DataParallel(m)), nn.Sequential]
+)
 def test_wrapped_networks_count_alike(nets, wrap):
-    settings = dict(policy="msunet-v3", quantization="ternary", precision=16, sparsity={"ternary": 0.5, "se": 0.9, "depthwise": 0.5})
+    settings = dict(
+        policy="msunet-v3",
+        quantization="ternary",
+        precision=16,
+        sparsity={"ternary": 0.5, "se": 0.9, "depthwise": 0.5},
+    )
     found = micronet_score(wrap(nets["v3", None]), **settings)
-    assert math.isclose(found.flops, 90_772_674.4, rel_tol=1e-9) and math.isclose(found.params, 98_604.05, rel_tol=1e-9)
+    assert math.isclose(found.flops, 90_772_674.4, rel_tol=1e-9) and math.isclose(
+        found.params, 98_604.05, rel_tol=1e-9
+    )
 
 
 def test_roles_of_an_inner_network_have_its_prefix_and_the_outermost_word_holds(nets):
@@ -64,7 +153,10 @@ def test_roles_of_an_inner_network_have_its_prefix_and_the_outermost_word_holds(
         def layer_roles(self):
             return {"0.0": "other"}
 
-    assert layer_roles(nn.Sequential(Says(Says(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))))) == {"0.0.0": "other", "0.0.1": "ternary"}
+    assert layer_roles(nn.Sequential(Says(Says(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1))))) == {
+        "0.0.0": "other",
+        "0.0.1": "ternary",
+    }
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -76,7 +168,9 @@ def test_every_stored_scale_of_a_deployed_layer_counts(policy):
     model[0].scale = model[0].scale * torch.ones(6, 1, 1, 1)
     each = micronet_score(model, (8, 4, 4), policy=policy)
     assert each.params == one.params + 5 and each.flops == one.flops
-    assert micronet_score(model, (8, 4, 4), policy=policy, precision=16).params == one.params - 1 + 3
+    assert (
+        micronet_score(model, (8, 4, 4), policy=policy, precision=16).params == one.params - 1 + 3
+    )
 
 
 def conv(**more):
@@ -90,22 +184,32 @@ def test_conv_and_linear_by_hand():
     assert found.mults == 36 * n + n * 5
     assert found.adds == 35 * n + n + (n - 1) * 5 + 5
     assert found.params == 4 * 8 * 9 + 8 + n * 5 + 5
-    authors = micronet_score(nn.Sequential(conv(), nn.Flatten(), nn.Linear(8 * 3 * 4, 5)), (4, 5, 6), policy="msunet-v3")
-    assert found.params - authors.params == 5 and found.adds - authors.adds == 5, "the authors leave the classifier's bias out"
+    authors = micronet_score(
+        nn.Sequential(conv(), nn.Flatten(), nn.Linear(8 * 3 * 4, 5)), (4, 5, 6), policy="msunet-v3"
+    )
+    assert found.params - authors.params == 5 and found.adds - authors.adds == 5, (
+        "the authors leave the classifier's bias out"
+    )
 
 
-@pytest.mark.parametrize("layer, products", [
-    (nn.Conv2d(4, 8, 3, groups=2), 8 * 3 * 4 * 18),
-    (nn.Conv2d(4, 4, 3, groups=4), 4 * 3 * 4 * 9),
-    (nn.ConvTranspose2d(4, 8, 2, stride=2), 4 * 5 * 6 * 8 * 4),
-], ids=["grouped", "depthwise", "transposed"])
+@pytest.mark.parametrize(
+    "layer, products",
+    [
+        (nn.Conv2d(4, 8, 3, groups=2), 8 * 3 * 4 * 18),
+        (nn.Conv2d(4, 4, 3, groups=4), 4 * 3 * 4 * 9),
+        (nn.ConvTranspose2d(4, 8, 2, stride=2), 4 * 5 * 6 * 8 * 4),
+    ],
+    ids=["grouped", "depthwise", "transposed"],
+)
 def test_grouped_depthwise_and_transposed_products_agree_with_torch(layer, products):
     found = micronet_score(layer, (4, 5, 6))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         layer(torch.zeros(1, 4, 5, 6))
     assert found.mults == products == counter.get_total_flops() / 2
     outputs = layer(torch.zeros(1, 4, 5, 6)).numel()
-    assert found.adds == products - outputs + outputs and found.params == sum(p.numel() for p in layer.parameters())
+    assert found.adds == products - outputs + outputs and found.params == sum(
+        p.numel() for p in layer.parameters()
+    )
 
 
 def test_one_dimensional_convolutions():
@@ -113,33 +217,48 @@ def test_one_dimensional_convolutions():
     assert (found.mults, found.adds, found.params) == (12 * 35, 11 * 35, 60)
 
 
-@pytest.mark.parametrize("name, size", [("resnet18", 64), ("mobilenet_v3_small", 64), ("densenet121", 32)])
+@pytest.mark.parametrize(
+    "name, size", [("resnet18", 64), ("mobilenet_v3_small", 64), ("densenet121", 32)]
+)
 def test_torchvision_models_agree_with_torch_on_products(name, size):
     model = torchvision.models.get_model(name, weights=None).eval()
     found = micronet_score(model, (3, size, size))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 3, size, size))
-    assert sum(c.mults for c in found.by_module.values() if c.kind in ("Conv2d", "Linear")) == counter.get_total_flops() / 2
+    assert (
+        sum(c.mults for c in found.by_module.values() if c.kind in ("Conv2d", "Linear"))
+        == counter.get_total_flops() / 2
+    )
     assert not found.unused and not found.unknown
 
 
 def test_resnet_parameters_are_weights_plus_one_bias_for_each_folded_channel():
     model = torchvision.models.resnet18(weights=None)
     norms = sum(m.num_features for m in model.modules() if isinstance(m, nn.BatchNorm2d))
-    assert micronet_score(model, (3, 32, 32)).params == sum(p.numel() for p in model.parameters()) - norms
+    assert (
+        micronet_score(model, (3, 32, 32)).params
+        == sum(p.numel() for p in model.parameters()) - norms
+    )
 
 
 def test_batch_norm_folds_only_into_a_product_that_nothing_else_reads():
     class Reader(nn.Module):
         def __init__(self, shared):
             super().__init__()
-            self.conv, self.norm, self.shared = nn.Conv2d(2, 3, 1, bias=False), nn.BatchNorm2d(3), shared
+            self.conv, self.norm, self.shared = (
+                nn.Conv2d(2, 3, 1, bias=False),
+                nn.BatchNorm2d(3),
+                shared,
+            )
 
         def forward(self, x):
             y = self.conv(x)
             return self.norm(y) + y if self.shared else self.norm(y)
 
-    folded, shared = micronet_score(Reader(False), (2, 4, 4)), micronet_score(Reader(True), (2, 4, 4))
+    folded, shared = (
+        micronet_score(Reader(False), (2, 4, 4)),
+        micronet_score(Reader(True), (2, 4, 4)),
+    )
     first = micronet_score(nn.BatchNorm2d(2), (2, 4, 4))
     assert folded.by_module["norm"].params == 3 and folded.by_module["norm"].mults == 0
     assert shared.by_module["norm"].params == 6 and shared.by_module["norm"].mults == 48
@@ -149,7 +268,10 @@ def test_batch_norm_folds_only_into_a_product_that_nothing_else_reads():
 @pytest.mark.parametrize("policy", POLICIES)
 def test_batches_and_aspect_ratios(policy):
     model = msunet("v3", width=0.125, num_classes=10)
-    one, many = micronet_score(model, (3, 12, 20), policy=policy), micronet_score(model, (5, 3, 12, 20), policy=policy)
+    one, many = (
+        micronet_score(model, (3, 12, 20), policy=policy),
+        micronet_score(model, (5, 3, 12, 20), policy=policy),
+    )
     turned = micronet_score(model, (3, 20, 12), policy=policy)
     assert math.isclose(one.flops, many.flops) and one.params == many.params
     assert math.isclose(one.flops, turned.flops) and one.params == turned.params
@@ -189,7 +311,9 @@ def test_ternary_linear_layers_follow_the_ternary_rule_under_every_policy():
     convert_ternary_(model, lambda name, module: True, alpha=0.0)
     for policy in POLICIES:
         found = micronet_score(model, inputs=(torch.zeros(1, 16),), policy=policy)
-        assert found.params == 64 / 32 + 1 + 4 and found.mults == 64 / 32 + 4 and found.adds == 60 + 4
+        assert (
+            found.params == 64 / 32 + 1 + 4 and found.mults == 64 / 32 + 4 and found.adds == 60 + 4
+        )
 
 
 def test_shared_weights_are_stored_once_and_used_twice():
@@ -216,7 +340,9 @@ def test_functional_calls_and_constants_are_seen():
 
         def forward(self, x):
             scaled_weight = self.weight / self.weight.norm()
-            return F.relu(F.linear(x.flatten(1), scaled_weight) + self.shift) * self.plain + torch.zeros(5)
+            return F.relu(
+                F.linear(x.flatten(1), scaled_weight) + self.shift
+            ) * self.plain + torch.zeros(5)
 
     found = micronet_score(Functional(), (4, 1, 1))
     assert found.params == 20 + 5 + 5 and found.unused == ("spare",)
@@ -241,26 +367,38 @@ def test_unknown_operations_stop_the_count_or_are_listed():
         micronet_score(nn.BatchNorm2d(3, track_running_stats=False), (3, 8, 8))
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"policy": "msunet-v2"}, "policy is 'msunet-v2'; allowed are 'official', 'msunet-v1', 'msunet-v3'"),
-    ({"quantization": "int8"}, "quantization is 'int8'; allowed are None, 'binary', 'ternary'"),
-    ({"precision": 8}, "precision is 8; allowed are None, 16, 32"),
-    ({"accumulator_bits": 64}, "accumulator_bits is 64"),
-    ({"sparsity": {"squeeze": 0.5}}, "'squeeze', which is no layer's role or name; roles here are depthwise, other, se, ternary"),
-    ({"sparsity": {"se": 1.5}}, "sparsity of 'se' is 1.5"),
-    ({"sparsity": {"se": float("nan")}}, "sparsity of 'se' is nan"),
-    ({"input_shape": (32, 32)}, r"input_shape is \(32, 32\)"),
-    ({"input_shape": (3, 0, 32)}, "positive integers"),
-    ({"on_unknown": "skip"}, "allowed are 'raise', 'list'"),
-    ({"quantization": "ternary"}, "no ternary weights to read zeros from"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (
+            {"policy": "msunet-v2"},
+            "policy is 'msunet-v2'; allowed are 'official', 'msunet-v1', 'msunet-v3'",
+        ),
+        ({"quantization": "int8"}, "quantization is 'int8'; allowed are None, 'binary', 'ternary'"),
+        ({"precision": 8}, "precision is 8; allowed are None, 16, 32"),
+        ({"accumulator_bits": 64}, "accumulator_bits is 64"),
+        (
+            {"sparsity": {"squeeze": 0.5}},
+            "'squeeze', which is no layer's role or name; roles here are depthwise, other, se, "
+            "ternary",
+        ),
+        ({"sparsity": {"se": 1.5}}, "sparsity of 'se' is 1.5"),
+        ({"sparsity": {"se": float("nan")}}, "sparsity of 'se' is nan"),
+        ({"input_shape": (32, 32)}, r"input_shape is \(32, 32\)"),
+        ({"input_shape": (3, 0, 32)}, "positive integers"),
+        ({"on_unknown": "skip"}, "allowed are 'raise', 'list'"),
+        ({"quantization": "ternary"}, "no ternary weights to read zeros from"),
+    ],
+)
 def test_wrong_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         micronet_score(msunet("v3", width=0.125, quantization=None), **arguments)
 
 
 def test_the_model_is_left_as_it_was_even_after_an_error():
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(nn.ReLU(), nn.Dropout(0.5))).train()
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Sequential(nn.ReLU(), nn.Dropout(0.5))
+    ).train()
     model[2].eval()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     micronet_score(model, (3, 4, 4))
@@ -289,4 +427,8 @@ def test_empty_containers_and_compiled_models():
 def test_default_roles():
     roles = layer_roles(torchvision.models.mobilenet_v3_small(weights=None))
     assert {"se", "depthwise", "ternary", "other"} == set(roles.values())
-    assert roles["features.0.0"] == "other" and roles["features.1.block.1.fc1"] == "se" and roles["classifier.0"] == "other"
+    assert (
+        roles["features.0.0"] == "other"
+        and roles["features.1.block.1.fc1"] == "se"
+        and roles["classifier.0"] == "other"
+    )

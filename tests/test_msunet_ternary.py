@@ -41,7 +41,11 @@ def normal(*shape, seed=0, dtype=torch.float32):
 def test_signs_are_ternary_odd_and_thin_out_as_alpha_grows(seed, alpha, mode):
     w = normal(6, 5, 3, 3, seed=seed)
     signs, scale = ternarize(w, alpha, mode)
-    assert signs.dtype == torch.int8 and signs.shape == w.shape and set(signs.unique().tolist()) <= {-1, 0, 1}
+    assert (
+        signs.dtype == torch.int8
+        and signs.shape == w.shape
+        and set(signs.unique().tolist()) <= {-1, 0, 1}
+    )
     assert scale.dim() == 0 and scale.isfinite() and (scale > 0) == bool(signs.any())
     more, _ = ternarize(w, alpha + 0.25, mode)
     assert not (more.bool() & ~signs.bool()).any(), "a larger threshold may only add zeros"
@@ -53,13 +57,24 @@ def test_signs_are_ternary_odd_and_thin_out_as_alpha_grows(seed, alpha, mode):
 def test_standardised_signs_ignore_scale_and_shift(seed, exponent, shift):
     w = normal(8, 16, seed=seed)
     assert torch.equal(ternarize(w * 2.0**exponent, ALPHA_HALF)[0], ternarize(w, ALPHA_HALF)[0])
-    shifted, same = ternarize(w.double() + shift, ALPHA_HALF)[0], ternarize(w.double(), ALPHA_HALF)[0]
-    assert (shifted != same).sum() <= 1, "a shift can flip a weight on the threshold by rounding, no more"
+    shifted, same = (
+        ternarize(w.double() + shift, ALPHA_HALF)[0],
+        ternarize(w.double(), ALPHA_HALF)[0],
+    )
+    assert (shifted != same).sum() <= 1, (
+        "a shift can flip a weight on the threshold by rounding, no more"
+    )
 
 
 @pytest.mark.parametrize(
     "weight",
-    [torch.zeros(4, 4), torch.full((48, 48), 0.1), torch.full((33, 17), -7.3), torch.full((64, 64), 0.1).half(), torch.ones(1, 1)],
+    [
+        torch.zeros(4, 4),
+        torch.full((48, 48), 0.1),
+        torch.full((33, 17), -7.3),
+        torch.full((64, 64), 0.1).half(),
+        torch.ones(1, 1),
+    ],
     ids=["zero", "constant", "negative constant", "half constant", "one element"],
 )
 @pytest.mark.parametrize("alpha", [0.0, ALPHA_HALF])
@@ -111,7 +126,11 @@ def test_half_statistics_are_taken_in_single_precision(dtype):
     w = (normal(64, 64) * 400).to(dtype)
     signs, scale = ternarize(w, ALPHA_HALF)
     expected, expected_scale = ternarize(w.float(), ALPHA_HALF)
-    assert torch.equal(signs, expected) and torch.equal(scale, expected_scale) and scale.dtype == torch.float32
+    assert (
+        torch.equal(signs, expected)
+        and torch.equal(scale, expected_scale)
+        and scale.dtype == torch.float32
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,7 +165,9 @@ def test_twn_and_absmean_against_their_definitions():
     keep = w.abs() > 0.7 * w.abs().mean()
     assert torch.equal(signs.bool(), keep) and torch.isclose(scale, w[keep].abs().mean())
     signs, scale = ternarize(w, 0.5, "absmean")
-    assert torch.equal(signs.double(), (w / w.abs().mean()).round().clamp(-1, 1)) and torch.isclose(scale, w.abs().mean())
+    assert torch.equal(signs.double(), (w / w.abs().mean()).round().clamp(-1, 1)) and torch.isclose(
+        scale, w.abs().mean()
+    )
 
 
 def test_twn_scale_is_the_least_squares_one():
@@ -164,7 +185,15 @@ def test_straight_through_is_exact_in_both_modes_of_differentiation():
     assert torch.equal(torch.func.vmap(StraightThrough.apply)(w.detach(), q), q)
 
 
-@pytest.mark.parametrize("arguments", [{"groups": 2}, {"groups": 8}, {"stride": 2, "dilation": 2}, {"padding": 1, "padding_mode": "reflect"}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"groups": 2},
+        {"groups": 8},
+        {"stride": 2, "dilation": 2},
+        {"padding": 1, "padding_mode": "reflect"},
+    ],
+)
 def test_convolution_options_reach_the_product(arguments):
     layer = TernaryConv2d(8, 8, 3, **arguments)
     plain = nn.Conv2d(8, 8, 3, **arguments)
@@ -173,7 +202,9 @@ def test_convolution_options_reach_the_product(arguments):
     x = normal(2, 8, 9, 11)
     assert torch.equal(layer(x), plain(x))
     fan_in = 9 * 8 // arguments.get("groups", 1)
-    assert torch.isclose(scale, torch.tensor(2 / fan_in * signs.numel() / int(signs.count_nonzero())).sqrt())
+    assert torch.isclose(
+        scale, torch.tensor(2 / fan_in * signs.numel() / int(signs.count_nonzero())).sqrt()
+    )
 
 
 class Mixed(nn.Module):
@@ -195,7 +226,13 @@ def test_each_kind_of_layer_is_converted_or_reported_with_a_reason():
     assert [name for name, *_ in report.converted] == ["conv"]
     reasons = {name: why for name, _, _, why in report.kept}
     assert reasons["depthwise"] == "depthwise"
-    kinds = {"signal": "Conv1d", "volume": "Conv3d", "up": "ConvTranspose2d", "table": "Embedding", "parametrised": "ParametrizedConv2d"}
+    kinds = {
+        "signal": "Conv1d",
+        "volume": "Conv3d",
+        "up": "ConvTranspose2d",
+        "table": "Embedding",
+        "parametrised": "ParametrizedConv2d",
+    }
     for name, kind in kinds.items():
         assert reasons[name] == f"no ternary form of {kind}"
         assert f"- {name}  {kind}" in str(report)
@@ -212,7 +249,9 @@ def test_conversion_is_in_place_idempotent_and_keeps_hooks_and_optimizers():
     first, layer = convert_ternary_(model, everything), model[0]
     second = convert_ternary_(model, everything, alpha=0.1)
     assert len(first.converted) == 2 and not second.converted
-    assert model[0] is layer and math.isclose(layer.alpha, ALPHA_HALF, rel_tol=1e-6), "a second conversion must not change the first"
+    assert model[0] is layer and math.isclose(layer.alpha, ALPHA_HALF, rel_tol=1e-6), (
+        "a second conversion must not change the first"
+    )
     before = model[2].weight.clone()
     model(normal(1, 3, 2, 2)).square().sum().backward()
     optimizer.step()
@@ -230,7 +269,9 @@ def test_shared_modules_and_shared_weights_are_converted_once():
     model = nn.ModuleDict({"a": shared, "b": shared, "c": nn.Linear(4, 4)})
     model["c"].weight = shared.weight
     report = convert_ternary_(model, everything)
-    assert report.weights == 16 and model["a"] is model["b"] and model["c"].weight is model["a"].weight
+    assert (
+        report.weights == 16 and model["a"] is model["b"] and model["c"].weight is model["a"].weight
+    )
     assert any("shares the weight of a" in kind for _, kind, _ in report.converted)
     assert len(list(ternary_layers(model))) == 2
 
@@ -261,7 +302,9 @@ def test_checkpoints_pass_between_plain_ternary_and_frozen_models():
     plain, ternary, x = make(), make(), normal(2, 3, 2, 2)
     convert_ternary_(ternary, everything, alpha=0.3)
     ternary.load_state_dict(saved(plain))
-    assert torch.equal(ternary[0].weight, plain[0].weight) and math.isclose(ternary[0].alpha, 0.3, rel_tol=1e-6)
+    assert torch.equal(ternary[0].weight, plain[0].weight) and math.isclose(
+        ternary[0].alpha, 0.3, rel_tol=1e-6
+    )
     make().load_state_dict(latent_state_dict(ternary))
     other = make()
     convert_ternary_(other, everything, alpha=1.0)
@@ -271,7 +314,11 @@ def test_checkpoints_pass_between_plain_ternary_and_frozen_models():
     thawed = make()
     convert_ternary_(thawed, everything)
     thawed.load_state_dict(saved(ternary))
-    assert thawed[0].frozen and not thawed[0].weight.requires_grad and torch.equal(thawed(x), ternary(x))
+    assert (
+        thawed[0].frozen
+        and not thawed[0].weight.requires_grad
+        and torch.equal(thawed(x), ternary(x))
+    )
     make().load_state_dict(latent_state_dict(ternary))
 
 
@@ -284,9 +331,13 @@ def test_a_checkpoint_of_another_mode_is_refused_and_changes_nothing(frozen):
         freeze_ternary_(saver)
     before = copy.deepcopy(loader.state_dict())
     for strict in (True, False):
-        with pytest.raises(RuntimeError, match="0.weight was saved in mode 'twn'; this layer has mode 'msunet'"):
+        with pytest.raises(
+            RuntimeError, match="0.weight was saved in mode 'twn'; this layer has mode 'msunet'"
+        ):
             loader.load_state_dict(saved(saver), strict=strict)
-    assert before.keys() == loader.state_dict().keys() and all(torch.equal(v, before[k]) for k, v in loader.state_dict().items())
+    assert before.keys() == loader.state_dict().keys() and all(
+        torch.equal(v, before[k]) for k, v in loader.state_dict().items()
+    )
     with pytest.raises(RuntimeError, match="saved in mode 'number 9'"):
         loader.load_state_dict(before | {"0.mode_index": torch.tensor(9, dtype=torch.uint8)})
     loader[0].mode = "twn"
@@ -311,7 +362,9 @@ def as_compiled(model):
     return holder
 
 
-@pytest.mark.parametrize("wrap", [nn.DataParallel, as_compiled, lambda m: nn.DataParallel(as_compiled(m))])
+@pytest.mark.parametrize(
+    "wrap", [nn.DataParallel, as_compiled, lambda m: nn.DataParallel(as_compiled(m))]
+)
 def test_conversion_and_state_see_through_wrappers(wrap):
     def make():
         torch.manual_seed(0)
@@ -319,10 +372,15 @@ def test_conversion_and_state_see_through_wrappers(wrap):
 
     direct, wrapped = make(), wrap(make())
     report = convert_ternary_(direct, lambda name, module: name == "2")
-    assert convert_ternary_(wrapped, lambda name, module: name == "2") == report and unwrapped(wrapped)[2].frozen is False
+    assert (
+        convert_ternary_(wrapped, lambda name, module: name == "2") == report
+        and unwrapped(wrapped)[2].frozen is False
+    )
     state = latent_state_dict(wrapped)
     make().load_state_dict(state)
-    assert state.keys() == make().state_dict().keys() and all(torch.equal(v, state[k]) for k, v in latent_state_dict(direct).items())
+    assert state.keys() == make().state_dict().keys() and all(
+        torch.equal(v, state[k]) for k, v in latent_state_dict(direct).items()
+    )
     freeze_ternary_(wrapped)
     make().load_state_dict(latent_state_dict(wrapped))
     assert str(convert_ternary_(wrap(make()))) == str(convert_ternary_(make()))

@@ -27,11 +27,23 @@ PUBLISHED = {
     ("vgg-11", 10, 32, None): 9_231_114,
     ("alexnet", 10, 32, None): 1_874_122,
 }
-SMALL = [("wrn-10-1", {}), ("shake-shake-26-2x4d", {}), ("resnet-18", {"width": 4}), ("resnet-50", {"width": 4}), ("vgg-11", {"width": 4}),
-         ("alexnet", {"width": 8}), ("convnet-3", {"width": 8}), ("small-convnet", {"width": 4})]
+SMALL = [
+    ("wrn-10-1", {}),
+    ("shake-shake-26-2x4d", {}),
+    ("resnet-18", {"width": 4}),
+    ("resnet-50", {"width": 4}),
+    ("vgg-11", {"width": 4}),
+    ("alexnet", {"width": 8}),
+    ("convnet-3", {"width": 8}),
+    ("small-convnet", {"width": 4}),
+]
 
 
-@pytest.mark.parametrize(("key", "count"), PUBLISHED.items(), ids=lambda v: "-".join(map(str, v)) if isinstance(v, tuple) else None)
+@pytest.mark.parametrize(
+    ("key", "count"),
+    PUBLISHED.items(),
+    ids=lambda v: "-".join(map(str, v)) if isinstance(v, tuple) else None,
+)
 def test_published_counts(key, count):
     name, classes, side, width = key
     with torch.device("meta"):
@@ -46,9 +58,15 @@ def test_features_then_classifier(name, kw, norm):
     x = torch.randn(3, 2, 32, 32)
     with torch.no_grad():
         features = model.features(x)
-        assert features.ndim == 2 and torch.equal(model.classifier(features), model(x)) and model(x).shape == (3, 7)
+        assert (
+            features.ndim == 2
+            and torch.equal(model.classifier(features), model(x))
+            and model(x).shape == (3, 7)
+        )
     kinds = {type(m) for m in model.modules()}
-    assert (nn.BatchNorm2d in kinds) == (norm == "batch") and (nn.GroupNorm in kinds) == (norm == "instance")
+    assert (nn.BatchNorm2d in kinds) == (norm == "batch") and (nn.GroupNorm in kinds) == (
+        norm == "instance"
+    )
 
 
 @pytest.mark.parametrize(("name", "kw"), SMALL)
@@ -65,6 +83,7 @@ def test_every_parameter_gets_a_gradient_and_bf16_and_channels_last_run(name, kw
 @pytest.mark.parametrize("depth", [18, 50])
 def test_imagenet_form_is_torchvisions(depth):
     import torchvision.models
+
     torch.manual_seed(0)
     theirs = getattr(torchvision.models, f"resnet{depth}")(num_classes=5).eval()
     ours = build(f"resnet-{depth}", 5, image_size=128).eval()
@@ -80,8 +99,17 @@ def test_resnet_form_follows_the_image_size():
         assert build("resnet-18", image_size=128).conv1.kernel_size == (7, 7)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # PyTorch's own, on loading its forward-mode formulas
-@pytest.mark.parametrize(("name", "kw"), [("wrn-10-1", {}), ("small-convnet", {}), ("convnet-2", {"width": 8}), ("resnet-18", {"width": 4})])
+# PyTorch's own, on loading its forward-mode formulas
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
+@pytest.mark.parametrize(
+    ("name", "kw"),
+    [
+        ("wrn-10-1", {}),
+        ("small-convnet", {}),
+        ("convnet-2", {"width": 8}),
+        ("resnet-18", {"width": 4}),
+    ],
+)
 def test_forward_mode_derivative_agrees_with_reverse_mode(name, kw):
     torch.manual_seed(0)
     model = build(name, **kw).double().eval()
@@ -114,9 +142,16 @@ def test_shake_draws_uniformly_for_each_image_and_not_in_evaluation():
     torch.manual_seed(0)
     one, zero = torch.ones(4000, 1, 1, 1), torch.zeros(4000, 1, 1, 1)
     alpha = shake(one, zero).flatten()
-    assert abs(alpha.mean() - 0.5) < 0.02 and abs(alpha.var() - 1 / 12) < 0.01 and 0 <= alpha.min() and alpha.max() <= 1
+    assert (
+        abs(alpha.mean() - 0.5) < 0.02
+        and abs(alpha.var() - 1 / 12) < 0.01
+        and 0 <= alpha.min()
+        and alpha.max() <= 1
+    )
     state = torch.get_rng_state()
-    assert shake(one, zero, training=False).eq(0.5).all() and torch.equal(state, torch.get_rng_state())
+    assert shake(one, zero, training=False).eq(0.5).all() and torch.equal(
+        state, torch.get_rng_state()
+    )
 
 
 def test_shake_shake_in_expectation_is_the_evaluation_mode_block():
@@ -129,8 +164,20 @@ def test_shake_shake_in_expectation_is_the_evaluation_mode_block():
         assert (mean - block.eval()(x)[0]).abs().max() < 0.1 * block.eval()(x).abs().max()
 
 
-WRONG_NAMES = ["", "WRN-40-2", "wrn-41-2", "wrn-4-2", "wrn-16-0", "wrn-40", "resnet-34", "vgg11", "convnet-0", "convnet-6",
-               "shake-shake-26-2x0d", "convnet-3 "]
+WRONG_NAMES = [
+    "",
+    "WRN-40-2",
+    "wrn-41-2",
+    "wrn-4-2",
+    "wrn-16-0",
+    "wrn-40",
+    "resnet-34",
+    "vgg11",
+    "convnet-0",
+    "convnet-6",
+    "shake-shake-26-2x0d",
+    "convnet-3 ",
+]
 
 
 @pytest.mark.parametrize("name", WRONG_NAMES)
@@ -138,22 +185,30 @@ def test_names_that_do_not_exist(name):
     with pytest.raises(ValueError) as error:
         build(name)
     text = str(error.value)
-    assert all(known in text for known in NETWORKS) or "allowed" in text or "must be" in text or "at least" in text
+    assert (
+        all(known in text for known in NETWORKS)
+        or "allowed" in text
+        or "must be" in text
+        or "at least" in text
+    )
 
 
-@pytest.mark.parametrize(("name", "kw", "word"), [
-    ("convnet-3", {"norm": "layer"}, "instance"),
-    ("vgg-11", {"image_size": 28}, "32"),
-    ("alexnet", {"image_size": 4}, "8"),
-    ("alexnet", {"width": 5}, "even"),
-    ("resnet-18", {"image_size": 8}, "16"),
-    ("convnet-4", {"image_size": 8}, "1 to 3"),
-    ("wrn-16-1", {"width": 16}, "name"),
-    ("convnet-3", {"width": 0}, "width"),
-    ("convnet-3", {"num_classes": 0}, "num_classes"),
-    ("convnet-3", {"in_channels": 0}, "in_channels"),
-    ("convnet-3", {"image_size": 32.0}, "image_size"),
-])
+@pytest.mark.parametrize(
+    ("name", "kw", "word"),
+    [
+        ("convnet-3", {"norm": "layer"}, "instance"),
+        ("vgg-11", {"image_size": 28}, "32"),
+        ("alexnet", {"image_size": 4}, "8"),
+        ("alexnet", {"width": 5}, "even"),
+        ("resnet-18", {"image_size": 8}, "16"),
+        ("convnet-4", {"image_size": 8}, "1 to 3"),
+        ("wrn-16-1", {"width": 16}, "name"),
+        ("convnet-3", {"width": 0}, "width"),
+        ("convnet-3", {"num_classes": 0}, "num_classes"),
+        ("convnet-3", {"in_channels": 0}, "in_channels"),
+        ("convnet-3", {"image_size": 32.0}, "image_size"),
+    ],
+)
 def test_arguments_that_do_not_fit(name, kw, word):
     with pytest.raises(ValueError, match=word):
         build(name, **kw)
@@ -164,7 +219,14 @@ def test_unknown_norm_names_the_known_ones():
         norm_layer("group", 8)
 
 
-ODD = [("convnet-3", 8), ("convnet-3", 33), ("vgg-11", 63), ("alexnet", 9), ("wrn-10-1", 9), ("shake-shake-26-2x4d", 15)]
+ODD = [
+    ("convnet-3", 8),
+    ("convnet-3", 33),
+    ("vgg-11", 63),
+    ("alexnet", 9),
+    ("wrn-10-1", 9),
+    ("shake-shake-26-2x4d", 15),
+]
 
 
 @pytest.mark.parametrize(("name", "side"), ODD)

@@ -1,4 +1,5 @@
 "The report shows what the rows hold, and nothing else."
+
 import html.parser
 import os
 import re
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 
 class Checker(html.parser.HTMLParser):
     "Every opened element is closed in order; collects links, sources and ids."
+
     VOID = {"meta", "img", "br", "link"}
 
     def __init__(self):
@@ -52,7 +54,9 @@ def test_every_table_and_figure_has_its_place(empty_page):
     places = [page.index(f'id="{key}"') for key in keys]
     assert places == sorted(places), "not in the order of the dissertation"
     for link in checker.links:
-        assert link.startswith("#") and link[1:] in checker.ids or (path.parent / link).exists(), f"dead link {link}"
+        assert link.startswith("#") and link[1:] in checker.ids or (path.parent / link).exists(), (
+            f"dead link {link}"
+        )
     assert "http" not in "".join(checker.links), "the page must be whole without a network"
 
 
@@ -94,10 +98,15 @@ def toy(tmp_path, monkeypatch):
     (tmp_path / "workflow" / "tables.yaml").write_text(TABLES)
     (tmp_path / "workflow" / "thesis.yaml").write_text("table_9_1: {values: {a: {value: 60.0}}}")
     (tmp_path / "workflow" / "profiles" / "toy.yaml").write_text(
-        "title: T\nthreads: 1\njobs: table\nchanged: remake\ntables: {table_9_1: {seeds: [0, 1], columns: [value]}}\n")
+        "title: T\nthreads: 1\njobs: table\nchanged: remake\ntables: {table_9_1: {seeds: [0, 1], "
+        "columns: [value]}}\n"
+    )
     (tmp_path / "report_toy.py").write_text(
-        "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Settings:\n    size: int = 1\n"
-        "def draw(row, settings: Settings, seed, work):\n    return {'value': [50.0 + seed, 52.0 + seed]}\n")
+        "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Settings:\n    size: "
+        "int = 1\n"
+        "def draw(row, settings: Settings, seed, work):\n    return {'value': [50.0 + seed, 52.0 "
+        "+ seed]}\n"
+    )
     monkeypatch.setenv("EFFDL_ROOT", str(tmp_path))
     monkeypatch.setenv("EFFDL_REPORTS", "")
     monkeypatch.syspath_prepend(tmp_path)
@@ -115,7 +124,12 @@ def test_the_three_forms_of_a_table_agree(toy):
     frame = pd.read_csv(folder / "table_9_1.csv")
     cell = frame[(frame.row == "a") & (frame.column == "value")].iloc[0]
     # 50, 52, 51, 53: mean 51.5, sample deviation sqrt(5/3) = 1.291
-    assert cell.ours == 51.5 and abs(cell.spread - 1.2910) < 1e-4 and cell.n == 4 and cell.difference == -8.5
+    assert (
+        cell.ours == 51.5
+        and abs(cell.spread - 1.2910) < 1e-4
+        and cell.n == 4
+        and cell.difference == -8.5
+    )
     for text in (rendered.markdown, rendered.html):
         assert "51.5 ± 1.3" in text and "−8.5" in text and "60.0" in text
     assert rendered.html == (folder / "table_9_1.html").read_text()
@@ -124,7 +138,11 @@ def test_the_three_forms_of_a_table_agree(toy):
 
 
 def test_a_bar_in_a_label_does_not_break_the_markdown(toy):
-    line = next(line for line in report.write_table("table_9_1", "toy").markdown.splitlines() if line.startswith("| A"))
+    line = next(
+        line
+        for line in report.write_table("table_9_1", "toy").markdown.splitlines()
+        if line.startswith("| A")
+    )
     assert len(re.findall(r"(?<!\\)\|", line)) == 6
 
 
@@ -141,24 +159,37 @@ def test_heads_of_panels_stay_inside_and_apart(toy):
     path.write_text(path.read_text().replace("columns: [value]", "columns: [value, other]"))
     study.run("table_9_1", "toy", say=lambda line: None).check()
     profile, table = study.load_profile("toy"), study.load_tables()["table_9_1"]
-    frame = report.cells(table, profile, study.place(profile)).assign(here="dataset cifar10-sample, search_network small-convnet, ipc 1")
+    frame = report.cells(table, profile, study.place(profile)).assign(
+        here="dataset cifar10-sample, search_network small-convnet, ipc 1"
+    )
     figure = report.plot_table(table, frame)
     figure.draw_without_rendering()
     one, other = (axis.title.get_window_extent() for axis in figure.axes)
-    assert not one.overlaps(other) and one.x0 >= 0 and other.x1 <= figure.bbox.x1 and one.y1 <= figure.bbox.y1
+    assert (
+        not one.overlaps(other)
+        and one.x0 >= 0
+        and other.x1 <= figure.bbox.x1
+        and one.y1 <= figure.bbox.y1
+    )
 
 
 def test_a_word_stands_for_itself(toy, monkeypatch):
-    (toy / "report_toy.py").write_text((toy / "report_toy.py").read_text().replace("[50.0 + seed, 52.0 + seed]", "'crop | flip'"))
+    (toy / "report_toy.py").write_text(
+        (toy / "report_toy.py").read_text().replace("[50.0 + seed, 52.0 + seed]", "'crop | flip'")
+    )
     tables = toy / "workflow" / "tables.yaml"
     tables.write_text(TABLES.replace('unit: "%", metric: value', "counted: true, metric: value"))
     sys.modules.pop("report_toy", None)
     study.experiment_of.__globals__["_code_when_loaded"].cache_clear()
     study.run("table_9_1", "toy", remake=True, say=lambda line: None).check()
     rendered = report.write_table("table_9_1", "toy")
-    assert rendered.picture is None and set(rendered.frame[rendered.frame.column == "value"].ours) == {"crop | flip"}
-    assert "| crop \\| flip | 1 | 60.0 | – |" in rendered.markdown and "crop | flip" in rendered.html
-    tables.write_text(TABLES)   # a word where numbers are due
+    assert rendered.picture is None and set(
+        rendered.frame[rendered.frame.column == "value"].ours
+    ) == {"crop | flip"}
+    assert (
+        "| crop \\| flip | 1 | 60.0 | – |" in rendered.markdown and "crop | flip" in rendered.html
+    )
+    tables.write_text(TABLES)  # a word where numbers are due
     shutil.rmtree(toy / "reports" / "toy" / "rows")
     with pytest.raises(study.RowsFailed, match="crop"):
         study.run("table_9_1", "toy", remake=True, say=lambda line: None).check()
@@ -166,11 +197,21 @@ def test_a_word_stands_for_itself(toy, monkeypatch):
 
 def test_a_row_of_which_one_column_is_measured(toy):
     path = toy / "workflow" / "profiles" / "toy.yaml"
-    path.write_text(path.read_text().replace("columns: [value]}", "columns: [value, other], column_settings: {other: {size: 2}}}"))
+    path.write_text(
+        path.read_text().replace(
+            "columns: [value]}", "columns: [value, other], column_settings: {other: {size: 2}}}"
+        )
+    )
     frame = report.write_table("table_9_1", "toy").frame
     assert [tuple(line) for line in frame[["row", "column", "state"]].values] == [
-        ("a", "value", "measured"), ("a", "other", "missing"), ("b", "value", "measured"), ("b", "other", "missing")]
-    assert frame[frame.column == "other"].ours.isna().all() and set(frame[frame.column == "value"].ours) == {51.5}
+        ("a", "value", "measured"),
+        ("a", "other", "missing"),
+        ("b", "value", "measured"),
+        ("b", "other", "missing"),
+    ]
+    assert frame[frame.column == "other"].ours.isna().all() and set(
+        frame[frame.column == "value"].ours
+    ) == {51.5}
     page = report.write_report("toy").read_text()
     assert "0 of 2 rows so far, 2 in part" in page and "51.5 ± 1.3" in page
 

@@ -1,4 +1,5 @@
 "The repository keeps its own promises: one environment in three files, modules that are what the notebooks export, an installable package."
+
 import json
 import re
 import shutil
@@ -11,13 +12,17 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+NOTEBOOKS = sorted(
+    p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts
+)
 REPRODUCTION = sorted((ROOT / "nbs" / "05_reproduction").glob("*.ipynb"))
 
 
 def requirement(text: str) -> tuple[str, str]:
     "Name and version range of a requirement."
-    name, versions = re.fullmatch(r"([A-Za-z0-9_.-]+?)((?:[<>=!~]=?|===).*)?", text.strip()).groups()
+    name, versions = re.fullmatch(
+        r"([A-Za-z0-9_.-]+?)((?:[<>=!~]=?|===).*)?", text.strip()
+    ).groups()
     return re.sub(r"[-_.]+", "-", name).lower(), versions or ""
 
 
@@ -27,13 +32,27 @@ def project() -> dict:
 
 
 def test_environment_yml_lists_what_pyproject_does(project):
-    listed = dict(map(requirement, yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][-1]["pip"]))
-    wanted = dict(map(requirement, project["dependencies"] + sum(project["optional-dependencies"].values(), [])))
+    listed = dict(
+        map(
+            requirement,
+            yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][-1]["pip"],
+        )
+    )
+    wanted = dict(
+        map(
+            requirement,
+            project["dependencies"] + sum(project["optional-dependencies"].values(), []),
+        )
+    )
     assert listed == wanted
 
 
 def test_every_dependency_has_its_reason():
-    lines = [line for line in (ROOT / "environment.yml").read_text().splitlines() if re.match(r"\s{6}- ", line)]
+    lines = [
+        line
+        for line in (ROOT / "environment.yml").read_text().splitlines()
+        if re.match(r"\s{6}- ", line)
+    ]
     assert lines and not [line for line in lines if not re.search(r"  # \S+", line)]
 
 
@@ -41,10 +60,17 @@ def test_constraints_lock_every_dependency_and_name_no_host(project):
     text = (ROOT / "constraints.txt").read_text()
     locked = dict(line.split(" ;")[0].split("==") for line in text.splitlines())
     from packaging.specifiers import SpecifierSet
-    for name, versions in map(requirement, project["dependencies"] + sum(project["optional-dependencies"].values(), [])):
+
+    for name, versions in map(
+        requirement, project["dependencies"] + sum(project["optional-dependencies"].values(), [])
+    ):
         key = next((k for k in locked if requirement(k)[0] == name), None)
         assert key is not None, f"{name} is not locked"
-        assert SpecifierSet(versions).contains(locked[key], prereleases=True), (name, versions, locked[key])
+        assert SpecifierSet(versions).contains(locked[key], prereleases=True), (
+            name,
+            versions,
+            locked[key],
+        )
     assert "://" not in text and "--" not in text
 
 
@@ -52,6 +78,7 @@ def test_settings_ini_and_package_agree(project):
     import configparser
 
     import effdl_nb
+
     settings = configparser.ConfigParser()
     settings.read(ROOT / "settings.ini")
     assert settings["DEFAULT"]["version"] == effdl_nb.__version__
@@ -62,11 +89,23 @@ def test_settings_ini_and_package_agree(project):
 
 def test_modules_are_what_the_notebooks_export(tmp_path):
     for name in ("nbs", "effdl_nb"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        shutil.copytree(
+            ROOT / name,
+            tmp_path / name,
+            ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"),
+        )
     for name in ("settings.ini", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    subprocess.run([Path(sys.executable).with_name("nbdev_export")], cwd=tmp_path, check=True, capture_output=True)
-    here, there = ({p.relative_to(r): p.read_text() for p in (r / "effdl_nb").rglob("*.py")} for r in (ROOT, tmp_path))
+    subprocess.run(
+        [Path(sys.executable).with_name("nbdev_export")],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    here, there = (
+        {p.relative_to(r): p.read_text() for p in (r / "effdl_nb").rglob("*.py")}
+        for r in (ROOT, tmp_path)
+    )
     assert sorted(here) == sorted(there)
     assert [str(p) for p in here if here[p] != there[p]] == []
 
@@ -78,7 +117,8 @@ def test_reproduction_notebooks_keep_their_parameters_and_export_nothing(path):
     assert len(tagged) == 1
     source = "".join(tagged[0]["source"])
     assert {line.split(":")[0] for line in source.splitlines()} == {"profile", "reports"} | (
-        set() if path.stem.startswith("figure_") else {"rows", "seeds"})
+        set() if path.stem.startswith("figure_") else {"rows", "seeds"}
+    )
     assert 'profile: str = "quick"' in source
     assert not any("#| export" in "".join(cell["source"]) for cell in cells)
 
@@ -87,30 +127,45 @@ def test_nbdev_clean_keeps_the_parameters_tag(tmp_path):
     shutil.copy(ROOT / "settings.ini", tmp_path)
     shutil.copytree(ROOT / "nbs" / "05_reproduction", tmp_path / "nbs")
     path = tmp_path / "nbs" / "table_4_1.ipynb"
-    subprocess.run([Path(sys.executable).with_name("nbdev_clean"), "--fname", path], cwd=tmp_path, check=True, capture_output=True)
-    assert any("parameters" in cell["metadata"].get("tags", []) for cell in json.loads(path.read_text())["cells"])
+    subprocess.run(
+        [Path(sys.executable).with_name("nbdev_clean"), "--fname", path],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+    )
+    assert any(
+        "parameters" in cell["metadata"].get("tags", [])
+        for cell in json.loads(path.read_text())["cells"]
+    )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_notebooks_are_small_and_titled(path):
     assert path.stat().st_size < 300_000
     first = "".join(json.loads(path.read_text())["cells"][0]["source"])
-    assert re.match(r"# \S.*\n\n> \S", first), f"{path} does not open with a title and a one-line subtitle"
+    assert re.match(r"# \S.*\n\n> \S", first), (
+        f"{path} does not open with a title and a one-line subtitle"
+    )
 
 
 def modules() -> list[str]:
-    paths = [p.relative_to(ROOT).with_suffix("") for p in (ROOT / "effdl_nb").rglob("*.py") if not p.name.startswith("_")]
+    paths = [
+        p.relative_to(ROOT).with_suffix("")
+        for p in (ROOT / "effdl_nb").rglob("*.py")
+        if not p.name.startswith("_")
+    ]
     return sorted(".".join(p.parts) for p in paths)
 
 
 def imported_by(module: str) -> set[str]:
     "Modules of `effdl_nb` that a module imports itself."
     import ast
+
     found = set()
     path = ROOT / Path(*module.split(".")).with_suffix(".py")
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
-            package = module.split(".")[:-node.level] if node.level else []
+            package = module.split(".")[: -node.level] if node.level else []
             base = ".".join([*package, *([node.module] if node.module else [])])
             found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
@@ -118,32 +173,57 @@ def imported_by(module: str) -> set[str]:
     return {name for name in found if name in modules()}
 
 
-FOUNDATIONS = ["effdl_nb.files", "effdl_nb.data", "effdl_nb.networks", "effdl_nb.training", "effdl_nb.study", "effdl_nb.report"]
+FOUNDATIONS = [
+    "effdl_nb.files",
+    "effdl_nb.data",
+    "effdl_nb.networks",
+    "effdl_nb.training",
+    "effdl_nb.study",
+    "effdl_nb.report",
+]
 
 
 @pytest.mark.parametrize("module", modules())
 def test_who_may_import_whom(module):
     for other in imported_by(module):
         if module in FOUNDATIONS:
-            assert other in FOUNDATIONS[:FOUNDATIONS.index(module)], f"{module} imports {other}"
+            assert other in FOUNDATIONS[: FOUNDATIONS.index(module)], f"{module} imports {other}"
         else:
             chapter = module.rpartition(".")[0]
-            assert other in FOUNDATIONS[:4] or other.startswith(chapter + "."), f"{module} imports {other}"
-    assert not (module == "effdl_nb.report" and imported_by(module) - {"effdl_nb.files", "effdl_nb.study"}), "the report knows rows, never methods"
+            assert other in FOUNDATIONS[:4] or other.startswith(chapter + "."), (
+                f"{module} imports {other}"
+            )
+    assert not (
+        module == "effdl_nb.report" and imported_by(module) - {"effdl_nb.files", "effdl_nb.study"}
+    ), "the report knows rows, never methods"
 
 
 def test_running_needs_neither_nbdev_nor_papermill_nor_snakemake():
     listed = ", ".join(repr(m) for m in modules())
-    code = (f"import sys, importlib\nfor m in ({listed},): importlib.import_module(m)\n"
-            "print([m for m in ('nbdev', 'papermill', 'snakemake', 'nbconvert', 'IPython', 'pytest') if m in sys.modules])")
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd="/")
+    code = (
+        f"import sys, importlib\nfor m in ({listed},): importlib.import_module(m)\n"
+        "print([m for m in ('nbdev', 'papermill', 'snakemake', 'nbconvert', 'IPython', 'pytest') "
+        "if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd="/"
+    )
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("module, absent", [
-    ("effdl_nb.files", "torch"), ("effdl_nb.study", "torch"), ("effdl_nb.training", "torchvision"), ("effdl_nb.data", "torchvision"),
-    ("effdl_nb.msunet.network", "torchvision"), ("effdl_nb.networks", "torchvision"), ("effdl_nb.condensation.experiments", "torchvision"),
-    ("effdl_nb.training", "pandas")])
+@pytest.mark.parametrize(
+    "module, absent",
+    [
+        ("effdl_nb.files", "torch"),
+        ("effdl_nb.study", "torch"),
+        ("effdl_nb.training", "torchvision"),
+        ("effdl_nb.data", "torchvision"),
+        ("effdl_nb.msunet.network", "torchvision"),
+        ("effdl_nb.networks", "torchvision"),
+        ("effdl_nb.condensation.experiments", "torchvision"),
+        ("effdl_nb.training", "pandas"),
+    ],
+)
 def test_a_module_pulls_in_only_what_it_needs(module, absent):
     code = f"import sys, {module}\nprint({absent!r} in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
@@ -151,24 +231,55 @@ def test_a_module_pulls_in_only_what_it_needs(module, absent):
 
 
 def test_a_built_wheel_imports_without_the_development_tools(tmp_path):
-    source, left_out = tmp_path / "source", {".venv", ".git", ".snakemake", "reports", "build", "dist", "nbs", "__pycache__"}
-    shutil.copytree(ROOT, source, ignore=lambda folder, names: [n for n in names if n in left_out or n.endswith(".egg-info")])
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, source], check=True, capture_output=True)
-    wheel, = tmp_path.glob("*.whl")
+    source, left_out = (
+        tmp_path / "source",
+        {".venv", ".git", ".snakemake", "reports", "build", "dist", "nbs", "__pycache__"},
+    )
+    shutil.copytree(
+        ROOT,
+        source,
+        ignore=lambda folder, names: [n for n in names if n in left_out or n.endswith(".egg-info")],
+    )
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, source],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
     target = tmp_path / "site"
-    subprocess.run([Path(sys.executable).with_name("uv"), "pip", "install", "--quiet", "--offline", "--no-deps", "--target", target, wheel],
-                   check=True, capture_output=True)
+    subprocess.run(
+        [
+            Path(sys.executable).with_name("uv"),
+            "pip",
+            "install",
+            "--quiet",
+            "--offline",
+            "--no-deps",
+            "--target",
+            target,
+            wheel,
+        ],
+        check=True,
+        capture_output=True,
+    )
     # The wheel alone, beside the third-party packages of this environment, from another folder.
-    code = (f"import sys; sys.path.insert(0, {str(target)!r})\n"
-            "import effdl_nb, effdl_nb.report; from effdl_nb.data import load\n"
-            "print(effdl_nb.__file__, load('cifar10-sample').train.images.shape[0], effdl_nb.report._templates.get_template('page.html').name)")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    code = (
+        f"import sys; sys.path.insert(0, {str(target)!r})\n"
+        "import effdl_nb, effdl_nb.report; from effdl_nb.data import load\n"
+        "print(effdl_nb.__file__, load('cifar10-sample').train.images.shape[0], "
+        "effdl_nb.report._templates.get_template('page.html').name)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(target / "effdl_nb" / "__init__.py"), "5000", "page.html"]
 
 
 def test_nothing_committed_names_a_registry_or_a_machine_and_no_pickle_is_read():
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True).stdout.split("\0")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.split("\0")
     if not any(listed):
         pytest.skip("not a git checkout")
     hosts = re.compile(r"https?://[a-z.]*(?:py" r"pi|npm" r"js|deb" r"ian|python" r"hosted)\.")
@@ -183,11 +294,13 @@ def test_nothing_committed_names_a_registry_or_a_machine_and_no_pickle_is_read()
 
 
 def test_the_readme_is_made_from_the_index_notebook():
-    done = subprocess.run([sys.executable, ROOT / "workflow" / "readme.py", "--check"], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, ROOT / "workflow" / "readme.py", "--check"], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     text = (ROOT / "README.md").read_text()
     for table in ("2.2", "2.3", "2.A", "3.2", "3.6", "3.A", "4.1", "4.2", "4.4", "4.A"):
-        assert f"#### Table {table}: " in text   # it opens with what was measured
+        assert f"#### Table {table}: " in text  # it opens with what was measured
     assert text.index("#### Table") < text.index("make reproduce")
 
 

@@ -1,4 +1,5 @@
 "The study survives kills, refuses what it does not know, and never invents a number."
+
 import json
 import os
 import signal
@@ -54,7 +55,9 @@ def draw(row, settings: Settings, seed, work):
 def toy(tmp_path, monkeypatch):
     (tmp_path / "workflow" / "profiles").mkdir(parents=True)
     (tmp_path / "workflow" / "tables.yaml").write_text(TABLES)
-    (tmp_path / "workflow" / "thesis.yaml").write_text("table_9_1: {values: {a: {value: {printed: 1.5, corrected: 2.5, why: slip}}}}")
+    (tmp_path / "workflow" / "thesis.yaml").write_text(
+        "table_9_1: {values: {a: {value: {printed: 1.5, corrected: 2.5, why: slip}}}}"
+    )
     (tmp_path / "study_draws.py").write_text(EXPERIMENT)
     monkeypatch.setenv("EFFDL_ROOT", str(tmp_path))
     monkeypatch.setenv("EFFDL_REPORTS", "")
@@ -64,8 +67,11 @@ def toy(tmp_path, monkeypatch):
 
     def profile(plan="{seeds: [0, 1]}", **more):
         lines = {"title": "Toy", "threads": 1, "jobs": "table", "changed": "remake"} | more
-        text = "\n".join(f"{k}: {v}" for k, v in lines.items()) + f"\ntables: {{table_9_1: {plan}}}\n"
+        text = (
+            "\n".join(f"{k}: {v}" for k, v in lines.items()) + f"\ntables: {{table_9_1: {plan}}}\n"
+        )
         (tmp_path / "workflow" / "profiles" / "toy.yaml").write_text(text)
+
     profile()
     yield tmp_path, profile
     sys.modules.pop("study_draws", None)
@@ -83,10 +89,22 @@ def test_columns_with_equal_settings_share_a_measurement(toy):
     root, _ = toy
     study.run("table_9_1", "toy", say=quiet).check()
     import study_draws
+
     # Row a measures size 1 (columns value and size) and size 100 (column large). Row b's own setting wins over the column's: one measurement.
-    assert study_draws.calls == [("a", 1, 0), ("a", 1, 1), ("a", 100, 0), ("a", 100, 1), ("b", 7, 0), ("b", 7, 1)]
+    assert study_draws.calls == [
+        ("a", 1, 0),
+        ("a", 1, 1),
+        ("a", 100, 0),
+        ("a", 100, 1),
+        ("b", 7, 0),
+        ("b", 7, 1),
+    ]
     cells = {cell["column"]: cell for cell in row(root, "a")["cells"]}
-    assert cells["value"]["values"] == {"0": [1, 2], "1": [2, 3]} and cells["value"]["mean"] == 2 and cells["value"]["n"] == 4
+    assert (
+        cells["value"]["values"] == {"0": [1, 2], "1": [2, 3]}
+        and cells["value"]["mean"] == 2
+        and cells["value"]["n"] == 4
+    )
     assert cells["size"]["values"] == {"0": [1]} and cells["size"]["spread"] is None
     assert cells["large"]["mean"] == 101.0
     assert cells["value"]["thesis"] == {"printed": 1.5, "corrected": 2.5, "why": "slip"}
@@ -94,10 +112,11 @@ def test_columns_with_equal_settings_share_a_measurement(toy):
 
 def test_of_several_processes_only_the_first_writes(toy, monkeypatch):
     root, _ = toy
-    monkeypatch.setenv("RANK", "1")   # as torchrun sets it
+    monkeypatch.setenv("RANK", "1")  # as torchrun sets it
     said = []
     study.run("table_9_1", "toy", rows="b", say=said.append).check()
     import study_draws
+
     assert study_draws.calls and not said and not list((root / "reports").rglob("*.json"))
     monkeypatch.setenv("RANK", "0")
     study.run("table_9_1", "toy", rows="b", say=said.append).check()
@@ -108,6 +127,7 @@ def test_more_seeds_measure_only_the_new_ones(toy):
     root, profile = toy
     study.run("table_9_1", "toy", say=quiet).check()
     import study_draws
+
     study_draws.calls.clear()
     profile("{seeds: [0, 1, 2]}")
     study.run("table_9_1", "toy", rows="b", say=quiet).check()
@@ -120,8 +140,9 @@ def test_a_seed_measured_again_counts_before_the_old_row(toy):
     path = root / "study_draws.py"
     path.write_text(path.read_text().replace("settings.size + seed,", "settings.size + 10 * seed,"))
     sys.modules.pop("study_draws")
-    study.run("table_9_1", "toy", rows="b", seeds="0", say=quiet).check()   # interrupted here
+    study.run("table_9_1", "toy", rows="b", seeds="0", say=quiet).check()  # interrupted here
     import study_draws
+
     study_draws.calls.clear()
     study.run("table_9_1", "toy", rows="b", say=quiet).check()
     assert study_draws.calls == [("b", 7, 1)]
@@ -132,7 +153,8 @@ def test_a_number_is_not_stamped_with_code_edited_after_loading(toy):
     root, _ = toy
     study.run("table_9_1", "toy", rows="a", say=quiet).check()
     path = root / "study_draws.py"
-    path.write_text(path.read_text() + "\nadded = 1\n")   # while this process still holds the old module
+    # while this process still holds the old module
+    path.write_text(path.read_text() + "\nadded = 1\n")
     with pytest.raises(study.RowsFailed, match="changed after this process had loaded it"):
         study.run("table_9_1", "toy", rows="b", say=quiet).check()
 
@@ -146,11 +168,15 @@ def test_a_new_column_repairs_the_row_without_measuring(toy):
     before = plan.stat().st_mtime_ns
     profile("{seeds: [0, 1], columns: [value, size]}")
     study.write_plans("toy")
-    assert plan.stat().st_mtime_ns > before   # so the scheduler runs the table again
+    assert plan.stat().st_mtime_ns > before  # so the scheduler runs the table again
     import study_draws
+
     study_draws.calls.clear()
     study.run("table_9_1", "toy", rows="b", say=quiet).check()
-    assert study_draws.calls == [] and [c["column"] for c in row(root, "b")["cells"]] == ["value", "size"]
+    assert study_draws.calls == [] and [c["column"] for c in row(root, "b")["cells"]] == [
+        "value",
+        "size",
+    ]
 
 
 def test_one_seed_at_a_time_makes_the_row_when_all_are_there(toy):
@@ -159,7 +185,8 @@ def test_one_seed_at_a_time_makes_the_row_when_all_are_there(toy):
     assert not (root / "reports" / "toy" / "rows" / "table_9_1" / "b.json").exists()
     study.run("table_9_1", "toy", rows="b", seeds="0", say=quiet).check()
     assert row(root, "b")["cells"][0]["values"] == {"0": [7, 8], "1": [8, 9]}
-    assert not list((root / "reports" / "toy" / "work").rglob("*.json"))   # the row is the only place of its values
+    # the row is the only place of its values
+    assert not list((root / "reports" / "toy" / "work").rglob("*.json"))
 
 
 def test_a_row_column_by_column(toy):
@@ -169,12 +196,17 @@ def test_a_row_column_by_column(toy):
     table, at = study.load_tables()["table_9_1"], study.place(study.load_profile("toy"))
 
     def states():
-        return [study.row_state(table, study.load_profile("toy"), "a", at, column) for column in ("value", "large", None)]
+        return [
+            study.row_state(table, study.load_profile("toy"), "a", at, column)
+            for column in ("value", "large", None)
+        ]
 
     study.run("table_9_1", "toy", columns="large", seeds="1", say=quiet).check()
     assert states() == ["missing", "missing", "missing"]
     study.run("table_9_1", "toy", columns="large", say=quiet).check()
-    assert states() == ["missing", "measured", "partial"] and [c["column"] for c in row(root, "a")["cells"]] == ["large"]
+    assert states() == ["missing", "measured", "partial"] and [
+        c["column"] for c in row(root, "a")["cells"]
+    ] == ["large"]
     assert study.write_plans("toy") == {"table_9_1": ["a"]}, "the rest is still wanted"
     before = row(root, "a")["measurements"]
     profile(plan % ", column_settings: {value: {bad: nan}}")
@@ -182,17 +214,31 @@ def test_a_row_column_by_column(toy):
     assert states() == ["failed", "measured", "failed"] and row(root, "a")["measurements"] == before
     profile(plan % "")
     study.run("table_9_1", "toy", say=quiet).check()
-    assert states() == ["measured"] * 3 and [m for m in row(root, "a")["measurements"] if m in before] == before
-    assert not list((root / "reports" / "toy" / "work").rglob("*.json")) and not at.failure("table_9_1", "a").exists()
+    assert (
+        states() == ["measured"] * 3
+        and [m for m in row(root, "a")["measurements"] if m in before] == before
+    )
+    assert (
+        not list((root / "reports" / "toy" / "work").rglob("*.json"))
+        and not at.failure("table_9_1", "a").exists()
+    )
     profile(plan % ", column_settings: {large: {size: 99}}")
     study.run("table_9_1", "toy", columns="value", say=quiet).check()
-    assert states() == ["measured", "outdated", "partial"] and len(row(root, "a")["cells"]) == 2, "a cell stays until it is replaced"
+    assert states() == ["measured", "outdated", "partial"] and len(row(root, "a")["cells"]) == 2, (
+        "a cell stays until it is replaced"
+    )
     with pytest.raises(ValueError, match="unknown column 'weight'.*value, large"):
         study.run("table_9_1", "toy", columns="weight", say=quiet)
 
 
-@pytest.mark.parametrize("bad, words", [("nan", "returned value = .nan."), ("missing", "column value needs value"),
-                                        ("seeded", "must not depend on the seed")])
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        ("nan", "returned value = .nan."),
+        ("missing", "column value needs value"),
+        ("seeded", "must not depend on the seed"),
+    ],
+)
 def test_a_result_that_is_no_number_never_becomes_a_row(toy, bad, words):
     root, profile = toy
     profile(f"{{seeds: [0, 1], rows: [b], settings: {{bad: {bad}}}}}")
@@ -206,7 +252,13 @@ def test_a_kill_between_seeds_keeps_the_finished_one(toy):
     root, profile = toy
     profile("{seeds: [0, 1], rows: [b], settings: {bad: slow}}")
     command = [sys.executable, "-m", "effdl_nb.study", "table_9_1", "--profile", "toy"]
-    worker = subprocess.Popen(command, cwd=root, env=os.environ | {"PYTHONPATH": str(root)}, stdout=subprocess.PIPE, text=True)
+    worker = subprocess.Popen(
+        command,
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     with worker:
         while (line := worker.stdout.readline()) != "measuring b 7 1\n":
             assert line, "the study ended before its second seed"
@@ -214,8 +266,14 @@ def test_a_kill_between_seeds_keeps_the_finished_one(toy):
     units = list((root / "reports" / "toy" / "work").rglob("*.json"))
     assert len(units) == 1 and read_json(units[0])["seed"] == 0
     import study_draws
+
     study_draws.calls.clear()
-    kept = study.kept_measurements(study.load_tables()["table_9_1"], study.load_profile("toy"), "b", study.place(study.load_profile("toy")))
+    kept = study.kept_measurements(
+        study.load_tables()["table_9_1"],
+        study.load_profile("toy"),
+        "b",
+        study.place(study.load_profile("toy")),
+    )
     assert [m["seed"] for m in kept.values()] == [0]
 
 
@@ -226,9 +284,11 @@ def test_a_damaged_row_is_named(toy, content):
     path = root / "reports" / "toy" / "rows" / "table_9_1" / "b.json"
     path.write_text(content)
     outcome = study.run("table_9_1", "toy", say=quiet)
-    with pytest.raises(study.RowsFailed, match="1 of 2 rows.*\n.*b.json is not a JSON file.*Delete it"):
+    with pytest.raises(
+        study.RowsFailed, match="1 of 2 rows.*\n.*b.json is not a JSON file.*Delete it"
+    ):
         outcome.check()
-    assert row(root, "a")["cells"]   # the other row was measured all the same
+    assert row(root, "a")["cells"]  # the other row was measured all the same
 
 
 @pytest.mark.parametrize("content", ["{}", "null", "[]", '{"cells": [], "measurements": null}'])
@@ -237,7 +297,9 @@ def test_a_row_that_holds_something_else_is_named(toy, content):
     study.run("table_9_1", "toy", rows="b", say=quiet).check()
     path = root / "reports" / "toy" / "rows" / "table_9_1" / "b.json"
     path.write_text(content)
-    with pytest.raises(study.RowsFailed, match="1 of 2 rows.*\n.*b.json is not a row of the study.*Delete it"):
+    with pytest.raises(
+        study.RowsFailed, match="1 of 2 rows.*\n.*b.json is not a row of the study.*Delete it"
+    ):
         study.run("table_9_1", "toy", say=quiet).check()
     with pytest.raises(ValueError, match="b.json is not a row of the study"):
         study.write_plans("toy", root / "reports")
@@ -249,7 +311,7 @@ def test_seeds_measured_at_the_same_time_make_one_row(toy, monkeypatch):
     own, others = study.measure, []
 
     def measure(*given):
-        if not others:   # as if another process measured seed 1 meanwhile
+        if not others:  # as if another process measured seed 1 meanwhile
             others.append(study.run("table_9_1", "toy", rows="b", seeds="1", say=quiet))
         return own(*given)
 
@@ -271,11 +333,20 @@ def test_a_column_that_old_measurements_cannot_fill_is_measured(toy):
     assert all("size" in m["metrics"] for m in row(root, "b")["measurements"])
 
 
-@pytest.mark.parametrize("plan, words", [
-    ("{seeds: []}", "at least one"), ("{seeds: [-1]}", "whole numbers from 0"), ("{seeds: [a]}", "whole numbers"), ("{}", "seeds missing"),
-    ("{seeds: [0], rows: [c]}", "unknown row 'c'; allowed are a, b"), ("{seeds: [0], columns: [c]}", "unknown column 'c'"),
-    ("{seeds: [0], row_settings: {c: {}}}", "unknown row 'c'"), ("[0]", "not a mapping"),
-    ("{seeds: [0], colour: 1}", "unknown 'colour'; allowed are seeds")])
+@pytest.mark.parametrize(
+    "plan, words",
+    [
+        ("{seeds: []}", "at least one"),
+        ("{seeds: [-1]}", "whole numbers from 0"),
+        ("{seeds: [a]}", "whole numbers"),
+        ("{}", "seeds missing"),
+        ("{seeds: [0], rows: [c]}", "unknown row 'c'; allowed are a, b"),
+        ("{seeds: [0], columns: [c]}", "unknown column 'c'"),
+        ("{seeds: [0], row_settings: {c: {}}}", "unknown row 'c'"),
+        ("[0]", "not a mapping"),
+        ("{seeds: [0], colour: 1}", "unknown 'colour'; allowed are seeds"),
+    ],
+)
 def test_wrong_plans_are_refused(toy, plan, words):
     _, profile = toy
     profile(plan)
@@ -283,8 +354,14 @@ def test_wrong_plans_are_refused(toy, plan, words):
         study.load_profile("toy")
 
 
-@pytest.mark.parametrize("more, words", [({"jobs": "cell"}, "allowed are table, row"), ({"changed": "maybe"}, "allowed are remake, mark"),
-                                         ({"speed": 1}, "unknown 'speed'; allowed are title, threads, jobs, changed")])
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ({"jobs": "cell"}, "allowed are table, row"),
+        ({"changed": "maybe"}, "allowed are remake, mark"),
+        ({"speed": 1}, "unknown 'speed'; allowed are title, threads, jobs, changed"),
+    ],
+)
 def test_wrong_profiles_are_refused(toy, more, words):
     _, profile = toy
     profile(**more)
@@ -294,16 +371,23 @@ def test_wrong_profiles_are_refused(toy, more, words):
 
 def test_a_table_without_experiment_cannot_be_planned(toy):
     root, _ = toy
-    (root / "workflow" / "profiles" / "toy.yaml").write_text("title: T\nthreads: 1\njobs: table\nchanged: mark\ntables: {table_9_2: {seeds: [0]}}\n")
+    (root / "workflow" / "profiles" / "toy.yaml").write_text(
+        "title: T\nthreads: 1\njobs: table\nchanged: mark\ntables: {table_9_2: {seeds: [0]}}\n"
+    )
     with pytest.raises(ValueError, match="9.2 has no experiment yet"):
         study.load_profile("toy")
 
 
 def test_settings_come_in_their_order(toy):
     _, profile = toy
-    profile("{seeds: [0], settings: {size: 3}, column_settings: {large: {size: 4}}, row_settings: {b: {size: 5}}}")
+    profile(
+        "{seeds: [0], settings: {size: 3}, column_settings: {large: {size: 4}}, row_settings: "
+        "{b: {size: 5}}}"
+    )
     table, plan = study.load_tables()["table_9_1"], study.load_profile("toy").tables["table_9_1"]
-    sizes = {(r, c): study.settings_of(table, plan, r, c).size for r in "ab" for c in ("value", "large")}
+    sizes = {
+        (r, c): study.settings_of(table, plan, r, c).size for r in "ab" for c in ("value", "large")
+    }
     assert sizes == {("a", "value"): 3, ("a", "large"): 4, ("b", "value"): 5, ("b", "large"): 5}
 
 
@@ -316,20 +400,39 @@ def write_package(folder: Path, **modules: str):
 
 def hash_in(folder: Path, module: str) -> str:
     code = f"from effdl_nb import study; print(study.code_hash({module!r}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(folder)})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(folder)},
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_the_code_hash_sees_what_matters(tmp_path):
     here = Path(study.__file__).parent
-    write_package(tmp_path, __init__='__version__ = "0"', files=(here / "files.py").read_text(), study=(here / "study.py").read_text(),
-                  a="from .b import f\n", b='def f():\n    "Doc."\n    return 1\n', c="x = 1\n")
+    write_package(
+        tmp_path,
+        __init__='__version__ = "0"',
+        files=(here / "files.py").read_text(),
+        study=(here / "study.py").read_text(),
+        a="from .b import f\n",
+        b='def f():\n    "Doc."\n    return 1\n',
+        c="x = 1\n",
+    )
     before = hash_in(tmp_path, "effdl_nb.a")
-    write_package(tmp_path, b='# a remark\ndef f():\n    "Another doc."\n    return (1)\n', c="x = 2\n", __init__='__version__ = "1"')
-    assert hash_in(tmp_path, "effdl_nb.a") == before   # comments, docstrings, unrelated modules and the version do not count
+    write_package(
+        tmp_path,
+        b='# a remark\ndef f():\n    "Another doc."\n    return (1)\n',
+        c="x = 2\n",
+        __init__='__version__ = "1"',
+    )
+    # comments, docstrings, unrelated modules and the version do not count
+    assert hash_in(tmp_path, "effdl_nb.a") == before
     write_package(tmp_path, b='def f():\n    "Doc."\n    return 2\n')
-    assert hash_in(tmp_path, "effdl_nb.a") != before   # an indirect import does
+    assert hash_in(tmp_path, "effdl_nb.a") != before  # an indirect import does
 
 
 def test_committed_profiles_are_valid_and_name_real_settings():
@@ -340,7 +443,10 @@ def test_committed_profiles_are_valid_and_name_real_settings():
         for key, plan in profile.tables.items():
             for r in plan.rows:
                 assert study.units_of(tables[key], plan, r)
-    assert study.load_profile("quick", root).changed == "remake" and study.load_profile("paper", root).changed == "mark"
+    assert (
+        study.load_profile("quick", root).changed == "remake"
+        and study.load_profile("paper", root).changed == "mark"
+    )
 
 
 def test_rows_in_the_repository_are_whole_and_honest():
@@ -351,8 +457,16 @@ def test_rows_in_the_repository_are_whole_and_honest():
         record = json.loads(path.read_text())
         for cell in record["cells"]:
             again = study.summary(cell["values"], cell["spread_kind"])
-            assert (cell["mean"], cell["spread"], cell["n"]) == (again["mean"], again["spread"], again["n"]), path
-            for value, key in ((m["metrics"][cell["metric"]], str(m["seed"])) for m in record["measurements"] if m["hash"] in cell["measurements"]):
+            assert (cell["mean"], cell["spread"], cell["n"]) == (
+                again["mean"],
+                again["spread"],
+                again["n"],
+            ), path
+            for value, key in (
+                (m["metrics"][cell["metric"]], str(m["seed"]))
+                for m in record["measurements"]
+                if m["hash"] in cell["measurements"]
+            ):
                 assert cell["values"].get(key, value) == value, path
 
 

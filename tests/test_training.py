@@ -40,7 +40,9 @@ CONFIG = TrainConfig(epochs=2, batch_size=16, lr=0.05, seed=1)
 @pytest.fixture(scope="module")
 def data():
     g = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (70, 3, 8, 8), generator=g, dtype=torch.uint8), torch.randint(0, 10, (70,), generator=g)
+    return torch.randint(0, 256, (70, 3, 8, 8), generator=g, dtype=torch.uint8), torch.randint(
+        0, 10, (70,), generator=g
+    )
 
 
 def network(seed=0):
@@ -49,7 +51,10 @@ def network(seed=0):
 
 
 def same(a, b):
-    return all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(p, q)
+        for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 def fit(data, config=CONFIG, model=None, **kw):
@@ -60,11 +65,34 @@ def fit(data, config=CONFIG, model=None, **kw):
 
 # settings and schedule
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("schedule", "linear"), ("mix", "cutout"), ("precision", "fp8"), ("epochs", -1), ("epochs", 1.5), ("steps", -1), ("batch_size", 0),
-    ("batch_repeats", 0), ("batch_repeats", 1.5), ("batch_repeats", None),
-    ("seed", -1), ("lr", -0.1), ("lr", math.nan), ("lr", None), ("momentum", 1.0), ("weight_decay", -1e-4),
-    ("warmup_epochs", -1), ("gamma", math.inf), ("label_smoothing", 1.0), ("clip_norm", 0.0), ("mix_alpha", -1.0), ("milestones", (1,))])
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("schedule", "linear"),
+        ("mix", "cutout"),
+        ("precision", "fp8"),
+        ("epochs", -1),
+        ("epochs", 1.5),
+        ("steps", -1),
+        ("batch_size", 0),
+        ("batch_repeats", 0),
+        ("batch_repeats", 1.5),
+        ("batch_repeats", None),
+        ("seed", -1),
+        ("lr", -0.1),
+        ("lr", math.nan),
+        ("lr", None),
+        ("momentum", 1.0),
+        ("weight_decay", -1e-4),
+        ("warmup_epochs", -1),
+        ("gamma", math.inf),
+        ("label_smoothing", 1.0),
+        ("clip_norm", 0.0),
+        ("mix_alpha", -1.0),
+        ("milestones", (1,)),
+    ],
+)
 def test_settings_that_make_no_sense(field, value):
     with pytest.raises(ValueError, match=field):
         TrainConfig(**{field: value})
@@ -78,12 +106,20 @@ def test_settings_are_values():
 
 
 def test_lr_at_hand_computed_points():
-    c = TrainConfig(lr=1.0, warmup_epochs=1.5, schedule="cosine")   # 10 steps an epoch: 15 warm-up steps, 100 in all
+    # 10 steps an epoch: 15 warm-up steps, 100 in all
+    c = TrainConfig(lr=1.0, warmup_epochs=1.5, schedule="cosine")
     expected = {0: 1 / 15, 14: 1.0, 15: 1.0, 15 + 85 // 5: 0.5 * (1 + math.cos(math.pi / 5))}
     assert all(math.isclose(lr_at(s, c, 10, 100), v) for s, v in expected.items())
     assert lr_at(99, c, 10, 100) < 1e-3
     step = TrainConfig(lr=1.0, schedule="step", milestones=(2, 4.5), gamma=0.5)
-    assert [lr_at(s, step, 10, 100) for s in (0, 19, 20, 44, 45, 99)] == [1, 1, 0.5, 0.5, 0.25, 0.25]
+    assert [lr_at(s, step, 10, 100) for s in (0, 19, 20, 44, 45, 99)] == [
+        1,
+        1,
+        0.5,
+        0.5,
+        0.25,
+        0.25,
+    ]
     constant = TrainConfig(lr=0.3, warmup_epochs=0.2, schedule="constant")
     assert [lr_at(s, constant, 10, 100) for s in (0, 1, 2, 99)] == [0.15, 0.3, 0.3, 0.3]
 
@@ -91,7 +127,14 @@ def test_lr_at_hand_computed_points():
 def test_train_steps_with_lr_at(data):
     c = replace(CONFIG, schedule="step", milestones=(1,), gamma=0.1, warmup_epochs=0.4)
     seen = []
-    _, history = fit(data, c, loss=lambda model, x, y: (seen.append(model.body[0].weight.detach().clone()), model(x).sum() * 0)[1])
+    _, history = fit(
+        data,
+        c,
+        loss=lambda model, x, y: (
+            seen.append(model.body[0].weight.detach().clone()),
+            model(x).sum() * 0,
+        )[1],
+    )
     assert history.lr == [lr_at(4, c, 5, 10), lr_at(9, c, 5, 10)] == pytest.approx([0.05, 0.005])
     # a zero gradient leaves only decay, w <- (1 - lr (v)) w with momentum 0; with momentum .9 the velocity accumulates the decay
     w = v = None
@@ -114,37 +157,71 @@ def test_weight_decay_groups_exempt_vectors_and_frozen():
 
 # the run
 
+
 def plain(model, data, config):
     images, labels = data
-    x = ((images.float() / 255) - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)
+    x = ((images.float() / 255) - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(
+        1, 3, 1, 1
+    )
     g = torch.Generator().manual_seed(config.seed)
-    optimizer = torch.optim.SGD([
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ], lr=config.lr, momentum=config.momentum, nesterov=config.nesterov)
+    optimizer = torch.optim.SGD(
+        [
+            {
+                "params": [p for p in model.parameters() if p.ndim > 1],
+                "weight_decay": config.weight_decay,
+            },
+            {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+    )
     model.train()
     for _ in range(config.epochs):
         for index in torch.randperm(len(images), generator=g).split(config.batch_size):
             if config.drop_last and len(index) < config.batch_size:
                 continue
             optimizer.zero_grad()
-            F.cross_entropy(model(x[index]), labels[index], label_smoothing=config.label_smoothing).backward()
+            F.cross_entropy(
+                model(x[index]), labels[index], label_smoothing=config.label_smoothing
+            ).backward()
             if config.clip_norm is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
             optimizer.step()
     return model
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"momentum": 0.0}, {"nesterov": True}, {"weight_decay": 0.1}, {"drop_last": True}, {"clip_norm": 0.1}, {"label_smoothing": 0.2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"momentum": 0.0},
+        {"nesterov": True},
+        {"weight_decay": 0.1},
+        {"drop_last": True},
+        {"clip_norm": 0.1},
+        {"label_smoothing": 0.2},
+    ],
+)
 def test_equals_a_plain_loop_bit_for_bit(data, changes):
     config = replace(CONFIG, schedule="constant", **changes)
     assert same(fit(data, config)[0], plain(network(), data, config))
 
 
-@pytest.mark.parametrize("changes", [
-    {}, {"precision": "bf16"}, {"precision": "fp16"}, {"channels_last": True}, {"mix": "mixup"}, {"mix": "cutmix"}, {"batch_repeats": 3},
-    {"momentum": 0.0}, {"seed": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"precision": "bf16"},
+        {"precision": "fp16"},
+        {"channels_last": True},
+        {"mix": "mixup"},
+        {"mix": "cutmix"},
+        {"batch_repeats": 3},
+        {"momentum": 0.0},
+        {"seed": 2},
+    ],
+)
 def test_two_runs_are_equal_and_the_global_state_is_not_touched(data, changes):
     config = replace(CONFIG, **changes)
     first, history = fit(data, config, augment=crop_flip)
@@ -159,11 +236,23 @@ def test_two_runs_are_equal_and_the_global_state_is_not_touched(data, changes):
     assert all(p.is_contiguous() for p in first.parameters()) and not first.training
 
 
-@pytest.mark.parametrize("changes", [
-    {"precision": "bf16"}, {"precision": "fp16"}, {"mix": "mixup"}, {"mix": "cutmix"}, {"batch_repeats": 3}, {"seed": 2}, {"clip_norm": 0.01},
-    {"label_smoothing": 0.1}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bf16"},
+        {"precision": "fp16"},
+        {"mix": "mixup"},
+        {"mix": "cutmix"},
+        {"batch_repeats": 3},
+        {"seed": 2},
+        {"clip_norm": 0.01},
+        {"label_smoothing": 0.1},
+    ],
+)
 def test_every_switch_does_something(data, changes):
-    assert not same(fit(data, augment=crop_flip)[0], fit(data, replace(CONFIG, **changes), augment=crop_flip)[0])
+    assert not same(
+        fit(data, augment=crop_flip)[0], fit(data, replace(CONFIG, **changes), augment=crop_flip)[0]
+    )
 
 
 def test_the_global_state_is_restored_after_an_error(data):
@@ -181,8 +270,11 @@ def test_the_global_state_is_restored_after_an_error(data):
 
 def test_callbacks_and_history(data):
     steps, epochs = [], []
-    _, history = fit(data, on_step=lambda m, s, e: steps.append((s, e)), on_epoch=lambda m, e: epochs.append(e))
-    assert steps == [(s, s / 5) for s in range(10)] and epochs == [0, 1, 2]          # ceil(70 / 16) = 5 steps
+    _, history = fit(
+        data, on_step=lambda m, s, e: steps.append((s, e)), on_epoch=lambda m, e: epochs.append(e)
+    )
+    # ceil(70 / 16) = 5 steps
+    assert steps == [(s, s / 5) for s in range(10)] and epochs == [0, 1, 2]
     assert history.steps == 10 and len(history.loss) == len(history.lr) == 2 and history.seconds > 0
 
 
@@ -196,21 +288,30 @@ def test_steps_override_epochs(data):
 
 def test_a_callback_may_evaluate(data):
     accuracies = []
-    with_callback, _ = fit(data, on_epoch=lambda m, e: accuracies.append(evaluate(m, *data, mean=MEAN, std=STD)))
+    with_callback, _ = fit(
+        data, on_epoch=lambda m, e: accuracies.append(evaluate(m, *data, mean=MEAN, std=STD))
+    )
     assert same(with_callback, fit(data)[0]) and len(accuracies) == 3
 
 
 def test_epoch_loss_is_the_mean_over_images(data):
     # a constant network: the loss of each image never changes, so the epoch's mean is known in spite of an incomplete last batch
     images, labels = data
-    _, history = fit(data, replace(CONFIG, lr=0.0, weight_decay=0.0), loss=lambda model, x, y: model(x).sum() * 0 + y.float().mean())
+    _, history = fit(
+        data,
+        replace(CONFIG, lr=0.0, weight_decay=0.0),
+        loss=lambda model, x, y: model(x).sum() * 0 + y.float().mean(),
+    )
     assert history.loss == pytest.approx([labels.float().mean().item()] * 2)
 
 
 def test_hard_and_one_hot_labels_agree(data):
     images, labels = data
     hard, soft = fit(data)[0], fit((images, F.one_hot(labels, 10).float()))[0]
-    assert all(torch.allclose(p, q, atol=1e-5) for p, q in zip(hard.parameters(), soft.parameters(), strict=True))
+    assert all(
+        torch.allclose(p, q, atol=1e-5)
+        for p, q in zip(hard.parameters(), soft.parameters(), strict=True)
+    )
 
 
 def test_float_images_are_taken_as_they_are(data):
@@ -229,7 +330,9 @@ def test_memory_mapped_images(data, tmp_path):
 def test_clipping_bounds_the_first_update(data):
     config = replace(CONFIG, steps=1, clip_norm=0.01, weight_decay=0.0, lr=1.0, schedule="constant")
     before, after = network(), fit(data, config)[0]
-    update = torch.cat([(p - q).flatten() for p, q in zip(before.parameters(), after.parameters(), strict=True)]).norm()
+    update = torch.cat(
+        [(p - q).flatten() for p, q in zip(before.parameters(), after.parameters(), strict=True)]
+    ).norm()
     assert update.item() == pytest.approx(0.01, rel=1e-3)
 
 
@@ -242,7 +345,13 @@ def test_too_little_data_names_the_sizes(data):
     assert fit(few)[1].steps == 2
 
 
-STEPS = [(70, 16, False, 1, 5), (70, 16, True, 1, 4), (64, 16, False, 4, 4), (66, 16, False, 2, 5), (5, 16, False, 5, 1)]
+STEPS = [
+    (70, 16, False, 1, 5),
+    (70, 16, True, 1, 4),
+    (64, 16, False, 4, 4),
+    (66, 16, False, 2, 5),
+    (5, 16, False, 5, 1),
+]
 
 
 @pytest.mark.parametrize(("n", "batch", "drop", "world", "steps"), STEPS)
@@ -257,28 +366,47 @@ def test_batches_that_cannot_be_shared(n, batch, world):
 
 
 def test_processes_share_whole_replicas():
-    assert steps_per_epoch(65, TrainConfig(batch_size=16, batch_repeats=8), 4) == 5, "a last batch of one image has eight replicas to share"
+    assert steps_per_epoch(65, TrainConfig(batch_size=16, batch_repeats=8), 4) == 5, (
+        "a last batch of one image has eight replicas to share"
+    )
     with pytest.raises(ValueError, match="3 processes cannot share batch_repeats=8"):
         steps_per_epoch(64, TrainConfig(batch_size=16, batch_repeats=8), 3)
 
 
-@pytest.mark.parametrize(("change", "word"), [
-    (lambda x, y: {"images": x[0]}, "N, C, H, W"),
-    (lambda x, y: {"images": x.long()}, "uint8 or floating"),
-    (lambda x, y: {"labels": y[:-1]}, "70 images"),
-    (lambda x, y: {"labels": y.float()}, "labels"),
-    (lambda x, y: {"std": None}, "belong together"),
-    (lambda x, y: {"images": x.float()}, "as they are"),
-    (lambda x, y: {"config": replace(CONFIG, mix="mixup"), "loss": lambda m, a, b: m(a).sum()}, "custom loss"),
-    (lambda x, y: {"checkpoint_every": 0}, "checkpoint_every"),
-])
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (lambda x, y: {"images": x[0]}, "N, C, H, W"),
+        (lambda x, y: {"images": x.long()}, "uint8 or floating"),
+        (lambda x, y: {"labels": y[:-1]}, "70 images"),
+        (lambda x, y: {"labels": y.float()}, "labels"),
+        (lambda x, y: {"std": None}, "belong together"),
+        (lambda x, y: {"images": x.float()}, "as they are"),
+        (
+            lambda x, y: {
+                "config": replace(CONFIG, mix="mixup"),
+                "loss": lambda m, a, b: m(a).sum(),
+            },
+            "custom loss",
+        ),
+        (lambda x, y: {"checkpoint_every": 0}, "checkpoint_every"),
+    ],
+)
 def test_arguments_that_do_not_fit(data, change, word):
-    arguments = {"images": data[0], "labels": data[1], "config": CONFIG, "mean": MEAN, "std": STD, "progress": False} | change(*data)
+    arguments = {
+        "images": data[0],
+        "labels": data[1],
+        "config": CONFIG,
+        "mean": MEAN,
+        "std": STD,
+        "progress": False,
+    } | change(*data)
     with pytest.raises(ValueError, match=word):
         train(network(), **arguments)
 
 
 # checkpoints
+
 
 class Killed(Exception):
     "Stands for the end of a process."
@@ -288,13 +416,21 @@ def killer(at):
     def on_step(model, step, epoch):
         if step == at:
             raise Killed
+
     return on_step
 
 
 RESUMABLE = {
-    "small": (lambda: network(), {"nesterov": True, "warmup_epochs": 0.5, "mix": "cutmix", "batch_repeats": 2}),
-    "shake": (lambda: (torch.manual_seed(0), build("shake-shake-26-2x2d", image_size=8))[1], {}),   # draws from the global random state
-    "bf16": (lambda: network(), {"precision": "bf16", "channels_last": True, "schedule": "step", "milestones": (1,)}),
+    "small": (
+        lambda: network(),
+        {"nesterov": True, "warmup_epochs": 0.5, "mix": "cutmix", "batch_repeats": 2},
+    ),
+    # draws from the global random state
+    "shake": (lambda: (torch.manual_seed(0), build("shake-shake-26-2x2d", image_size=8))[1], {}),
+    "bf16": (
+        lambda: network(),
+        {"precision": "bf16", "channels_last": True, "schedule": "step", "milestones": (1,)},
+    ),
     "fp16": (lambda: network(), {"precision": "fp16", "clip_norm": 1.0}),
     "no momentum": (lambda: network(), {"momentum": 0.0}),
 }
@@ -308,12 +444,33 @@ def test_resuming_is_exact(data, tmp_path, kind, at, every):
     whole, history = fit(data, config, make(), augment=crop_flip)
     file = tmp_path / "run.safetensors"
     with contextlib.suppress(Killed):
-        fit(data, config, make(), augment=crop_flip, checkpoint=file, checkpoint_every=every, on_step=killer(at))
+        fit(
+            data,
+            config,
+            make(),
+            augment=crop_flip,
+            checkpoint=file,
+            checkpoint_every=every,
+            on_step=killer(at),
+        )
     assert file.exists()
     steps = []
-    resumed, again = fit(data, config, make(), augment=crop_flip, checkpoint=file, checkpoint_every=every, on_step=lambda m, s, e: steps.append(s))
+    resumed, again = fit(
+        data,
+        config,
+        make(),
+        augment=crop_flip,
+        checkpoint=file,
+        checkpoint_every=every,
+        on_step=lambda m, s, e: steps.append(s),
+    )
     assert steps[0] == (at // every * every if every else 5)
-    assert same(resumed, whole) and again.loss == history.loss and again.lr == history.lr and again.steps == 10
+    assert (
+        same(resumed, whole)
+        and again.loss == history.loss
+        and again.lr == history.lr
+        and again.steps == 10
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["run.safetensors"]
 
 
@@ -325,9 +482,16 @@ def test_fp16_leaves_out_steps_whose_gradients_overflow(data):
         return 30 * torch.nn.functional.cross_entropy(model(x), y)
 
     changed = []
-    model, history = fit(data, config, loss=steep, on_step=lambda m, s, e: changed.append(not same_parameters(m, start)))
+    model, history = fit(
+        data,
+        config,
+        loss=steep,
+        on_step=lambda m, s, e: changed.append(not same_parameters(m, start)),
+    )
     assert not changed[1] and changed[-1], "the first factor overflows, a smaller one does not"
-    assert all(torch.isfinite(p).all() for p in model.parameters()) and math.isfinite(history.loss[0])
+    assert all(torch.isfinite(p).all() for p in model.parameters()) and math.isfinite(
+        history.loss[0]
+    )
 
 
 def same_parameters(a, b) -> bool:
@@ -336,9 +500,14 @@ def same_parameters(a, b) -> bool:
 
 def test_a_checkpoint_knows_the_settings_of_a_loss_that_tells_them(data, tmp_path):
     class Scaled:
-        def __init__(self, factor): self.factor = factor
-        def __call__(self, model, x, y): return self.factor * torch.nn.functional.cross_entropy(model(x), y)
-        def __repr__(self): return f"Scaled({self.factor})"
+        def __init__(self, factor):
+            self.factor = factor
+
+        def __call__(self, model, x, y):
+            return self.factor * torch.nn.functional.cross_entropy(model(x), y)
+
+        def __repr__(self):
+            return f"Scaled({self.factor})"
 
     with contextlib.suppress(Killed):
         fit(data, loss=Scaled(1.0), checkpoint=tmp_path / "c", on_step=killer(7))
@@ -357,7 +526,12 @@ def test_resuming_starts_from_the_file_and_not_from_the_model(data, tmp_path):
 def test_a_finished_run_only_loads(data, tmp_path):
     whole, history = fit(data, checkpoint=tmp_path / "c")
     called = []
-    again, loaded = fit(data, checkpoint=tmp_path / "c", on_step=lambda *_: called.append(1), on_epoch=lambda *_: called.append(2))
+    again, loaded = fit(
+        data,
+        checkpoint=tmp_path / "c",
+        on_step=lambda *_: called.append(1),
+        on_epoch=lambda *_: called.append(2),
+    )
     assert same(again, whole) and loaded == history and called == []
 
 
@@ -393,15 +567,18 @@ def test_a_crash_while_writing_keeps_the_last_checkpoint(data, tmp_path, monkeyp
     assert same(fit(data, checkpoint=file, checkpoint_every=2)[0], fit(data)[0])
 
 
-@pytest.mark.parametrize(("what", "name"), [
-    ({"config": replace(CONFIG, lr=0.06)}, "lr"),
-    ({"config": replace(CONFIG, seed=2)}, "seed"),
-    ({"mean": (0.5, 0.5, 0.5)}, "mean"),
-    ({"augment": crop_flip}, "augment"),
-    ({"loss": lambda m, x, y: F.cross_entropy(m(x), y)}, "loss"),
-    ({"model": build("small-convnet", width=3, image_size=8)}, "parameters"),
-    ({"labels": True}, "data"),
-])
+@pytest.mark.parametrize(
+    ("what", "name"),
+    [
+        ({"config": replace(CONFIG, lr=0.06)}, "lr"),
+        ({"config": replace(CONFIG, seed=2)}, "seed"),
+        ({"mean": (0.5, 0.5, 0.5)}, "mean"),
+        ({"augment": crop_flip}, "augment"),
+        ({"loss": lambda m, x, y: F.cross_entropy(m(x), y)}, "loss"),
+        ({"model": build("small-convnet", width=3, image_size=8)}, "parameters"),
+        ({"labels": True}, "data"),
+    ],
+)
 def test_a_checkpoint_of_another_run_is_refused_with_both_hashes(data, tmp_path, what, name):
     fit(data, checkpoint=tmp_path / "c")
     other = dict(what)
@@ -411,7 +588,11 @@ def test_a_checkpoint_of_another_run_is_refused_with_both_hashes(data, tmp_path,
         fit(data, checkpoint=tmp_path / "c", **other)
     text = str(error.value)
     assert f"differ in: {name}" in text or f", {name}" in text
-    hashes = [word for word in text.replace(",", " ").replace(")", " ").split() if len(word) == 16 and set(word) <= set("0123456789abcdef")]
+    hashes = [
+        word
+        for word in text.replace(",", " ").replace(")", " ").split()
+        if len(word) == 16 and set(word) <= set("0123456789abcdef")
+    ]
     assert len(hashes) == 2 and hashes[0] != hashes[1]
 
 
@@ -435,6 +616,7 @@ def test_a_foreign_file_is_not_a_checkpoint(data, tmp_path):
 
 # losses that are not finite
 
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path, bad):
     count = []
@@ -446,9 +628,19 @@ def test_a_loss_that_is_not_finite_stops_the_run(data, tmp_path, bad):
     with pytest.raises(NonFiniteLoss) as error:
         fit(data, loss=loss, checkpoint=tmp_path / "c", checkpoint_every=1)
     e = error.value
-    assert e.step == 7 and e.epoch == 7 / 5 and e.lr == lr_at(7, CONFIG, 5, 10) and math.isfinite(e.last_good) and len(count) == 8
+    assert (
+        e.step == 7
+        and e.epoch == 7 / 5
+        and e.lr == lr_at(7, CONFIG, 5, 10)
+        and math.isfinite(e.last_good)
+        and len(count) == 8
+    )
     assert "step 7" in str(e) and "last finite loss" in str(e)
-    weights = [t for n, t in load_file(tmp_path / "c").items() if n.startswith("model/") and t.is_floating_point()]
+    weights = [
+        t
+        for n, t in load_file(tmp_path / "c").items()
+        if n.startswith("model/") and t.is_floating_point()
+    ]
     assert weights and all(t.isfinite().all() for t in weights)
 
 
@@ -459,13 +651,15 @@ def test_a_bad_first_loss_has_no_good_one_before(data):
 
 def test_weights_that_the_last_step_broke(data):
     def loss(model, x, y):
-        return (model.classifier.weight * 0).sqrt().sum() + model(x).sum() * 0 + 1   # finite, with an infinite gradient
+        # finite, with an infinite gradient
+        return (model.classifier.weight * 0).sqrt().sum() + model(x).sum() * 0 + 1
 
     with pytest.raises(NonFiniteLoss, match="a weight is nan"):
         fit(data, replace(CONFIG, steps=1), loss=loss)
 
 
 # augmentation, mixing, batch augmentation
+
 
 def test_crop_flip_moves_pixels_and_invents_none():
     images = torch.arange(1, 1 + 50 * 3 * 6 * 6).reshape(50, 3, 6, 6).float()
@@ -474,9 +668,15 @@ def test_crop_flip_moves_pixels_and_invents_none():
     assert out.shape == images.shape and out.dtype == images.dtype
     for a, b in zip(out, images, strict=True):
         kept = a[a > 0]
-        assert set(kept.tolist()) <= set(b.flatten().tolist()) and len(kept.unique()) == len(kept) >= 3 * 16
+        assert (
+            set(kept.tolist()) <= set(b.flatten().tolist())
+            and len(kept.unique()) == len(kept) >= 3 * 16
+        )
     only_flipped = crop_flip(images, g, pad=0)
-    assert all(torch.equal(a, b) or torch.equal(a, b.flip(-1)) for a, b in zip(only_flipped, images, strict=True))
+    assert all(
+        torch.equal(a, b) or torch.equal(a, b.flip(-1))
+        for a, b in zip(only_flipped, images, strict=True)
+    )
 
 
 def test_augmentation_sees_bytes_and_replicas_differ(data):
@@ -491,15 +691,23 @@ def test_augmentation_sees_bytes_and_replicas_differ(data):
     config = replace(CONFIG, epochs=1, batch_repeats=3)
     fit(data, config, augment=spy, loss=lambda m, x, y: (seen.append((x, y)), m(x).sum())[1])
     assert [len(batch) for batch in batches] == 3 * [16] + 3 * [16] + 3 * [16] + 3 * [16] + 3 * [6]
-    assert torch.equal(batches[0], batches[1]) and torch.equal(batches[1], batches[2]) and not torch.equal(batches[2], batches[3])   # the same images
+    # the same images
+    assert (
+        torch.equal(batches[0], batches[1])
+        and torch.equal(batches[1], batches[2])
+        and not torch.equal(batches[2], batches[3])
+    )
     (x0, y0), (x1, y1), (x2, y2) = seen[:3]
-    assert torch.equal(y0, y1) and torch.equal(y1, y2)                             # with the same labels, augmented differently
+    # with the same labels, augmented differently
+    assert torch.equal(y0, y1) and torch.equal(y1, y2)
     assert not torch.equal(x0, x1) and not torch.equal(x1, x2) and not torch.equal(x0, x2)
 
 
 def test_replicas_equal_one_big_batch_without_batch_norm(data):
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 10)).double()
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 10)
+    ).double()
     big, copies = copy.deepcopy(model), []
     floats = training.normalize(data[0], MEAN, STD).double()
 
@@ -507,12 +715,20 @@ def test_replicas_equal_one_big_batch_without_batch_norm(data):
         copies.append(crop_flip(images, generator))
         return copies[-1]
 
-    config = replace(CONFIG, steps=1, batch_repeats=4, momentum=0.0, weight_decay=0.0, schedule="constant")
+    config = replace(
+        CONFIG, steps=1, batch_repeats=4, momentum=0.0, weight_decay=0.0, schedule="constant"
+    )
     _, history = fit((floats, data[1]), config, model, augment=spy, mean=None, std=None)
     index = torch.randperm(70, generator=torch.Generator().manual_seed(config.seed))[:16]
     loss = F.cross_entropy(big(torch.cat(copies)), data[1][index].repeat(4))
-    assert history.loss[0] == pytest.approx(loss.item(), abs=1e-6)                 # the book is kept in single precision
-    for p, g, q in zip(big.parameters(), torch.autograd.grad(loss, list(big.parameters())), model.parameters(), strict=True):
+    # the book is kept in single precision
+    assert history.loss[0] == pytest.approx(loss.item(), abs=1e-6)
+    for p, g, q in zip(
+        big.parameters(),
+        torch.autograd.grad(loss, list(big.parameters())),
+        model.parameters(),
+        strict=True,
+    ):
         torch.testing.assert_close(p - config.lr * g, q)
 
 
@@ -540,20 +756,34 @@ def test_replicas_are_mixed_differently(data, monkeypatch):
 def test_cutmix_label_share_is_the_pixel_share(lam, centre):
     images = torch.stack([torch.zeros(3, 10, 14), torch.ones(3, 10, 14)])
     mixed, share = cutmix(images, torch.tensor([1, 0]), cutmix_box(10, 14, lam, *centre))
-    assert mixed[0].mean().item() == pytest.approx(1 - share) and mixed[1].mean().item() == pytest.approx(share)
-    assert images[0].max() == 0 and share >= lam - 0.15                            # the input is left alone; clipping only raises the share
+    assert mixed[0].mean().item() == pytest.approx(1 - share) and mixed[
+        1
+    ].mean().item() == pytest.approx(share)
+    # the input is left alone; clipping only raises the share
+    assert images[0].max() == 0 and share >= lam - 0.15
 
 
 def test_mixup_is_linear_and_a_fixed_point_for_equal_images():
     x, partner = torch.randn(5, 3, 4, 4), torch.tensor([1, 2, 3, 4, 0])
     torch.testing.assert_close(mixup(x, partner, 0.7), 0.7 * x + 0.3 * x[partner])
-    assert torch.equal(mixup(x, partner, 1.0), x) and torch.equal(mixup(x[:1].expand(5, -1, -1, -1), partner, 0.4)[0], x[0])
+    assert torch.equal(mixup(x, partner, 1.0), x) and torch.equal(
+        mixup(x[:1].expand(5, -1, -1, -1), partner, 0.4)[0], x[0]
+    )
 
 
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])
 def test_mixed_training_minimises_the_soft_label_loss(data, mix):
     # one step without momentum: the gradient must be that of the loss with explicitly mixed labels
-    config = replace(CONFIG, steps=1, mix=mix, momentum=0.0, weight_decay=0.0, lr=1.0, schedule="constant", label_smoothing=0.1)
+    config = replace(
+        CONFIG,
+        steps=1,
+        mix=mix,
+        momentum=0.0,
+        weight_decay=0.0,
+        lr=1.0,
+        schedule="constant",
+        label_smoothing=0.1,
+    )
     trained, history = fit(data, config)
     model = network().train()
     index = torch.randperm(70, generator=torch.Generator().manual_seed(config.seed))[:16]
@@ -563,25 +793,38 @@ def test_mixed_training_minimises_the_soft_label_loss(data, mix):
     soft = lam * F.one_hot(y, 10) + (1 - lam) * F.one_hot(y[partner], 10)
     loss = F.cross_entropy(model(x), soft, label_smoothing=0.1)
     assert history.loss[0] == pytest.approx(loss.item(), rel=1e-5)
-    for p, g, q in zip(model.parameters(), torch.autograd.grad(loss, list(model.parameters())), trained.parameters(), strict=True):
+    for p, g, q in zip(
+        model.parameters(),
+        torch.autograd.grad(loss, list(model.parameters())),
+        trained.parameters(),
+        strict=True,
+    ):
         torch.testing.assert_close(p - g, q, atol=1e-5, rtol=1e-4)
 
 
 def test_mixing_shares_follow_the_beta_distribution():
     config = replace(CONFIG, mix="mixup", mix_alpha=0.5)
     g = torch.Generator().manual_seed(0)
-    shares = np.array([training._mix(config, s, torch.zeros(2, 1, 1, 1), g)[2] for s in range(3000)])
-    assert abs(shares.mean() - 0.5) < 0.02 and abs(shares.var() - 1 / 8) < 0.01    # Beta(a, a) has variance 1 / (4 (2a + 1))
+    shares = np.array(
+        [training._mix(config, s, torch.zeros(2, 1, 1, 1), g)[2] for s in range(3000)]
+    )
+    # Beta(a, a) has variance 1 / (4 (2a + 1))
+    assert abs(shares.mean() - 0.5) < 0.02 and abs(shares.var() - 1 / 8) < 0.01
 
 
 # accuracy
 
+
 def test_evaluate_restores_the_mode_and_counts_the_last_batch(data):
     model = network().train()
-    values = {evaluate(model, *data, mean=MEAN, std=STD, batch_size=b) for b in (1, 16, 69, 70, 500)}
+    values = {
+        evaluate(model, *data, mean=MEAN, std=STD, batch_size=b) for b in (1, 16, 69, 70, 500)
+    }
     assert len(values) == 1 and model.training
     soft = F.one_hot(data[1], 10).float()
-    assert evaluate(model.eval(), data[0], soft, mean=MEAN, std=STD) in values and not model.training
+    assert (
+        evaluate(model.eval(), data[0], soft, mean=MEAN, std=STD) in values and not model.training
+    )
     with pytest.raises(ValueError, match="no images"):
         evaluate(model, data[0][:0], data[1][:0])
 
@@ -637,8 +880,18 @@ if __name__ == "__main__":
 def test_two_processes_train_as_one_and_resume_exactly(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    environment = {k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")} | {"OMP_NUM_THREADS": "1"}
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, tmp_path]
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("WORLD_SIZE", "RANK", "LOCAL_RANK")
+    } | {"OMP_NUM_THREADS": "1"}
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        script,
+        tmp_path,
+    ]
     done = subprocess.run(launch, capture_output=True, text=True, env=environment, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -650,14 +903,28 @@ def test_two_processes_train_as_one_and_resume_exactly(tmp_path):
     weights = [name for name in one if name != "sizes"]
     for name in weights:
         torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=1e-4)
-    assert all(torch.equal(load("two.1")[name], two[name]) for name in weights)          # both processes end with the same weights
-    assert two["sizes"].tolist() == 2 * [9, 9, 9, 9, 1] and load("two.1")["sizes"].tolist() == 2 * [8, 8, 8, 8, 1]   # 70 = 4 x 17 + 2
+    # both processes end with the same weights
+    assert all(torch.equal(load("two.1")[name], two[name]) for name in weights)
+    # 70 = 4 x 17 + 2
+    assert two["sizes"].tolist() == 2 * [9, 9, 9, 9, 1] and load("two.1")["sizes"].tolist() == 2 * [
+        8,
+        8,
+        8,
+        8,
+        1,
+    ]
     whole, cut = load("whole.0"), load("cut.0")
-    assert all(torch.equal(cut[name], whole[name]) for name in weights) and not torch.equal(whole["0.weight"], two["0.weight"])
+    assert all(torch.equal(cut[name], whole[name]) for name in weights) and not torch.equal(
+        whole["0.weight"], two["0.weight"]
+    )
 
     # four equal replicas are one batch; two processes take two whole replicas each
     replicas = load("replicas.0")
     for name in weights:
         torch.testing.assert_close(replicas[name], one[name], atol=1e-5, rtol=1e-4)
     assert all(torch.equal(load("replicas.1")[name], replicas[name]) for name in weights)
-    assert replicas["sizes"].tolist() == load("replicas.1")["sizes"].tolist() == 2 * (8 * [17] + 2 * [2])
+    assert (
+        replicas["sizes"].tolist()
+        == load("replicas.1")["sizes"].tolist()
+        == 2 * (8 * [17] + 2 * [2])
+    )

@@ -1,4 +1,5 @@
 "The workflow end to end: a toy study that is killed, broken, changed and repeated, and the real tables at a tiny profile."
+
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from effdl_nb import study
 
 ROOT = Path(__file__).parent.parent
 REPRODUCE = [sys.executable, str(ROOT / "workflow" / "reproduce.py")]
-EXPERIMENT = '''
+EXPERIMENT = """
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +33,17 @@ def draw(row, settings: Settings, seed, work):
         raise RuntimeError("broken on purpose")
     time.sleep(settings.wait)
     return {"value": len(row) + seed * settings.size}
-'''
+"""
 CELLS = [
-    ('profile: str = "quick"\nrows: str = "all"\nseeds: str = "all"\nreports: str = ""', ["parameters"]),
-    ('from effdl_nb import report, study\nstudy.check_parameters(globals(), ("profile", "rows", "seeds", "reports"))', []),
+    (
+        'profile: str = "quick"\nrows: str = "all"\nseeds: str = "all"\nreports: str = ""',
+        ["parameters"],
+    ),
+    (
+        'from effdl_nb import report, study\nstudy.check_parameters(globals(), ("profile", '
+        '"rows", "seeds", "reports"))',
+        [],
+    ),
     ('outcome = study.run("table_9_1", profile, rows, reports or None, seeds)', []),
     ('report.write_table("table_9_1", profile, reports or None)', []),
     ("outcome.check()", []),
@@ -51,27 +59,51 @@ class Toy:
         (root / "nbs" / "05_reproduction").mkdir(parents=True)
         (root / "toy_draws.py").write_text(EXPERIMENT)
         (root / "workflow" / "tables.yaml").write_text(
-            'table_9_1: {kind: table, number: "9.1", chapter: 9, title: Draws, spread: interval, experiment: "toy_draws:draw",\n'
+            'table_9_1: {kind: table, number: "9.1", chapter: 9, title: Draws, spread: interval, '
+            'experiment: "toy_draws:draw",\n'
             "  rows: {one: {label: One}, three: {label: Three}, seven: {label: Seven}},\n"
-            "  columns: {value: {label: Value, metric: value, digits: 2}}}\n")
+            "  columns: {value: {label: Value, metric: value, digits: 2}}}\n"
+        )
         (root / "workflow" / "thesis.yaml").write_text("table_9_1: {values: {one: {value: 3.0}}}\n")
         self.profile()
-        cells = [nbformat.v4.new_code_cell(source, metadata={"tags": tags} if tags else {}) for source, tags in CELLS]
-        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), root / "nbs" / "05_reproduction" / "table_9_1.ipynb")
+        cells = [
+            nbformat.v4.new_code_cell(source, metadata={"tags": tags} if tags else {})
+            for source, tags in CELLS
+        ]
+        kernel = {
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+        }
+        nbformat.write(
+            nbformat.v4.new_notebook(cells=cells, metadata=kernel),
+            root / "nbs" / "05_reproduction" / "table_9_1.ipynb",
+        )
 
     def profile(self, more: str = "", jobs: str = "table", changed: str = "remake"):
         (self.root / "workflow" / "profiles" / "toy.yaml").write_text(
-            f"title: A toy\nthreads: 1\njobs: {jobs}\nchanged: {changed}\nfirst: [table_9_1]\ntables: {{table_9_1: {{seeds: [0, 1]{more}}}}}\n")
+            f"title: A toy\nthreads: 1\njobs: {jobs}\nchanged: {changed}\nfirst: "
+            f"[table_9_1]\ntables: {{table_9_1: {{seeds: [0, 1]{more}}}}}\n"
+        )
 
     @property
     def environment(self) -> dict:
-        return os.environ | {"EFFDL_ROOT": str(self.root), "PYTHONPATH": str(self.root), "EFFDL_REPORTS": ""}
+        return os.environ | {
+            "EFFDL_ROOT": str(self.root),
+            "PYTHONPATH": str(self.root),
+            "EFFDL_REPORTS": "",
+        }
 
     def start(self, *arguments) -> subprocess.Popen:
-        return subprocess.Popen([*REPRODUCE, "--profile", "toy", "--cores", "2", *arguments], cwd=self.root, env=self.environment,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))   # a shell's background jobs ignore it
+        return subprocess.Popen(
+            [*REPRODUCE, "--profile", "toy", "--cores", "2", *arguments],
+            cwd=self.root,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            # a shell's background jobs ignore it
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
 
     def run(self, *arguments) -> tuple[int, str]:
         process = self.start(*arguments)
@@ -86,23 +118,46 @@ class Toy:
         return lines
 
     def there(self) -> list[str]:
-        return sorted(p.stem for p in self.rows.glob("*.json") if not p.name.endswith(".failed.json"))
-
+        return sorted(
+            p.stem for p in self.rows.glob("*.json") if not p.name.endswith(".failed.json")
+        )
 
     def figures(self):
         "Two figures: one of the table's rows, one of an idea; both count their drawings in `calls`."
         with open(self.root / "workflow" / "tables.yaml", "a") as file:
-            file.write('figure_9_1: {kind: figure, number: "9.1", chapter: 9, title: Draws seen, tables: [table_9_1], drawn_by: effdl_nb.files}\n'
-                       'figure_9_2: {kind: figure, number: "9.2", chapter: 9, title: An idea, drawn_by: effdl_nb.files}\n'
-                       'figure_9_3: {kind: figure, number: "9.3", chapter: 9, title: Not implemented}\n')
+            file.write(
+                'figure_9_1: {kind: figure, number: "9.1", chapter: 9, title: Draws seen, '
+                "tables: [table_9_1], drawn_by: effdl_nb.files}\n"
+                'figure_9_2: {kind: figure, number: "9.2", chapter: 9, title: An idea, drawn_by: '
+                "effdl_nb.files}\n"
+                'figure_9_3: {kind: figure, number: "9.3", chapter: 9, title: Not implemented}\n'
+            )
         for key in ("figure_9_1", "figure_9_2"):
-            cells = [('profile: str = "quick"\nreports: str = ""', ["parameters"]),
-                     ("from matplotlib.figure import Figure\nimport pandas as pd\nfrom effdl_nb import report", []),
-                     (f"report.write_figure({key!r}, Figure(), pd.DataFrame({{'x': [1]}}), profile, reports or None)\n"
-                      f"print({key!r}, file=open({str(self.root / 'calls')!r}, 'a'))", [])]
-            made = [nbformat.v4.new_code_cell(source, metadata={"tags": tags} if tags else {}) for source, tags in cells]
-            kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-            nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=kernel), self.root / "nbs" / "05_reproduction" / f"{key}.ipynb")
+            cells = [
+                ('profile: str = "quick"\nreports: str = ""', ["parameters"]),
+                (
+                    "from matplotlib.figure import Figure\nimport pandas as pd\nfrom effdl_nb "
+                    "import report",
+                    [],
+                ),
+                (
+                    f"report.write_figure({key!r}, Figure(), pd.DataFrame({{'x': [1]}}), "
+                    "profile, reports or None)\n"
+                    f"print({key!r}, file=open({str(self.root / 'calls')!r}, 'a'))",
+                    [],
+                ),
+            ]
+            made = [
+                nbformat.v4.new_code_cell(source, metadata={"tags": tags} if tags else {})
+                for source, tags in cells
+            ]
+            kernel = {
+                "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
+            }
+            nbformat.write(
+                nbformat.v4.new_notebook(cells=made, metadata=kernel),
+                self.root / "nbs" / "05_reproduction" / f"{key}.ipynb",
+            )
 
 
 ALL = ["one:0", "one:1", "three:0", "three:1", "seven:0", "seven:1"]
@@ -118,14 +173,21 @@ def test_run_repeat_and_delete(toy):
     assert status == 0, output
     assert toy.calls() == ALL and "table 9.1: 3 of 3 rows" in output
     page = (toy.root / "reports" / "toy" / "index.html").read_text()
-    assert "3 of 3" in page and (toy.root / "reports" / "toy" / "notebooks" / "table_9_1.html").exists()
+    assert (
+        "3 of 3" in page
+        and (toy.root / "reports" / "toy" / "notebooks" / "table_9_1.html").exists()
+    )
 
-    status, output = toy.run()   # a second time: nothing to do
+    status, output = toy.run()  # a second time: nothing to do
     assert status == 0 and toy.calls() == [], output
 
-    (toy.rows / "three.json").unlink()   # one row deleted: just that row
+    (toy.rows / "three.json").unlink()  # one row deleted: just that row
     status, output = toy.run()
-    assert status == 0 and toy.calls() == ["three:0", "three:1"] and toy.there() == ["one", "seven", "three"], output
+    assert (
+        status == 0
+        and toy.calls() == ["three:0", "three:1"]
+        and toy.there() == ["one", "seven", "three"]
+    ), output
 
 
 def test_figures_are_drawn_after_their_tables_and_again_when_these_change(toy):
@@ -133,25 +195,36 @@ def test_figures_are_drawn_after_their_tables_and_again_when_these_change(toy):
     status, output = toy.run()
     calls = toy.calls()
     assert status == 0 and "figures: 2 of 2 drawn" in output, output
-    assert sorted(calls) == sorted([*ALL, "figure_9_1", "figure_9_2"]) and calls.index("figure_9_1") > calls.index("seven:1")
+    assert sorted(calls) == sorted([*ALL, "figure_9_1", "figure_9_2"]) and calls.index(
+        "figure_9_1"
+    ) > calls.index("seven:1")
     page = (toy.root / "reports" / "toy" / "index.html").read_text()
-    assert 'src="figures/figure_9_1.png"' in page and 'href="notebooks/figure_9_2.html"' in page and page.count("not implemented yet") == 1
+    assert (
+        'src="figures/figure_9_1.png"' in page
+        and 'href="notebooks/figure_9_2.html"' in page
+        and page.count("not implemented yet") == 1
+    )
 
     status, output = toy.run()
     assert status == 0 and toy.calls() == [], output
     (toy.root / "reports" / "toy" / "figures" / "figure_9_2.png").unlink()
     (toy.rows / "one.json").unlink()
     status, output = toy.run()
-    assert status == 0 and sorted(toy.calls()) == ["figure_9_1", "figure_9_2", "one:0", "one:1"], output
+    assert status == 0 and sorted(toy.calls()) == ["figure_9_1", "figure_9_2", "one:0", "one:1"], (
+        output
+    )
 
 
 def test_a_broken_row_fails_alone_and_is_tried_again(toy):
     (toy.root / "break_three").touch()
     status, output = toy.run()
     assert status != 0 and "three (failed)" in output and toy.there() == ["one", "seven"], output
-    notebook = nbformat.read(toy.root / "reports" / "toy" / "notebooks" / "table_9_1.ipynb", as_version=4)
+    notebook = nbformat.read(
+        toy.root / "reports" / "toy" / "notebooks" / "table_9_1.ipynb", as_version=4
+    )
     text = json.dumps(notebook)
-    assert "broken on purpose" in text and "RowsFailed" in text   # the executed notebook is there to read
+    # the executed notebook is there to read
+    assert "broken on purpose" in text and "RowsFailed" in text
     page = (toy.root / "reports" / "toy" / "index.html").read_text()
     assert "broken on purpose" in page and "2 of 3" in page
     assert toy.calls() == ["one:0", "one:1", "three:0", "seven:0", "seven:1"]
@@ -166,17 +239,24 @@ def test_a_killed_run_continues_and_loses_no_finished_seed(toy, how):
     toy.profile(", row_settings: {seven: {wait: 300}}")
     process = toy.start()
     end = time.monotonic() + 120
-    while "seven:0" not in ((toy.root / "calls").read_text() if (toy.root / "calls").exists() else ""):
+    while "seven:0" not in (
+        (toy.root / "calls").read_text() if (toy.root / "calls").exists() else ""
+    ):
         assert time.monotonic() < end and process.poll() is None, process.stdout.read()
         time.sleep(0.2)
-    os.killpg(process.pid, how)   # everything at once, as a power cut or a Ctrl-C in a terminal would
+    # everything at once, as a power cut or a Ctrl-C in a terminal would
+    os.killpg(process.pid, how)
     try:
         said, _ = process.communicate(timeout=60)
-    except subprocess.TimeoutExpired:   # who pressed Ctrl-C and waited a minute for Snakemake to clean up kills it
+    # who pressed Ctrl-C and waited a minute for Snakemake to clean up kills it
+    except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         said, _ = process.communicate(timeout=60)
-    assert how == signal.SIGKILL or ("the same command goes on from there" in said and "reproduce.py\", line" not in said), said
-    subprocess.run(["pkill", "-9", "-f", str(toy.root)], check=False)   # a kernel that outlived its parents
+    assert how == signal.SIGKILL or (
+        "the same command goes on from there" in said and 'reproduce.py", line' not in said
+    ), said
+    # a kernel that outlived its parents
+    subprocess.run(["pkill", "-9", "-f", str(toy.root)], check=False)
     assert toy.there() == ["one", "three"]
     toy.calls()
     toy.profile(", row_settings: {seven: {wait: 0}}")
@@ -196,16 +276,23 @@ def test_rows_as_jobs_and_kept_rows(toy):
     toy.profile(jobs="row", changed="mark")
     status, output = toy.run()
     assert status == 0 and sorted(toy.calls()) == sorted(ALL), output
-    assert len(list((toy.root / "reports" / "toy" / "notebooks" / "table_9_1").glob("*.ipynb"))) == 3
+    assert (
+        len(list((toy.root / "reports" / "toy" / "notebooks" / "table_9_1").glob("*.ipynb"))) == 3
+    )
     (toy.root / "toy_draws.py").write_text(EXPERIMENT + "\nadded = 1\n")
-    status, output = toy.run()   # rows of a profile that costs hours are marked, not made again
+    status, output = toy.run()  # rows of a profile that costs hours are marked, not made again
     assert status == 0 and toy.calls() == [], output
     assert "older code" in (toy.root / "reports" / "toy" / "index.html").read_text()
 
 
-@pytest.mark.parametrize("profile, words", [
-    (", settings: {sizes: 3}", "unknown 'sizes'; allowed are size, wait"), (", rows: [two]", "unknown row 'two'; allowed are one, three, seven"),
-    (", seed: [1]", "unknown 'seed'; allowed are seeds, rows, columns")])
+@pytest.mark.parametrize(
+    "profile, words",
+    [
+        (", settings: {sizes: 3}", "unknown 'sizes'; allowed are size, wait"),
+        (", rows: [two]", "unknown row 'two'; allowed are one, three, seven"),
+        (", seed: [1]", "unknown 'seed'; allowed are seeds, rows, columns"),
+    ],
+)
 def test_a_wrong_profile_is_refused_before_anything_runs(toy, profile, words):
     toy.profile(profile)
     status, output = toy.run()
@@ -215,14 +302,32 @@ def test_a_wrong_profile_is_refused_before_anything_runs(toy, profile, words):
 def test_a_parameter_that_the_notebook_lacks_is_refused(toy):
     path = toy.root / "nbs" / "05_reproduction" / "table_9_1.ipynb"
     out = toy.root / "out.ipynb"
-    command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(path), str(out), "-p", "profile", "toy", "-p"]
-    done = subprocess.run([*command, "rwos", "one"], env=toy.environment, cwd=toy.root, capture_output=True, text=True)
-    assert done.returncode != 0 and "unknown parameter 'rwos'; allowed are profile, rows, seeds, reports" in done.stderr
-    done = subprocess.run([*command, "rows", "one"], env=toy.environment, cwd=toy.root, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "--no-progress-bar",
+        str(path),
+        str(out),
+        "-p",
+        "profile",
+        "toy",
+        "-p",
+    ]
+    done = subprocess.run(
+        [*command, "rwos", "one"], env=toy.environment, cwd=toy.root, capture_output=True, text=True
+    )
+    assert (
+        done.returncode != 0
+        and "unknown parameter 'rwos'; allowed are profile, rows, seeds, reports" in done.stderr
+    )
+    done = subprocess.run(
+        [*command, "rows", "one"], env=toy.environment, cwd=toy.root, capture_output=True, text=True
+    )
     assert done.returncode == 0 and toy.there() == ["one"], done.stderr
 
     notebook = nbformat.read(path, as_version=4)
-    notebook.cells[0].metadata.pop("tags")   # what nbdev_clean would do without its setting
+    notebook.cells[0].metadata.pop("tags")  # what nbdev_clean would do without its setting
     nbformat.write(notebook, path)
     status, output = toy.run()
     assert status != 0 and "no parameter" in output and "tagged `parameters`" in output, output
@@ -248,13 +353,13 @@ def test_the_lock_outlives_a_killed_parent(toy):
     while not (toy.root / "calls").exists():
         assert time.monotonic() < end and first.poll() is None
         time.sleep(0.2)
-    first.kill()   # reproduce.py alone: Snakemake and the notebook go on
+    first.kill()  # reproduce.py alone: Snakemake and the notebook go on
     status, output = toy.run()
     assert status != 0 and "another run of profile toy is at work" in output
     while len(toy.there()) < 3:
         assert time.monotonic() < end + 60
         time.sleep(0.5)
-    first.communicate(timeout=120)   # the pipe closes when Snakemake, too, has ended
+    first.communicate(timeout=120)  # the pipe closes when Snakemake, too, has ended
     status, output = toy.run()
     assert status == 0 and "3 of 3 rows" in output
     assert toy.calls() == ALL
@@ -263,20 +368,34 @@ def test_the_lock_outlives_a_killed_parent(toy):
 @pytest.mark.timeout(900)
 def test_the_real_tables_at_a_tiny_profile(tmp_path):
     tiny = ROOT / "tests" / "profiles" / "tiny.yaml"
-    done = subprocess.run([*REPRODUCE, "--profile", str(tiny), "--cores", "2", "--reports", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [*REPRODUCE, "--profile", str(tiny), "--cores", "2", "--reports", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     page = (tmp_path / "tiny" / "index.html").read_text()
     profile, tables = study.load_profile(str(tiny), ROOT), study.load_tables(ROOT)
-    assert set(profile.tables) == {key for key, table in tables.items() if table.experiment}, "a table that nothing tries"
+    assert set(profile.tables) == {key for key, table in tables.items() if table.experiment}, (
+        "a table that nothing tries"
+    )
     for key, plan in profile.tables.items():
-        assert {path.stem for path in (tmp_path / "tiny" / "rows" / key).glob("*.json")} == set(plan.rows), key
-        words = all(column.counted for column in tables[key].columns.values())   # a table of words has no figure
-        assert f'href="notebooks/{key}.html"' in page and (words or (tmp_path / "tiny" / "figures" / f"{key}.svg").exists()), key
+        assert {path.stem for path in (tmp_path / "tiny" / "rows" / key).glob("*.json")} == set(
+            plan.rows
+        ), key
+        # a table of words has no figure
+        words = all(column.counted for column in tables[key].columns.values())
+        assert f'href="notebooks/{key}.html"' in page and (
+            words or (tmp_path / "tiny" / "figures" / f"{key}.svg").exists()
+        ), key
     for key in study.figures_of(profile, tables):
         assert f'src="figures/{key}.png"' in page and f'href="notebooks/{key}.html"' in page, key
     record = json.loads((tmp_path / "tiny" / "rows" / "table_4_1" / "iatm.json").read_text())
     assert record["measurements"][0]["provenance"]["data"].startswith("cifar10-sample:")
-    assert all(0 <= value <= 100 for values in record["cells"][0]["values"].values() for value in values)
+    assert all(
+        0 <= value <= 100 for values in record["cells"][0]["values"].values() for value in values
+    )
 
 
 @pytest.mark.timeout(900)
@@ -284,7 +403,19 @@ def test_the_plain_papermill_command_of_the_readme(tmp_path):
     tiny = ROOT / "tests" / "profiles" / "tiny.yaml"
     out = tmp_path / "out.ipynb"
     environment = os.environ | {"EFFDL_REPORTS": str(tmp_path), "EFFDL_ROOT": ""}
-    command = [sys.executable, "-m", "papermill", "nbs/05_reproduction/table_4_1.ipynb", str(out), "-p", "profile", str(tiny), "-p", "rows", "random"]
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        "nbs/05_reproduction/table_4_1.ipynb",
+        str(out),
+        "-p",
+        "profile",
+        str(tiny),
+        "-p",
+        "rows",
+        "random",
+    ]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "tiny" / "rows" / "table_4_1" / "random.json").exists()

@@ -3,9 +3,11 @@
 Papermill reads notebooks with nbformat, which imports jsonschema, which imports rfc3987_syntax if it is there, to check IRIs; and that one compiles a
 grammar for two seconds. The schema of notebooks asks for no IRI, so here it is not there.
 """
+
 import sys
 
-sys.modules["rfc3987_syntax"] = None   # the import raises ImportError, as if the package were not installed
+# the import raises ImportError, as if the package were not installed
+sys.modules["rfc3987_syntax"] = None
 
 from papermill.__main__ import papermill  # noqa: E402
 

@@ -33,28 +33,74 @@ from .unroll import free_memory
 from ..data import ImageDataset
 
 # %% ../../nbs/04_condensation/07b_command.ipynb #9d8efd6a
-FLAGS = {"width": int, "iterations": int, "experts": int, "memory": str}  # options of the methods with a flag of their own
+# options of the methods with a flag of their own
+FLAGS = {"width": int, "iterations": int, "experts": int, "memory": str}
 
 
 def _parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m effdl_nb.condensation", description="Condense images into a few per class, in one file to train on.")
-    p.add_argument("--data", required=True, help="folder with a folder of images per class (or train/ and val/ with such), or the name of a data set")
+    p = argparse.ArgumentParser(
+        prog="python -m effdl_nb.condensation",
+        description="Condense images into a few per class, in one file to train on.",
+    )
+    p.add_argument(
+        "--data",
+        required=True,
+        help=(
+            "folder with a folder of images per class (or train/ and val/ with such), or the "
+            "name of a data set"
+        ),
+    )
     p.add_argument("--out", required=True, type=Path, help="file to make, such as set.safetensors")
     p.add_argument("--method", default="iatm", help=f"{', '.join(METHODS)} (default iatm)")
     p.add_argument("--ipc", type=int, default=1, help="images per class to make (default 1)")
-    p.add_argument("--preset", default="small", help=f"{', '.join(PRESETS)} (default small: a narrow network and few iterations)")
-    p.add_argument("--network", default="convnet-3", help="network to condense with (default convnet-3; convnet-4 suits 64 x 64 pixels)")
-    p.add_argument("--image-size", type=int, default=32, help="side of the squares to make of a folder's images (default 32)")
-    p.add_argument("--whitening", default="auto", help=f"{', '.join(WHITENINGS)} (default auto: ZCA for CIFAR)")
+    p.add_argument(
+        "--preset",
+        default="small",
+        help=f"{', '.join(PRESETS)} (default small: a narrow network and few iterations)",
+    )
+    p.add_argument(
+        "--network",
+        default="convnet-3",
+        help="network to condense with (default convnet-3; convnet-4 suits 64 x 64 pixels)",
+    )
+    p.add_argument(
+        "--image-size",
+        type=int,
+        default=32,
+        help="side of the squares to make of a folder's images (default 32)",
+    )
+    p.add_argument(
+        "--whitening", default="auto", help=f"{', '.join(WHITENINGS)} (default auto: ZCA for CIFAR)"
+    )
     p.add_argument("--seed", type=int, default=0, help="of all that is random (default 0)")
     p.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     for name, kind in FLAGS.items():
         p.add_argument(f"--{name}", type=kind, help=f"{name} of the method (default: the preset's)")
-    p.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="any other option of the method; may be repeated")
-    p.add_argument("--work", type=Path, help="folder for experts and checkpoints (default: OUT with .work added)")
-    p.add_argument("--save-every", type=int, default=20, help="iterations between checkpoints (default 20)")
-    p.add_argument("--evaluate", type=int, default=0, metavar="RUNS", help="also train so many networks on the set and test them on val/ (default 0)")
-    p.add_argument("--epochs", type=int, default=1000, help="length of that training (default 1000)")
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other option of the method; may be repeated",
+    )
+    p.add_argument(
+        "--work",
+        type=Path,
+        help="folder for experts and checkpoints (default: OUT with .work added)",
+    )
+    p.add_argument(
+        "--save-every", type=int, default=20, help="iterations between checkpoints (default 20)"
+    )
+    p.add_argument(
+        "--evaluate",
+        type=int,
+        default=0,
+        metavar="RUNS",
+        help="also train so many networks on the set and test them on val/ (default 0)",
+    )
+    p.add_argument(
+        "--epochs", type=int, default=1000, help="length of that training (default 1000)"
+    )
     p.add_argument("--quiet", action="store_true", help="no progress bars")
     return p
 
@@ -69,7 +115,7 @@ def _options(given: argparse.Namespace) -> dict:
         try:
             options[name] = json.loads(value)
         except json.JSONDecodeError:
-            options[name] = value   # a word, such as adam
+            options[name] = value  # a word, such as adam
     return options
 
 # %% ../../nbs/04_condensation/07b_command.ipynb #34a51ebf
@@ -78,14 +124,30 @@ def _plan(images: ImageDataset, given: argparse.Namespace, options: dict) -> str
     settings = settings_of(given.method, given.ipc, images.name, given.preset, options)
     device = open_device(given.device)
     counts = images.train.labels.bincount(minlength=images.num_classes)
-    lines = [f"{images.name}: {len(images.train):,} images of {images.num_classes} classes ({counts.min()} to {counts.max()} each), "
-             f"{images.image_size} x {images.image_size} pixels, {len(images.test):,} to test on",
-             f"{METHODS[given.method].title}, preset {given.preset}, {given.ipc} per class, on {device}: "
-             + (", ".join(f"{k} {v}" for k, v in settings.items() if k in ("network", "width", "experts", "iterations", "epochs")) or "no settings")]
-    if needed := memory_needed(images, given.method, given.ipc, given.network, preset=given.preset, **options):
+    lines = [
+        f"{images.name}: {len(images.train):,} images of {images.num_classes} classes "
+        f"({counts.min()} to {counts.max()} each), "
+        f"{images.image_size} x {images.image_size} pixels, {len(images.test):,} to test on",
+        f"{METHODS[given.method].title}, preset {given.preset}, {given.ipc} per class, on "
+        f"{device}: "
+        + (
+            ", ".join(
+                f"{k} {v}"
+                for k, v in settings.items()
+                if k in ("network", "width", "experts", "iterations", "epochs")
+            )
+            or "no settings"
+        ),
+    ]
+    if needed := memory_needed(
+        images, given.method, given.ipc, given.network, preset=given.preset, **options
+    ):
         free, mode = free_memory(device), settings["memory"]
         parts = ", ".join(f"{k} {v / 2**20:,.0f} MB" for k, v in needed.items())
-        lines.append(f"memory of the inner loop ({mode}): {parts}" + ("" if free is None else f"; free {free / 2**20:,.0f} MB"))
+        lines.append(
+            f"memory of the inner loop ({mode}): {parts}"
+            + ("" if free is None else f"; free {free / 2**20:,.0f} MB")
+        )
     return "\n".join(lines)
 
 
@@ -108,7 +170,15 @@ train(model, made.images, made.labels, TrainConfig(epochs=300, batch_size=256, l
 #   model(made.whitening.encode(images)); the classes are made.classes"""
 
 # %% ../../nbs/04_condensation/07b_command.ipynb #be7f83cf
-EXPECTED = (OSError, ValueError, MemoryError, ArithmeticError, SafetensorError, torch.cuda.OutOfMemoryError)  # said in a sentence
+# said in a sentence
+EXPECTED = (
+    OSError,
+    ValueError,
+    MemoryError,
+    ArithmeticError,
+    SafetensorError,
+    torch.cuda.OutOfMemoryError,
+)
 
 
 def _run(given: argparse.Namespace, say) -> CondensedSet:
@@ -117,20 +187,47 @@ def _run(given: argparse.Namespace, say) -> CondensedSet:
     if given.out.suffix != ".safetensors":
         raise ValueError(f"--out is a .safetensors file, not {given.out.name!r}")
     options, work = _options(given), given.work or given.out.with_name(given.out.name + ".work")
-    for flag, value, least in (("--image-size", given.image_size, 1), ("--evaluate", given.evaluate, 0), ("--epochs", given.epochs, 1)):
+    for flag, value, least in (
+        ("--image-size", given.image_size, 1),
+        ("--evaluate", given.evaluate, 0),
+        ("--epochs", given.epochs, 1),
+    ):
         if value < least:
             raise ValueError(f"{flag} must be at least {least}, not {value}")
-    defaults(given.method, given.ipc, preset=given.preset)   # an unknown name is refused before a folder is read
+    # an unknown name is refused before a folder is read
+    defaults(given.method, given.ipc, preset=given.preset)
     images = open_dataset(given.data, given.image_size, not given.quiet)
     check_images(images, given.ipc)
     if given.evaluate and len(images.test) == 0:
-        raise ValueError(f"--evaluate needs images to test on: {given.data} has no val/ or test/ beside train/")
+        raise ValueError(
+            f"--evaluate needs images to test on: {given.data} has no val/ or test/ beside train/"
+        )
     say(_plan(images, given, options))
-    made = condense(images, given.method, given.ipc, given.network, preset=given.preset, seed=given.seed, whitening=given.whitening, work=work,
-                    device=given.device, progress=not given.quiet, checkpoint_every=given.save_every, **options)
+    made = condense(
+        images,
+        given.method,
+        given.ipc,
+        given.network,
+        preset=given.preset,
+        seed=given.seed,
+        whitening=given.whitening,
+        work=work,
+        device=given.device,
+        progress=not given.quiet,
+        checkpoint_every=given.save_every,
+        **options,
+    )
     if given.evaluate:
-        found = evaluate(made, images, given.network, given.evaluate, width=made.details["options"].get("width"), epochs=given.epochs,
-                         device=given.device, progress=not given.quiet)
+        found = evaluate(
+            made,
+            images,
+            given.network,
+            given.evaluate,
+            width=made.details["options"].get("width"),
+            epochs=given.epochs,
+            device=given.device,
+            progress=not given.quiet,
+        )
         made = replace(made, details={**made.details, "accuracy": list(found.values)})
         say(f"{given.evaluate} fresh networks trained on it: {found}")
     made.save(given.out, whitening=True)
@@ -148,10 +245,13 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on where this one was", file=sys.stderr)
         return 130
-    print(f"{given.out}: {len(made)} images, {given.out.stat().st_size / 1024:,.0f} KB. Train on it:\n")
+    print(
+        f"{given.out}: {len(made)} images, {given.out.stat().st_size / 1024:,.0f} KB. Train on "
+        "it:\n"
+    )
     print(usage(made, given.out, given.network, made.details["options"].get("width")))
     return 0
 
 # %% ../../nbs/04_condensation/07b_command.ipynb #1cef59a2
-if __name__ == "__main__" and "__file__" in globals():   # a notebook has no __file__
+if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__
     sys.exit(main())

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
 
 # %% ../../nbs/04_condensation/07c_analysis.ipynb #690cad09
-INK, EXPERT, STUDENT, PALE, GREY = "#333333", "#E69F00", "#009E73", "#F2F2F2", "#BBBBBB"  # colours that the colour-blind can tell apart
+# colours that the colour-blind can tell apart
+INK, EXPERT, STUDENT, PALE, GREY = "#333333", "#E69F00", "#009E73", "#F2F2F2", "#BBBBBB"
 
 
 def _canvas(width: float, height: float) -> tuple[Figure, object]:
@@ -34,46 +35,100 @@ def _boxes(axis, table: pd.DataFrame) -> None:
     for box in table.itertuples():
         corner = (box.x - box.w / 2, box.y - box.h / 2)
         shape = "round,pad=0,rounding_size=0.07"
-        axis.add_patch(FancyBboxPatch(corner, box.w, box.h, boxstyle=shape, facecolor=box.colour, edgecolor=INK, linewidth=0.8))
+        axis.add_patch(
+            FancyBboxPatch(
+                corner,
+                box.w,
+                box.h,
+                boxstyle=shape,
+                facecolor=box.colour,
+                edgecolor=INK,
+                linewidth=0.8,
+            )
+        )
         axis.text(box.x, box.y, box.text, ha="center", va="center", fontsize=9, color=INK)
 
 
-def _arrow(axis, start, end, colour: str = INK, style: str = "-|>", bend: float = 0.0, dashes: str = "-") -> None:
+def _arrow(
+    axis, start, end, colour: str = INK, style: str = "-|>", bend: float = 0.0, dashes: str = "-"
+) -> None:
     "An arrow between two points."
-    axis.add_patch(FancyArrowPatch(start, end, arrowstyle=style, color=colour, mutation_scale=11, linewidth=1.3, linestyle=dashes,
-                                   connectionstyle=f"arc3,rad={bend}", shrinkA=2, shrinkB=2))
+    axis.add_patch(
+        FancyArrowPatch(
+            start,
+            end,
+            arrowstyle=style,
+            color=colour,
+            mutation_scale=11,
+            linewidth=1.3,
+            linestyle=dashes,
+            connectionstyle=f"arc3,rad={bend}",
+            shrinkA=2,
+            shrinkB=2,
+        )
+    )
 
 # %% ../../nbs/04_condensation/07c_analysis.ipynb #a28cdc9a
 def figure_idea(
     real: torch.Tensor,  # (n, 3, H, W) in [0, 1], at least 24 real images
-    condensed: torch.Tensor | None = None,  # (m, 3, H, W) in [0, 1], up to 6 are shown; None: real images stand for them
+    # (m, 3, H, W) in [0, 1], up to 6 are shown; None: real images stand for them
+    condensed: torch.Tensor | None = None,
 ) -> tuple[Figure, pd.DataFrame]:
     "Figure 4.1: a large set and a small one train networks of nearly the same accuracy; the drawing and its boxes."
     if len(real) < 24:
         raise ValueError(f"the drawing needs at least 24 real images, not {len(real)}")
     figure, axis = _canvas(7.0, 3.3)
     small = real[:6] if condensed is None else condensed[:6]
-    for images, x, y, across, size in ((real[:24], 0.25, 1.75, 8, 0.34), (small, 0.80, 0.42, 6, 0.34)):
+    for images, x, y, across, size in (
+        (real[:24], 0.25, 1.75, 8, 0.34),
+        (small, 0.80, 0.42, 6, 0.34),
+    ):
         for i, image in enumerate(images):
-            left, bottom = x + (i % across) * size, y + (2 - i // across) * size if len(images) > 6 else y
+            left, bottom = (
+                x + (i % across) * size,
+                y + (2 - i // across) * size if len(images) > 6 else y,
+            )
             frame = (left, left + 0.92 * size, bottom, bottom + 0.92 * size)
-            axis.imshow(image.permute(1, 2, 0).clamp(0, 1).numpy(), extent=frame, interpolation="nearest")
+            axis.imshow(
+                image.permute(1, 2, 0).clamp(0, 1).numpy(), extent=frame, interpolation="nearest"
+            )
     axis.set_xlim(0, 7.0)
     axis.set_ylim(0, 3.3)
     axis.set_aspect("auto")
-    boxes = pd.DataFrame([
-        {"x": 4.35, "y": 2.25, "w": 1.1, "h": 0.55, "text": "train network", "colour": "#FCE8B8"},
-        {"x": 4.35, "y": 0.58, "w": 1.1, "h": 0.55, "text": "train network", "colour": "#C6EBDD"},
-        {"x": 6.15, "y": 2.25, "w": 1.3, "h": 0.55, "text": "accuracy", "colour": PALE},
-        {"x": 6.15, "y": 0.58, "w": 1.3, "h": 0.55, "text": "accuracy", "colour": PALE}])
+    boxes = pd.DataFrame(
+        [
+            {
+                "x": 4.35,
+                "y": 2.25,
+                "w": 1.1,
+                "h": 0.55,
+                "text": "train network",
+                "colour": "#FCE8B8",
+            },
+            {
+                "x": 4.35,
+                "y": 0.58,
+                "w": 1.1,
+                "h": 0.55,
+                "text": "train network",
+                "colour": "#C6EBDD",
+            },
+            {"x": 6.15, "y": 2.25, "w": 1.3, "h": 0.55, "text": "accuracy", "colour": PALE},
+            {"x": 6.15, "y": 0.58, "w": 1.3, "h": 0.55, "text": "accuracy", "colour": PALE},
+        ]
+    )
     _boxes(axis, boxes)
     for y, start in ((2.25, 3.05), (0.58, 2.95)):
         _arrow(axis, (start, y), (3.75, y))
         _arrow(axis, (4.95, y), (5.45, y))
     _arrow(axis, (1.80, 1.66), (1.80, 0.92), STUDENT)
     _arrow(axis, (6.15, 1.93), (6.15, 0.90), INK, "<|-|>")
-    for x, y, text in ((0.25, 2.95, "real set, thousands of images"), (0.80, 0.22, "condensed set, a few images a class"), (1.95, 1.26, "condense"),
-                       (6.30, 1.40, "nearly\nthe same")):
+    for x, y, text in (
+        (0.25, 2.95, "real set, thousands of images"),
+        (0.80, 0.22, "condensed set, a few images a class"),
+        (1.95, 1.26, "condense"),
+        (6.30, 1.40, "nearly\nthe same"),
+    ):
         axis.text(x, y, text, fontsize=9, color=INK, va="center")
     return figure, boxes[["x", "y", "text"]]
 
@@ -81,7 +136,9 @@ def figure_idea(
 def _network(axis, x: float, y: float, colour: str, kept: Sequence[int] | None = None) -> None:
     "A small network of 3 + 4 + 3 nodes around (x, y); nodes of the middle layer that are not `kept` are grey."
     layers = ((-0.22, 3), (0.0, 4), (0.22, 3))
-    nodes = [[(x + dx, y + 0.15 * (i - (count - 1) / 2)) for i in range(count)] for dx, count in layers]
+    nodes = [
+        [(x + dx, y + 0.15 * (i - (count - 1) / 2)) for i in range(count)] for dx, count in layers
+    ]
     for one, two in zip(nodes, nodes[1:], strict=False):
         for start in one:
             for end in two:
@@ -89,7 +146,16 @@ def _network(axis, x: float, y: float, colour: str, kept: Sequence[int] | None =
     for layer, column in enumerate(nodes):
         for i, centre in enumerate(column):
             off = kept is not None and layer == 1 and i not in kept
-            axis.add_patch(Circle(centre, 0.048, facecolor=GREY if off else colour, edgecolor=INK, linewidth=0.5, zorder=2))
+            axis.add_patch(
+                Circle(
+                    centre,
+                    0.048,
+                    facecolor=GREY if off else colour,
+                    edgecolor=INK,
+                    linewidth=0.5,
+                    zorder=2,
+                )
+            )
 
 
 def figure_trajectories(
@@ -97,12 +163,20 @@ def figure_trajectories(
 ) -> tuple[Figure, pd.DataFrame]:
     "Figures 4.2 and 4.3: the expert's and the student's way from the same weights; the drawing and its nodes."
     figure, axis = _canvas(7.0, 3.4)
-    path = pd.DataFrame([{"who": who, "x": x, "y": y, "weights": text} for who, x, y, text in (
-        ("both", 0.75, 1.75, r"$\theta^*_t=\hat\theta_t$"),
-        ("expert", 2.45, 2.60, r"$\theta^*_{t+1}$"), ("expert", 4.15, 2.72, r"$\theta^*_{t+2}$"),
-        ("expert", 5.95, 2.45, r"$\theta^*_{t+M}$"),
-        ("student", 2.25, 0.95, r"$\hat\theta_{t+1}$"), ("student", 3.75, 0.80, r"$\hat\theta_{t+2}$"),
-        ("student", 5.95, 0.95, r"$\hat\theta_{t+N}$"))])
+    path = pd.DataFrame(
+        [
+            {"who": who, "x": x, "y": y, "weights": text}
+            for who, x, y, text in (
+                ("both", 0.75, 1.75, r"$\theta^*_t=\hat\theta_t$"),
+                ("expert", 2.45, 2.60, r"$\theta^*_{t+1}$"),
+                ("expert", 4.15, 2.72, r"$\theta^*_{t+2}$"),
+                ("expert", 5.95, 2.45, r"$\theta^*_{t+M}$"),
+                ("student", 2.25, 0.95, r"$\hat\theta_{t+1}$"),
+                ("student", 3.75, 0.80, r"$\hat\theta_{t+2}$"),
+                ("student", 5.95, 0.95, r"$\hat\theta_{t+N}$"),
+            )
+        ]
+    )
     for who, colour in (("expert", EXPERT), ("student", STUDENT)):
         way = path[path.who.isin(["both", who])]
         for i in range(len(way) - 1):
@@ -112,7 +186,15 @@ def figure_trajectories(
     for node in path.itertuples():
         kept = (1, 2) if truncated and (node.x, node.y) in last else None
         _network(axis, node.x, node.y, STUDENT if node.who == "student" else EXPERT, kept)
-        axis.text(node.x, node.y + (-0.44 if node.who == "student" else 0.44), node.weights, ha="center", va="center", fontsize=10, color=INK)
+        axis.text(
+            node.x,
+            node.y + (-0.44 if node.who == "student" else 0.44),
+            node.weights,
+            ha="center",
+            va="center",
+            fontsize=10,
+            color=INK,
+        )
     _arrow(axis, (5.95, 2.05), (5.95, 1.36), INK, "<|-|>")
     meant = "distance of what matters\n(Eq 4.12)" if truncated else "distance\n(Eq 4.1)"
     axis.text(5.86, 1.70, meant, ha="right", va="center", fontsize=9, color=INK)
@@ -128,9 +210,14 @@ def image_changes(
 ) -> pd.DataFrame:  # a line per image: image, class, change
     "How far each image went: root mean squared change of its pixels; ValueError unless shapes and names agree."
     if before.shape != after.shape or len(names) != len(after):
-        raise ValueError(f"before {tuple(before.shape)}, after {tuple(after.shape)} and {len(names)} names do not belong together")
+        raise ValueError(
+            f"before {tuple(before.shape)}, after {tuple(after.shape)} and {len(names)} names do "
+            "not belong together"
+        )
     change = (after - before).double().square().flatten(1).mean(1).sqrt()
-    return pd.DataFrame({"image": range(len(after)), "class": list(names), "change": change.tolist()})
+    return pd.DataFrame(
+        {"image": range(len(after)), "class": list(names), "change": change.tolist()}
+    )
 
 
 def figure_images(
@@ -147,7 +234,10 @@ def figure_images(
         axis.axis("off")
     for axis, one, two, name in zip(axes.flat, before, after, names, strict=False):
         gap = torch.ones(3, one.shape[1], max(1, one.shape[2] // 16))
-        axis.imshow(torch.cat([one.cpu(), gap, two.cpu()], 2).clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+        axis.imshow(
+            torch.cat([one.cpu(), gap, two.cpu()], 2).clamp(0, 1).permute(1, 2, 0).numpy(),
+            interpolation="nearest",
+        )
         axis.set_title(name, fontsize=8, color=INK, pad=2)
     return figure, changes
 
@@ -163,11 +253,16 @@ def half_of_classes(
     classes = labels.unique().tolist()
     half = math.ceil(len(classes) / 2)
     chosen = classes[:half] if part == 1 else classes[half:]
-    return torch.cat([(labels == k).nonzero().flatten()[:per_class] for k in chosen]) if chosen else torch.empty(0, dtype=torch.int64)
+    return (
+        torch.cat([(labels == k).nonzero().flatten()[:per_class] for k in chosen])
+        if chosen
+        else torch.empty(0, dtype=torch.int64)
+    )
 
 
 def figure_half(
-    images: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,  # before, after and labels; None: they are not there
+    # before, after and labels; None: they are not there
+    images: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
     classes: Sequence[str],  # class names
     part: int,  # 1 or 2
     per_class: int = 1,
@@ -190,22 +285,47 @@ def figure_spectra(
     for share in (50, 90, 99):
         frame[f"relative_{share}"] = frame[f"rank_{share}"] / frame["r"]
     figure = Figure(figsize=(7, 2.6), layout="constrained")
-    panels = {"first": "share of the first component", "relative_50": "rank for 50 %, of full rank", "relative_99": "rank for 99 %, of full rank"}
-    for axis, (key, title) in zip(figure.subplots(1, 3, sharex=True, sharey=True), panels.items(), strict=True):
-        for (layer, mine), marker in zip(frame.groupby("weight", sort=False), "osDv^Px", strict=False):
-            axis.plot(mine.epoch, mine[key], marker=marker, markersize=4, linewidth=1, label=layer.removesuffix(".weight"))
+    panels = {
+        "first": "share of the first component",
+        "relative_50": "rank for 50 %, of full rank",
+        "relative_99": "rank for 99 %, of full rank",
+    }
+    for axis, (key, title) in zip(
+        figure.subplots(1, 3, sharex=True, sharey=True), panels.items(), strict=True
+    ):
+        for (layer, mine), marker in zip(
+            frame.groupby("weight", sort=False), "osDv^Px", strict=False
+        ):
+            axis.plot(
+                mine.epoch,
+                mine[key],
+                marker=marker,
+                markersize=4,
+                linewidth=1,
+                label=layer.removesuffix(".weight"),
+            )
         axis.set_title(title, fontsize=9, color=INK)
         axis.set_xlabel("expert's epoch", fontsize=8)
         axis.set_ylim(0, 1.02)
         axis.tick_params(labelsize=8)
     handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8, frameon=False, title="layer", title_fontsize=8)
+    figure.legend(
+        handles,
+        names,
+        loc="outside lower center",
+        ncols=4,
+        fontsize=8,
+        frameon=False,
+        title="layer",
+        title_fontsize=8,
+    )
     return figure, frame
 
 # %% ../../nbs/04_condensation/07c_analysis.ipynb #41d6220d
 def figure_progress(
     curves: dict[str, Sequence[tuple[int, float]]],  # method -> (iteration, matching loss)
-    accuracies: dict[str, Sequence[tuple[int, float, float]]],  # method -> (iteration, mean accuracy in percent, deviation)
+    # method -> (iteration, mean accuracy in percent, deviation)
+    accuracies: dict[str, Sequence[tuple[int, float, float]]],
 ) -> tuple[Figure, pd.DataFrame]:
     "Matching loss and accuracy over iterations."
     figure = Figure(figsize=(7, 2.7), layout="constrained")
@@ -216,9 +336,17 @@ def figure_progress(
         lines += [{"method": method, "iteration": i, "loss": loss} for i, loss in curve]
     for method, points in accuracies.items():
         where, means, halves = zip(*points, strict=True)
-        right.errorbar(where, means, halves, marker="o", markersize=4, capsize=2, linewidth=1, label=method)
-        lines += [{"method": method, "iteration": i, "accuracy": mean, "deviation": half} for i, mean, half in points]
-    for axis, title in ((left, "matching loss"), (right, "accuracy of networks trained on the set, %")):
+        right.errorbar(
+            where, means, halves, marker="o", markersize=4, capsize=2, linewidth=1, label=method
+        )
+        lines += [
+            {"method": method, "iteration": i, "accuracy": mean, "deviation": half}
+            for i, mean, half in points
+        ]
+    for axis, title in (
+        (left, "matching loss"),
+        (right, "accuracy of networks trained on the set, %"),
+    ):
         axis.set_title(title, fontsize=9, color=INK)
         axis.set_xlabel("iteration", fontsize=8)
         axis.tick_params(labelsize=8)
@@ -229,9 +357,20 @@ def figure_progress(
 # %% ../../nbs/04_condensation/07c_analysis.ipynb #97fca19a
 def accuracies_on_the_way(
     records: Sequence[dict],  # rows as the study wrote them
-) -> pd.DataFrame:  # row, iteration, n, least, mean, most; empty if nothing was looked at on the way
+) -> (
+    pd.DataFrame
+):  # row, iteration, n, least, mean, most; empty if nothing was looked at on the way
     "Accuracies of networks trained on the images as they were at some iterations, in percent."
-    lines = [{"row": record["label"], "iteration": int(i), "accuracy": value} for record in records for m in record["measurements"]
-             for i, *values in m["details"].get("on_the_way", []) for value in values]
-    found = pd.DataFrame(lines, columns=["row", "iteration", "accuracy"]).groupby(["row", "iteration"], sort=False).accuracy
+    lines = [
+        {"row": record["label"], "iteration": int(i), "accuracy": value}
+        for record in records
+        for m in record["measurements"]
+        for i, *values in m["details"].get("on_the_way", [])
+        for value in values
+    ]
+    found = (
+        pd.DataFrame(lines, columns=["row", "iteration", "accuracy"])
+        .groupby(["row", "iteration"], sort=False)
+        .accuracy
+    )
     return found.agg(n="size", least="min", mean="mean", most="max").reset_index()

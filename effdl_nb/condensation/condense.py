@@ -30,7 +30,11 @@ from effdl_nb.condensation.coresets import (
     train_on_all,
     training_record,
 )
-from .distillation import DistillationConfig, condense_distillation, step_indices
+from effdl_nb.condensation.distillation import (
+    DistillationConfig,
+    condense_distillation,
+    step_indices,
+)
 from .experts import ExpertConfig, Experts, train_experts
 from .images import ChannelWhitening, Whitening, fit_zca, whitening_from
 from .kernels import KernelConfig, condense_kernel
@@ -43,7 +47,8 @@ from ..networks import build
 
 # %% ../../nbs/04_condensation/07a_condense.ipynb #79675986
 def open_dataset(
-    dataset: data.ImageDataset | str | Path,  # a data set, a name of `effdl_nb.data.NAMES`, with or without "data:" before it, or a folder
+    # a data set, a name of `effdl_nb.data.NAMES`, with or without "data:" before it, or a folder
+    dataset: data.ImageDataset | str | Path,
     image_size: int = 32,  # of a folder's images
     progress: bool = True,
 ) -> data.ImageDataset:
@@ -51,21 +56,29 @@ def open_dataset(
     if isinstance(dataset, data.ImageDataset):
         return dataset
     if dataset in data.NAMES and Path(dataset).is_dir():
-        raise ValueError(f"{dataset!r} is both a data set and a folder; allowed: './{dataset}' for the folder, 'data:{dataset}' for the data set")
+        raise ValueError(
+            f"{dataset!r} is both a data set and a folder; allowed: './{dataset}' for the "
+            f"folder, 'data:{dataset}' for the data set"
+        )
     if (name := str(dataset).removeprefix("data:")) in data.NAMES and not isinstance(dataset, Path):
         return data.load(name)
     if Path(dataset).is_dir():
         return data.load_folder(dataset, image_size, progress)
-    raise ValueError(f"data set {str(dataset)!r} is neither a folder nor a known name; allowed: a folder of images, {', '.join(data.NAMES)}")
+    raise ValueError(
+        f"data set {str(dataset)!r} is neither a folder nor a known name; allowed: a folder of "
+        f"images, {', '.join(data.NAMES)}"
+    )
 
 # %% ../../nbs/04_condensation/07a_condense.ipynb #0bae726b
 WHITENINGS = ("auto", "zca", "channel")
-CIFAR = ("cifar10-sample", "cifar10", "cifar100")  # what "auto" whitens by ZCA; a folder is never one of them
+# what "auto" whitens by ZCA; a folder is never one of them
+CIFAR = ("cifar10-sample", "cifar10", "cifar100")
 
 
 @dataclass(frozen=True)
 class Prepared:
     "Real images in model space, and what identifies them."
+
     dataset: data.ImageDataset
     whitening: Whitening
     images: Tensor  # (N, C, H, W) training images in model space
@@ -87,7 +100,9 @@ def prepare(
     if settings_hash(mark) not in _LAST:
         fitted = _fit(dataset, mark, None if work is None else Path(work))
         _LAST.clear()
-        _LAST[settings_hash(mark)] = Prepared(dataset, fitted, fitted.encode(dataset.train.images), mark)
+        _LAST[settings_hash(mark)] = Prepared(
+            dataset, fitted, fitted.encode(dataset.train.images), mark
+        )
     return replace(_LAST[settings_hash(mark)], dataset=dataset)
 
 
@@ -106,7 +121,10 @@ def _fit(dataset: data.ImageDataset, mark: dict, work: Path | None) -> Whitening
     "The whitening of a data set, from `work` if it is there."
     if mark["whitening"] == "channel":
         if min(dataset.std) <= 0:
-            raise ValueError(f"a channel of {dataset.name} is constant (deviations {dataset.std}): channel statistics cannot whiten it")
+            raise ValueError(
+                f"a channel of {dataset.name} is constant (deviations {dataset.std}): channel "
+                "statistics cannot whiten it"
+            )
         return ChannelWhitening(dataset.mean, dataset.std)
     if work is None:
         return fit_zca(dataset.train.images)
@@ -114,13 +132,17 @@ def _fit(dataset: data.ImageDataset, mark: dict, work: Path | None) -> Whitening
     with lock(path):
         if not path.exists():
             with atomic_write(path) as part:
-                save_file({k: v.contiguous() for k, v in fit_zca(dataset.train.images).tensors().items()}, part)
+                save_file(
+                    {k: v.contiguous() for k, v in fit_zca(dataset.train.images).tensors().items()},
+                    part,
+                )
     return whitening_from("zca", load_file(path))
 
 # %% ../../nbs/04_condensation/07a_condense.ipynb #81932fc3
 @dataclass(frozen=True)
 class Job:
     "One condensation, as the dispatcher knows it."
+
     method: str
     ipc: int
     network: str
@@ -140,11 +162,21 @@ class Job:
 def _facts(real: Prepared, job: Job) -> dict:
     "What every family is told about its data, and what is kept with the set."
     versions = {"effdl_nb": effdl_nb.__version__, "torch": torch.__version__}
-    details = {**real.mark, "network": job.network, "options": dict(job.options), "versions": versions}
+    details = {
+        **real.mark,
+        "network": job.network,
+        "options": dict(job.options),
+        "versions": versions,
+    }
     return {"classes": real.dataset.classes, "whitening": real.whitening, "details": details}
 
 # %% ../../nbs/04_condensation/07a_condense.ipynb #d72eee58
-CORESET = {"width": None, "epochs": FORGETTING.epochs, "batch_size": FORGETTING.batch_size, "lr": FORGETTING.lr}
+CORESET = {
+    "width": None,
+    "epochs": FORGETTING.epochs,
+    "batch_size": FORGETTING.batch_size,
+    "lr": FORGETTING.lr,
+}
 
 
 def _plan_coreset(job: Job):
@@ -154,24 +186,44 @@ def _plan_coreset(job: Job):
     if o["epochs"] < 1:
         raise ValueError(f"epochs must be at least 1, not {o['epochs']}")
     milestones = tuple(m * o["epochs"] / FORGETTING.epochs for m in FORGETTING.milestones)
-    return replace(FORGETTING, epochs=o["epochs"], batch_size=o["batch_size"], lr=o["lr"], milestones=milestones, seed=job.seed)
+    return replace(
+        FORGETTING,
+        epochs=o["epochs"],
+        batch_size=o["batch_size"],
+        lr=o["lr"],
+        milestones=milestones,
+        seed=job.seed,
+    )
 
 
 def _make_coreset(real: Prepared, job: Job, plan) -> CondensedSet:
     common = {"ipc": job.ipc, **_facts(real, job)}
     if job.method == "random":
         return random_coreset(real.images, real.labels, seed=job.seed, **common)
-    training = {"network": job.network, "width": job.options["width"], "device": job.device, "progress": job.loop["progress"]}
+    training = {
+        "network": job.network,
+        "width": job.options["width"],
+        "device": job.device,
+        "progress": job.loop["progress"],
+    }
     train = training_record if job.method == "forgetting" else train_on_all
     found = train(real.images, real.labels, real.dataset.num_classes, plan, **training)
     if job.method == "forgetting":
-        return forgetting_coreset(real.images, real.labels, forgetting_events(found), seed=job.seed, **common)
+        return forgetting_coreset(
+            real.images, real.labels, forgetting_events(found), seed=job.seed, **common
+        )
     device = next(found.parameters()).device
-    made = herding_coreset(real.images, real.labels, lambda x: found.features(x.to(device)).to(x), **common)
+    made = herding_coreset(
+        real.images, real.labels, lambda x: found.features(x.to(device)).to(x), **common
+    )
     return replace(made, seed=job.seed)
 
 # %% ../../nbs/04_condensation/07a_condense.ipynb #859edfd7
-_LOOPS = {MatchingConfig: condense_matching, DistillationConfig: condense_distillation, KernelConfig: condense_kernel}
+_LOOPS = {
+    MatchingConfig: condense_matching,
+    DistillationConfig: condense_distillation,
+    KernelConfig: condense_kernel,
+}
 
 
 def _plan_learned(kind: type, job: Job):
@@ -180,19 +232,38 @@ def _plan_learned(kind: type, job: Job):
 
 
 def _make_learned(real: Prepared, job: Job, plan) -> CondensedSet:
-    return _LOOPS[type(plan)](real.images, real.labels, plan, checkpoint=job.checkpoint, device=job.device, **job.loop, **_facts(real, job))
+    return _LOOPS[type(plan)](
+        real.images,
+        real.labels,
+        plan,
+        checkpoint=job.checkpoint,
+        device=job.device,
+        **job.loop,
+        **_facts(real, job),
+    )
 
 
-def _plan_matching(job: Job) -> MatchingConfig: return _plan_learned(MatchingConfig, job)
+def _plan_matching(job: Job) -> MatchingConfig:
+    return _plan_learned(MatchingConfig, job)
 
 
-def _plan_distillation(job: Job) -> DistillationConfig: return _plan_learned(DistillationConfig, job)
+def _plan_distillation(job: Job) -> DistillationConfig:
+    return _plan_learned(DistillationConfig, job)
 
 
-def _plan_kernel(job: Job) -> KernelConfig: return _plan_learned(KernelConfig, job)
+def _plan_kernel(job: Job) -> KernelConfig:
+    return _plan_learned(KernelConfig, job)
 
 # %% ../../nbs/04_condensation/07a_condense.ipynb #5dbac512
-EXPERTS = {"width": None, "experts": 100, "expert_epochs": 100, "expert_lr": 0.01, "expert_batch": 256, "expert_half": True, "precision": "fp32"}
+EXPERTS = {
+    "width": None,
+    "experts": 100,
+    "expert_epochs": 100,
+    "expert_lr": 0.01,
+    "expert_batch": 256,
+    "expert_half": True,
+    "precision": "fp32",
+}
 
 
 def plan_experts(
@@ -202,11 +273,22 @@ def plan_experts(
     "Settings of the experts behind trajectory matching. ValueError if there are not enough epochs to match."
     last = options["max_start"] + options["expert_steps"]
     if last > options["expert_epochs"]:
-        raise ValueError(f"max_start + expert_steps = {last} lies beyond the last expert epoch, {options['expert_epochs']}")
+        raise ValueError(
+            f"max_start + expert_steps = {last} lies beyond the last expert epoch, "
+            f"{options['expert_epochs']}"
+        )
     if options["experts"] < 1:
         raise ValueError(f"experts must be at least 1, not {options['experts']}")
-    return ExpertConfig(network=network, width=options["width"], epochs=last, lr=options["expert_lr"], batch_size=options["expert_batch"],
-                        precision=options["precision"], half=options["expert_half"], first=options["min_start"])
+    return ExpertConfig(
+        network=network,
+        width=options["width"],
+        epochs=last,
+        lr=options["expert_lr"],
+        batch_size=options["expert_batch"],
+        precision=options["precision"],
+        half=options["expert_half"],
+        first=options["min_start"],
+    )
 
 
 def shared_experts(
@@ -218,22 +300,52 @@ def shared_experts(
 ) -> Experts:
     "Experts of these settings on these images: trained if `work` lacks them."
     folder = Path(work) / f"experts-{settings_hash([real.mark, asdict(config)])}"
-    return train_experts(folder, real.images, real.labels, real.dataset.num_classes, count, config, real.mark, **run)
+    return train_experts(
+        folder, real.images, real.labels, real.dataset.num_classes, count, config, real.mark, **run
+    )
 
 
 def _plan_trajectory(job: Job) -> tuple[TrajectoryConfig, ExpertConfig]:
     taken = {k: v for k, v in job.options.items() if k not in EXPERTS or k == "expert_epochs"}
-    config = TrajectoryConfig(method=job.method, batch_size=taken.pop("student_batch"), **job.own, **taken)
+    config = TrajectoryConfig(
+        method=job.method, batch_size=taken.pop("student_batch"), **job.own, **taken
+    )
     return config, plan_experts(job.network, job.options)
 
 
 def _make_trajectory(real: Prepared, job: Job, plan) -> CondensedSet:
     config, experts = plan
-    found = shared_experts(real, experts, job.options["experts"], job.work, device=job.device, progress=job.loop["progress"])
-    return condense_trajectory(found, real.images, real.labels, config, checkpoint=job.checkpoint, device=job.device, **job.loop, **_facts(real, job))
+    found = shared_experts(
+        real,
+        experts,
+        job.options["experts"],
+        job.work,
+        device=job.device,
+        progress=job.loop["progress"],
+    )
+    return condense_trajectory(
+        found,
+        real.images,
+        real.labels,
+        config,
+        checkpoint=job.checkpoint,
+        device=job.device,
+        **job.loop,
+        **_facts(real, job),
+    )
 
 # %% ../../nbs/04_condensation/07a_condense.ipynb #de32f1b2
-_COLUMNS = ("student_steps", "expert_steps", "min_start", "first_start", "max_start", "interval", "student_batch", "image_lr", "rate_lr")
+_COLUMNS = (
+    "student_steps",
+    "expert_steps",
+    "min_start",
+    "first_start",
+    "max_start",
+    "interval",
+    "student_batch",
+    "image_lr",
+    "rate_lr",
+)
 TABLE_4_3 = {  # N, M, T-, T, T+, Interval, batch, learning rate; and the step on log alpha
     ("cifar10", 1): (80, 2, 0, 4, 4, 100, 10, 100.0, 1e-3),
     ("cifar10", 10): (80, 2, 0, 10, 20, 100, 100, 100.0, 0.1),
@@ -260,6 +372,7 @@ def table_4_3(
 @dataclass(frozen=True)
 class Method:
     "A method: what it is called, whose settings it has, and the functions that plan and make it."
+
     title: str  # as in Table 4.1
     source: str  # of the settings
     paper: Callable[[str, int], dict]  # (data set, ipc) -> option -> value
@@ -268,15 +381,19 @@ class Method:
     make: Callable[[Prepared, Job, object], CondensedSet]
 
 
-def _paper_coreset(dataset: str, ipc: int) -> dict: return dict(CORESET)
+def _paper_coreset(dataset: str, ipc: int) -> dict:
+    return dict(CORESET)
 
 
 def _paper_learned(config) -> dict:
     "A family's settings as options: everything but what the job itself says."
-    return {k: v for k, v in asdict(config).items() if k not in ("method", "ipc", "network", "seed")}
+    return {
+        k: v for k, v in asdict(config).items() if k not in ("method", "ipc", "network", "seed")
+    }
 
 
-_OF_IATM = ("reading", "opening", "horizon", "statistics_images")  # options of trajectory matching that mean nothing to MTT
+# options of trajectory matching that mean nothing to MTT
+_OF_IATM = ("reading", "opening", "horizon", "statistics_images")
 
 
 def _paper_trajectory(method: str, dataset: str, ipc: int) -> dict:
@@ -287,44 +404,121 @@ def _paper_trajectory(method: str, dataset: str, ipc: int) -> dict:
 
 
 def _matching(title: str, method: str, source: str, **small) -> Method:
-    def paper(dataset, ipc): return _paper_learned(resolve(MatchingConfig(method, ipc=ipc)))
+    def paper(dataset, ipc):
+        return _paper_learned(resolve(MatchingConfig(method, ipc=ipc)))
 
-    small = {"width": 32, "batch_real": 32, "image_optimizer": "adam", "image_lr": 0.1, "outer_steps": 1, **small}
+    small = {
+        "width": 32,
+        "batch_real": 32,
+        "image_optimizer": "adam",
+        "image_lr": 0.1,
+        "outer_steps": 1,
+        **small,
+    }
     return Method(title, source, paper, small, _plan_matching, _make_learned)
 
 
 def _distillation(title: str, method: str, source: str, **small) -> Method:
-    def paper(dataset, ipc): return _paper_learned(resolve(DistillationConfig(method, ipc=ipc, memory="auto")))
+    def paper(dataset, ipc):
+        return _paper_learned(resolve(DistillationConfig(method, ipc=ipc, memory="auto")))
 
-    small = {"width": 32, "iterations": 40, "batch_real": 128, "rate": 0.05, "memory": "full", **small}
+    small = {
+        "width": 32,
+        "iterations": 40,
+        "batch_real": 128,
+        "rate": 0.05,
+        "memory": "full",
+        **small,
+    }
     return Method(title, source, paper, small, _plan_distillation, _make_learned)
 
 
 def _trajectory(title: str, method: str, source: str) -> Method:
-    def paper(dataset, ipc): return _paper_trajectory(method, dataset, ipc)
+    def paper(dataset, ipc):
+        return _paper_trajectory(method, dataset, ipc)
 
-    small = {"width": 32, "experts": 3, "expert_epochs": 4, "expert_lr": 0.02, "expert_batch": 64, "expert_half": False, "iterations": 120,
-             "student_steps": 10, "expert_steps": 2, "min_start": 0, "first_start": 2, "max_start": 2, "student_batch": 100,
-             "image_optimizer": "adam", "image_lr": 0.02, "rate": 0.03, "rate_lr": 0.02, "memory": "full"}
+    small = {
+        "width": 32,
+        "experts": 3,
+        "expert_epochs": 4,
+        "expert_lr": 0.02,
+        "expert_batch": 64,
+        "expert_half": False,
+        "iterations": 120,
+        "student_steps": 10,
+        "expert_steps": 2,
+        "min_start": 0,
+        "first_start": 2,
+        "max_start": 2,
+        "student_batch": 100,
+        "image_optimizer": "adam",
+        "image_lr": 0.02,
+        "rate": 0.03,
+        "rate_lr": 0.02,
+        "memory": "full",
+    }
     return Method(title, source, paper, small, _plan_trajectory, _make_trajectory)
 
 # %% ../../nbs/04_condensation/07a_condense.ipynb #801396a7
 _SMALL_CORESET = {"width": 8, "epochs": 6, "batch_size": 64, "lr": 0.05}
 METHODS: dict[str, Method] = {
-    "random": Method("Random", "section 4.4", lambda dataset, ipc: {}, {}, _plan_coreset, _make_coreset),
-    "herding": Method("Herding", "Welling 2009; the network is trained as for Forgetting", _paper_coreset, _SMALL_CORESET, _plan_coreset,
-                      _make_coreset),
-    "forgetting": Method("Forgetting", "Toneva et al. 2019", _paper_coreset, _SMALL_CORESET, _plan_coreset, _make_coreset),
+    "random": Method(
+        "Random", "section 4.4", lambda dataset, ipc: {}, {}, _plan_coreset, _make_coreset
+    ),
+    "herding": Method(
+        "Herding",
+        "Welling 2009; the network is trained as for Forgetting",
+        _paper_coreset,
+        _SMALL_CORESET,
+        _plan_coreset,
+        _make_coreset,
+    ),
+    "forgetting": Method(
+        "Forgetting",
+        "Toneva et al. 2019",
+        _paper_coreset,
+        _SMALL_CORESET,
+        _plan_coreset,
+        _make_coreset,
+    ),
     "dd": _distillation("DD", "dd", "Wang et al. 2018", epochs=1, image_lr=0.05, rate_lr=0.1),
-    "ld": _distillation("LD", "ld", "Bohdal et al. 2020; its ridge form is left out", steps=10, reset_every=3, label_lr=0.02),
-    "kip": Method("KIP", "Nguyen et al. 2021, fully-connected form", lambda dataset, ipc: _paper_learned(KernelConfig()),
-                  {"iterations": 300, "batch_real": 1000, "image_lr": 0.02}, _plan_kernel, _make_learned),
+    "ld": _distillation(
+        "LD",
+        "ld",
+        "Bohdal et al. 2020; its ridge form is left out",
+        steps=10,
+        reset_every=3,
+        label_lr=0.02,
+    ),
+    "kip": Method(
+        "KIP",
+        "Nguyen et al. 2021, fully-connected form",
+        lambda dataset, ipc: _paper_learned(KernelConfig()),
+        {"iterations": 300, "batch_real": 1000, "image_lr": 0.02},
+        _plan_kernel,
+        _make_learned,
+    ),
     "dc": _matching("DC", "dc", "Zhao et al. 2021", iterations=30),
     "dsa": _matching("DSA", "dsa", "Zhao and Bilen 2021", iterations=30),
     "dm": _matching("DM", "dm", "Zhao and Bilen 2023", iterations=60),
-    "cafe": _matching("CAFE", "cafe", "Wang et al. 2022; layer weights and thresholds are our reading", iterations=60),
-    "cafe_dsa": _matching("CAFE+DSA", "cafe_dsa", "Wang et al. 2022; layer weights and thresholds are our reading", iterations=60),
-    "mtt": _trajectory("MTT", "mtt", "Cazenavette et al. 2022; schedule of Table 4.3, to differ in the loss alone (its own: 5,000 iterations)"),
+    "cafe": _matching(
+        "CAFE",
+        "cafe",
+        "Wang et al. 2022; layer weights and thresholds are our reading",
+        iterations=60,
+    ),
+    "cafe_dsa": _matching(
+        "CAFE+DSA",
+        "cafe_dsa",
+        "Wang et al. 2022; layer weights and thresholds are our reading",
+        iterations=60,
+    ),
+    "mtt": _trajectory(
+        "MTT",
+        "mtt",
+        "Cazenavette et al. 2022; schedule of Table 4.3, to differ in the loss alone (its own: "
+        "5,000 iterations)",
+    ),
     "iatm": _trajectory("IATM (ours)", "iatm", "Tables 4.1 and 4.3"),
 }
 PRESETS = ("paper", "small")
@@ -355,8 +549,13 @@ def defaults(
     return {**spec.paper(dataset, ipc), **(spec.small if preset == "small" else {})}
 
 
-_KINDS = {bool: ("true or false", bool), int: ("a whole number", int), float: ("a number", (int, float)), str: ("a word", str),
-          tuple: ("a list", (tuple, list))}
+_KINDS = {
+    bool: ("true or false", bool),
+    int: ("a whole number", int),
+    float: ("a number", (int, float)),
+    str: ("a word", str),
+    tuple: ("a list", (tuple, list)),
+}
 
 
 def _check_kind(name: str, value, default):
@@ -380,7 +579,9 @@ def settings_of(
     "All options of a run. ValueError for one that the method does not have, naming those it has, and for a value of the wrong kind."
     known = defaults(method, ipc, dataset, preset)
     if unknown := [name for name in options if name not in known]:
-        raise ValueError(f"{method} has no option {unknown[0]!r}; allowed: {', '.join(sorted(known)) or 'none'}")
+        raise ValueError(
+            f"{method} has no option {unknown[0]!r}; allowed: {', '.join(sorted(known)) or 'none'}"
+        )
     for name, value in options.items():
         _check_kind(name, value, known[name])
     return {**known, **{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}}
@@ -394,9 +595,14 @@ def memory_needed(
     *,
     preset: str = "paper",
     **options,  # of the method
-) -> dict[str, int]:  # mode of `memory` -> bytes of the inner loop at its peak; empty for methods without one
+) -> dict[
+    str, int
+]:  # mode of `memory` -> bytes of the inner loop at its peak; empty for methods without one
     "What `condense` will need for differentiating through training. ValueError as `condense`."
-    o, shape = settings_of(method, ipc, dataset.name, preset, options), tuple(dataset.train.images.shape[1:])
+    o, shape = (
+        settings_of(method, ipc, dataset.name, preset, options),
+        tuple(dataset.train.images.shape[1:]),
+    )
     if "memory" not in o:
         return {}
     if "student_steps" in o:
@@ -411,12 +617,19 @@ def memory_needed(
 def _network(dataset: data.ImageDataset, network: str, width: int | None) -> torch.nn.Module:
     "A network for a data set's images. ValueError if there is none of that name and size."
     channels, size = dataset.train.images.shape[1:3]
-    return build(network, dataset.num_classes, width=width, norm="instance", image_size=size, in_channels=channels)
+    return build(
+        network,
+        dataset.num_classes,
+        width=width,
+        norm="instance",
+        image_size=size,
+        in_channels=channels,
+    )
 
 
 def _check_network(dataset: data.ImageDataset, job: Job):
     "ValueError for a network that cannot be built for these images, or has no layers for CAFE to match."
-    if "width" in job.options:   # random and kip have no network
+    if "width" in job.options:  # random and kip have no network
         with torch.device("meta"):
             model = _network(dataset, job.network, job.options["width"])
         if job.method.startswith("cafe"):
@@ -430,11 +643,17 @@ def check_images(
     "ValueError unless every class has `ipc` images, before any time is spent."
     _check_ipc(ipc)
     if len(dataset.train) == 0 or dataset.num_classes == 0:
-        raise ValueError(f"{dataset.name} has {len(dataset.train)} training images of {dataset.num_classes} classes")
+        raise ValueError(
+            f"{dataset.name} has {len(dataset.train)} training images of {dataset.num_classes} "
+            "classes"
+        )
     counts = dataset.train.labels.bincount(minlength=dataset.num_classes).tolist()
     for c, count in enumerate(counts):
         if count < ipc:
-            raise ValueError(f"class {c} has {count} images, fewer than the {ipc} asked for (ipc): {dataset.classes[c]!r} of {dataset.name}")
+            raise ValueError(
+                f"class {c} has {count} images, fewer than the {ipc} asked for (ipc): "
+                f"{dataset.classes[c]!r} of {dataset.name}"
+            )
 
 
 def open_device(
@@ -445,7 +664,10 @@ def open_device(
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # a build without CUDA raises the latter
-        raise ValueError(f"device {str(name)!r} is not to be had here ({str(error).splitlines()[0]}); cpu always is") from error
+        raise ValueError(
+            f"device {str(name)!r} is not to be had here ({str(error).splitlines()[0]}); cpu "
+            "always is"
+        ) from error
     return device
 
 
@@ -461,26 +683,41 @@ def _workplace(work: str | Path | None) -> Iterator[Path]:
 
 def _set_path(job: Job, mark: dict, shape: tuple[int, ...]) -> Path:
     "Where a set is kept: its name is the hash of all that shapes it."
-    parts = [job.method, job.ipc, job.network, job.seed, dict(job.options), mark, list(shape), effdl_nb.__version__]
+    parts = [
+        job.method,
+        job.ipc,
+        job.network,
+        job.seed,
+        dict(job.options),
+        mark,
+        list(shape),
+        effdl_nb.__version__,
+    ]
     return job.work / f"{job.method}-{settings_hash(parts)}.safetensors"
 
 # %% ../../nbs/04_condensation/07a_condense.ipynb #0f336cf2
 def condense(
-    dataset: data.ImageDataset | str | Path,  # a data set, a name of `effdl_nb.data.NAMES`, or a folder of images
+    # a data set, a name of `effdl_nb.data.NAMES`, or a folder of images
+    dataset: data.ImageDataset | str | Path,
     method: str = "iatm",  # one of METHODS
     ipc: int = 1,  # images per class
-    network: str = "convnet-3",  # that is trained, matched or asked for features; kip and random have none
+    # that is trained, matched or asked for features; kip and random have none
+    network: str = "convnet-3",
     *,
-    preset: str = "paper",  # "paper": the settings of the method's paper; "small": seconds on one core
+    # "paper": the settings of the method's paper; "small": seconds on one core
+    preset: str = "paper",
     seed: int = 0,  # of all that is random, except the experts
     whitening: str = "auto",  # "zca", "channel", or "auto": ZCA for CIFAR
-    work: str | Path | None = None,  # folder that keeps what took time, see above; None: nothing is kept
+    # folder that keeps what took time, see above; None: nothing is kept
+    work: str | Path | None = None,
     image_size: int = 32,  # of a folder's images
     device=None,  # None: a GPU if there is one
     progress: bool = True,  # bars with the time left
     checkpoint_every: int = 100,  # iterations between saves in `work`
-    on_iteration: Callable | None = None,  # called after each iteration with its number first, as the family's loop does
-    again: bool = False,  # make a set that is finished once more, with the same bits: for what `on_iteration` would see
+    # called after each iteration with its number first, as the family's loop does
+    on_iteration: Callable | None = None,
+    # make a set that is finished once more, with the same bits: for what `on_iteration` would see
+    again: bool = False,
     **options,  # of the method, see `defaults`
 ) -> CondensedSet:
     """Condense a data set into `ipc` images per class.
@@ -495,7 +732,11 @@ def condense(
     settings = settings_of(method, ipc, images.name, preset, options)
     check_images(images, ipc)
     with _workplace(work) as folder:
-        loop = {"progress": progress, "checkpoint_every": checkpoint_every, "on_iteration": on_iteration}
+        loop = {
+            "progress": progress,
+            "checkpoint_every": checkpoint_every,
+            "on_iteration": on_iteration,
+        }
         job = Job(method, ipc, network, seed, settings, folder, folder, device, loop)
         plan = METHODS[method].plan(job)
         _check_network(images, job)
@@ -503,8 +744,12 @@ def condense(
         path = _set_path(job, real.mark, tuple(real.images.shape))
         part = path.with_suffix(".part.safetensors")
         with lock(path):
-            if path.exists() and part.exists() and part.stat().st_mtime_ns <= path.stat().st_mtime_ns:
-                part.unlink()   # of the finished set: a kill came between the two lines below
+            if (
+                path.exists()
+                and part.exists()
+                and part.stat().st_mtime_ns <= path.stat().st_mtime_ns
+            ):
+                part.unlink()  # of the finished set: a kill came between the two lines below
             if again or not path.exists():
                 METHODS[method].make(real, replace(job, checkpoint=part), plan).save(path)
                 part.unlink(missing_ok=True)

@@ -32,7 +32,16 @@ def random_coreset(
     "`ipc` random real images of each class. ValueError if a class has fewer."
     index = real_images(labels, len(classes), ipc, torch.Generator().manual_seed(seed))
     kept = {**(details or {}), "index": index.tolist()}
-    return CondensedSet(images[index], labels[index], tuple(classes), "random", ipc, whitening, seed=seed, details=kept)
+    return CondensedSet(
+        images[index],
+        labels[index],
+        tuple(classes),
+        "random",
+        ipc,
+        whitening,
+        seed=seed,
+        details=kept,
+    )
 
 # %% ../../nbs/04_condensation/06_coresets.ipynb #5105ed68
 def herd(
@@ -56,7 +65,8 @@ def herd(
 def herding_coreset(
     images: Tensor,  # (N, C, H, W) real images in model space
     labels: Tensor,  # (N,)
-    features: Callable[[Tensor], Tensor],  # images (B, C, H, W) -> (B, F), such as a trained network's `features`
+    # images (B, C, H, W) -> (B, F), such as a trained network's `features`
+    features: Callable[[Tensor], Tensor],
     *,
     ipc: int,  # images per class
     classes: tuple[str, ...],  # class names
@@ -70,10 +80,20 @@ def herding_coreset(
     for c in range(len(classes)):
         members = (labels == c).nonzero().flatten()
         if len(members) < ipc:
-            raise ValueError(f"class {c} has {len(members)} images, fewer than the {ipc} asked for (ipc)")
+            raise ValueError(
+                f"class {c} has {len(members)} images, fewer than the {ipc} asked for (ipc)"
+            )
         index.append(members[herd(phi[members], ipc).to(members.device)])
     index = torch.cat(index)
-    return CondensedSet(images[index], labels[index], tuple(classes), "herding", ipc, whitening, details={**(details or {}), "index": index.tolist()})
+    return CondensedSet(
+        images[index],
+        labels[index],
+        tuple(classes),
+        "herding",
+        ipc,
+        whitening,
+        details={**(details or {}), "index": index.tolist()},
+    )
 
 # %% ../../nbs/04_condensation/06_coresets.ipynb #c6b7f502
 def forgetting_events(
@@ -81,13 +101,25 @@ def forgetting_events(
 ) -> Tensor:  # (N,) counts; an image that never was counts as many as there are epochs
     "Falls from recognised to not recognised (Toneva et al. 2018)."
     if recognised.ndim != 2 or recognised.dtype != torch.bool or not len(recognised):
-        raise ValueError(f"recognised must be (epochs, N) bool with at least one epoch, not {tuple(recognised.shape)} {recognised.dtype}")
+        raise ValueError(
+            "recognised must be (epochs, N) bool with at least one epoch, not "
+            f"{tuple(recognised.shape)} {recognised.dtype}"
+        )
     events = (recognised[:-1] & ~recognised[1:]).sum(0)
     return torch.where(recognised.any(0), events, len(recognised))
 
 # %% ../../nbs/04_condensation/06_coresets.ipynb #dbb6abf1
-FORGETTING = TrainConfig(epochs=200, batch_size=128, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4, schedule="step",
-                         milestones=(60, 120, 160), gamma=0.2)
+FORGETTING = TrainConfig(
+    epochs=200,
+    batch_size=128,
+    lr=0.1,
+    momentum=0.9,
+    nesterov=True,
+    weight_decay=5e-4,
+    schedule="step",
+    milestones=(60, 120, 160),
+    gamma=0.2,
+)
 
 
 def train_on_all(
@@ -106,8 +138,24 @@ def train_on_all(
     "A network trained on all images: its `features` serve herding. Deterministic given config.seed."
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        model = build(network, num_classes, width=width, norm="instance", image_size=images.shape[-1], in_channels=images.shape[1])
-    train(model, images, labels, config, augment=crop_flip if augmentation else None, on_epoch=on_epoch, device=device, progress=progress)
+        model = build(
+            network,
+            num_classes,
+            width=width,
+            norm="instance",
+            image_size=images.shape[-1],
+            in_channels=images.shape[1],
+        )
+    train(
+        model,
+        images,
+        labels,
+        config,
+        augment=crop_flip if augmentation else None,
+        on_epoch=on_epoch,
+        device=device,
+        progress=progress,
+    )
     return model
 
 
@@ -156,9 +204,20 @@ def forgetting_coreset(
     for c in range(len(classes)):
         members = (labels == c).nonzero().flatten().cpu()
         if len(members) < ipc:
-            raise ValueError(f"class {c} has {len(members)} images, fewer than the {ipc} asked for (ipc)")
+            raise ValueError(
+                f"class {c} has {len(members)} images, fewer than the {ipc} asked for (ipc)"
+            )
         members = members[torch.randperm(len(members), generator=generator)]
         index.append(members[events.cpu()[members].argsort(descending=True, stable=True)[:ipc]])
     index = torch.cat(index)
     kept = {**(details or {}), "index": index.tolist(), "events": events.cpu()[index].tolist()}
-    return CondensedSet(images[index], labels[index], tuple(classes), "forgetting", ipc, whitening, seed=seed, details=kept)
+    return CondensedSet(
+        images[index],
+        labels[index],
+        tuple(classes),
+        "forgetting",
+        ipc,
+        whitening,
+        seed=seed,
+        details=kept,
+    )

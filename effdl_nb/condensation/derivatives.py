@@ -62,7 +62,10 @@ def average_pool(
 ) -> Tensor:  # (..., H / k, W / k)
     "`F.avg_pool2d(x, k)`, to the last bit, and as cheap to differentiate as to compute, any number of times. ValueError if the blocks do not fit."
     if k < 2 or x.ndim < 2 or x.shape[-2] % k or x.shape[-1] % k:
-        raise ValueError(f"k must be at least 2 and divide height and width, not {k} on images of {tuple(x.shape[-2:])}")
+        raise ValueError(
+            f"k must be at least 2 and divide height and width, not {k} on images of "
+            f"{tuple(x.shape[-2:])}"
+        )
     return _Average.apply(x, k)
 
 # %% ../../nbs/04_condensation/01a_derivatives.ipynb #9c6995c8
@@ -72,7 +75,9 @@ class _InstanceNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, eps):
         images, channels = x.shape[:2]
-        y, mean, rstd = torch.native_group_norm(x, weight, bias, images, channels, x[0, 0].numel(), channels, eps)
+        y, mean, rstd = torch.native_group_norm(
+            x, weight, bias, images, channels, x[0, 0].numel(), channels, eps
+        )
         ctx.save_for_backward(x, weight, mean, rstd)
         ctx.eps = eps
         return y
@@ -90,31 +95,44 @@ class _InstanceNormBackward(torch.autograd.Function):
         ctx.save_for_backward(slope, x, weight, mean, rstd)
         ctx.eps = eps
         images, channels, n = *x.shape[:2], x[0, 0].numel()
-        return torch.ops.aten.native_group_norm_backward(slope, x, mean, rstd, weight, images, channels, n, channels, [True, True, True])
+        return torch.ops.aten.native_group_norm_backward(
+            slope, x, mean, rstd, weight, images, channels, n, channels, [True, True, True]
+        )
 
     @staticmethod
     def backward(ctx, direction, d_weight, d_bias):
         slope, image, weight, mean, rstd = ctx.saved_tensors
         images, n = len(image), image[0, 0].numel()
-        g, d, x = (v.reshape(-1, n) for v in (slope, direction, image))     # a row for each channel of each image
+        # a row for each channel of each image
+        g, d, x = (v.reshape(-1, n) for v in (slope, direction, image))
         mu, r = mean.view(-1, 1), rstd.view(-1, 1)
-        if torch.is_grad_enabled():                                         # a third derivative may follow: mean and deviation depend on x
-            mu, r = x.mean(1, keepdim=True), (x.var(1, correction=0, keepdim=True) + ctx.eps).rsqrt()
+        # a third derivative may follow: mean and deviation depend on x
+        if torch.is_grad_enabled():
+            mu, r = (
+                x.mean(1, keepdim=True),
+                (x.var(1, correction=0, keepdim=True) + ctx.eps).rsqrt(),
+            )
         gamma, d_gamma, d_beta = (v.repeat(images).unsqueeze(1) for v in (weight, d_weight, d_bias))
 
         g_one, d_one = g.mean(1, keepdim=True), d.mean(1, keepdim=True)
-        g_hat, d_hat = ((torch.linalg.vecdot(v, x).unsqueeze(1) / n - mu * v_one) * r for v, v_one in ((g, g_one), (d, d_one)))
+        g_hat, d_hat = (
+            (torch.linalg.vecdot(v, x).unsqueeze(1) / n - mu * v_one) * r
+            for v, v_one in ((g, g_one), (d, d_one))
+        )
         d_P_g = torch.linalg.vecdot(g, d).unsqueeze(1) / n - g_one * d_one - g_hat * d_hat
 
         scale = gamma * r
-        by_d, by_hat = scale, d_gamma - scale * d_hat                       # of ds/dg, as a combination of d, x_hat and 1
+        # of ds/dg, as a combination of d, x_hat and 1
+        by_d, by_hat = scale, d_gamma - scale * d_hat
         by_x = by_hat * r
         by_slope = (d * by_d).addcmul_(x, by_x).add_(d_beta - by_d * d_one - by_x * mu)
 
-        q_g, q_d = by_hat, -scale * g_hat                                   # q = q_g g + q_d d
+        q_g, q_d = by_hat, -scale * g_hat  # q = q_g g + q_d d
         q_one, q_hat = q_g * g_one + q_d * d_one, q_g * g_hat + q_d * d_hat
         by_x = -(q_hat + scale * d_P_g) * r * r
-        by_image = (g * (r * q_g)).addcmul_(d, r * q_d).addcmul_(x, by_x).sub_(r * q_one + by_x * mu)
+        by_image = (
+            (g * (r * q_g)).addcmul_(d, r * q_d).addcmul_(x, by_x).sub_(r * q_one + by_x * mu)
+        )
 
         by_weight = (n * r * d_P_g).view(images, -1).sum(0)
         return by_slope.view_as(slope), by_image.view_as(image), by_weight, None, None, None
@@ -130,21 +148,53 @@ def instance_norm(
     return _InstanceNorm.apply(x, weight, bias, eps)
 
 # %% ../../nbs/04_condensation/01a_derivatives.ipynb #eef191e1
-IN_CACHE = 2**21  # numbers: larger images in full precision are pooled by torch, since both ways then wait for memory
+# numbers: larger images in full precision are pooled by torch, since both ways then wait for
+# memory
+IN_CACHE = 2**21
 
 
-def _whole_blocks(input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None) -> tuple | None:
+def _whole_blocks(
+    input,
+    kernel_size,
+    stride=None,
+    padding=0,
+    ceil_mode=False,
+    count_include_pad=True,
+    divisor_override=None,
+) -> tuple | None:
     "(input, k) where the arguments of F.avg_pool2d mean the averages of k x k blocks that fill the image, k > 1."
     k, *rest = {kernel_size} if isinstance(kernel_size, int) else set(kernel_size)
-    plain = not rest and k > 1 and stride in (None, k, (k, k), [k, k]) and padding in (0, (0, 0), [0, 0]) and divisor_override is None
+    plain = (
+        not rest
+        and k > 1
+        and stride in (None, k, (k, k), [k, k])
+        and padding in (0, (0, 0), [0, 0])
+        and divisor_override is None
+    )
     worth_it = input.dtype in HALF or input.numel() <= IN_CACHE
-    return (input, k) if plain and worth_it and input.shape[-2] % k == 0 == input.shape[-1] % k else None
+    return (
+        (input, k)
+        if plain and worth_it and input.shape[-2] % k == 0 == input.shape[-1] % k
+        else None
+    )
 
 
 def _each_channel(x, num_groups, weight=None, bias=None, eps=1e-5) -> tuple | None:
     "The arguments of `instance_norm`, where those of F.group_norm mean one."
-    fits = num_groups == x.shape[1] and x.ndim > 2 and weight is not None and bias is not None and x.dtype == weight.dtype == bias.dtype
-    return (x, weight, bias, eps) if fits and x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu") else None
+    fits = (
+        num_groups == x.shape[1]
+        and x.ndim > 2
+        and weight is not None
+        and bias is not None
+        and x.dtype == weight.dtype == bias.dtype
+    )
+    return (
+        (x, weight, bias, eps)
+        if fits
+        and x.dtype in (torch.float32, torch.float64)
+        and not torch.is_autocast_enabled("cpu")
+        else None
+    )
 
 
 class ByHand(TorchFunctionMode):
@@ -157,7 +207,11 @@ class ByHand(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is F.avg_pool2d and (given := _whole_blocks(*args, **(kwargs or {}))):
             return average_pool(*given)
-        if self.twice and function is F.group_norm and (given := _each_channel(*args, **(kwargs or {}))):
+        if (
+            self.twice
+            and function is F.group_norm
+            and (given := _each_channel(*args, **(kwargs or {})))
+        ):
             return instance_norm(*given)
         return function(*args, **(kwargs or {}))
 

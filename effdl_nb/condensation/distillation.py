@@ -18,7 +18,15 @@ from torch.func import functional_call
 
 from .images import Whitening, augment, draw_augmentation
 from .learning import Learned, facts, learn, run_mark
-from .matching import INITS, _allowed, _at_least, _check_milestones, _positive, initial_images, resolve
+from effdl_nb.condensation.matching import (
+    INITS,
+    _allowed,
+    _at_least,
+    _check_milestones,
+    _positive,
+    initial_images,
+    resolve,
+)
 from .sets import CondensedSet
 from .trajectory import RATE_BOUNDS
 from .unroll import MEMORY, Parameters, choose_memory, parameters_of, unroll
@@ -32,7 +40,12 @@ def step_indices(
 ) -> list[Tensor]:  # one index per step
     "Images of each step of an epoch: step s takes image s, s + steps, ... of every class, modulo their number."
     groups = min(steps, ipc)
-    return [torch.tensor([c * ipc + i for c in range(num_classes) for i in range(s % groups, ipc, groups)]) for s in range(steps)]
+    return [
+        torch.tensor(
+            [c * ipc + i for c in range(num_classes) for i in range(s % groups, ipc, groups)]
+        )
+        for s in range(steps)
+    ]
 
 # %% ../../nbs/04_condensation/05a_distillation.ipynb #7cb767c9
 def distillation_loss(
@@ -46,6 +59,7 @@ def distillation_loss(
     memory: str = "adjoint",  # of the inner loop, one of `unroll.MEMORY`
 ) -> Tensor:
     "Cross-entropy on the real batch after training on the synthetic images."
+
     def prepare(step, x, y):
         index = schedule[step].to(x.device)
         return x[index], y[index]
@@ -56,15 +70,31 @@ def distillation_loss(
 # %% ../../nbs/04_condensation/05a_distillation.ipynb #20a75dad
 STARTS = ("random", "fixed")
 DISTILLED = {
-    "dd": {"steps": 10, "epochs": 3, "reset_every": 1, "rate": 0.02, "init": "noise", "betas": (0.5, 0.999),
-           "milestones": tuple(range(1960, 19600, 1960))},
-    "ld": {"steps": 1, "epochs": 1, "reset_every": 50, "rate": 0.01, "init": "real", "betas": (0.9, 0.999), "milestones": ()},
+    "dd": {
+        "steps": 10,
+        "epochs": 3,
+        "reset_every": 1,
+        "rate": 0.02,
+        "init": "noise",
+        "betas": (0.5, 0.999),
+        "milestones": tuple(range(1960, 19600, 1960)),
+    },
+    "ld": {
+        "steps": 1,
+        "epochs": 1,
+        "reset_every": 50,
+        "rate": 0.01,
+        "init": "real",
+        "betas": (0.9, 0.999),
+        "milestones": (),
+    },
 }
 
 
 @dataclass(frozen=True)
 class DistillationConfig:
     "Settings of DD and LD; None stands for the method's value, see DISTILLED and `resolve`."
+
     method: str = "dd"  # "dd": learn images and rates; "ld": learn labels
     ipc: int = 1  # images per class
     network: str = "convnet-3"  # the networks that are trained; without running statistics
@@ -84,7 +114,8 @@ class DistillationConfig:
     milestones: tuple[int, ...] | None = None  # iterations at which its learning rates are halved
     init: str | None = None  # first images: "noise" or "real" (LD: "real")
     strategy: str = "none"  # augmentation of the real batch
-    memory: str = "adjoint"  # of the inner loop, one of `unroll.MEMORY`; its estimate must fit into the free memory
+    # of the inner loop, one of `unroll.MEMORY`; its estimate must fit into the free memory
+    memory: str = "adjoint"
     max_skipped: int = 10  # consecutive steps that may be skipped because they are not finite
     seed: int = 0  # of the first images, networks and batches
 
@@ -97,9 +128,16 @@ class DistillationConfig:
 
 # %% ../../nbs/04_condensation/05a_distillation.ipynb #3c81839b
 def _check(c: DistillationConfig):
-    for name, values in {"method": DISTILLED, "start": STARTS, "init": (*INITS, None), "memory": MEMORY}.items():
+    for name, values in {
+        "method": DISTILLED,
+        "start": STARTS,
+        "init": (*INITS, None),
+        "memory": MEMORY,
+    }.items():
         _allowed(c, name, values)
-    _at_least(c, 1, "ipc", "iterations", "steps", "epochs", "reset_every", "batch_real", "max_skipped")
+    _at_least(
+        c, 1, "ipc", "iterations", "steps", "epochs", "reset_every", "batch_real", "max_skipped"
+    )
     _positive(c, "image_lr", "rate_lr", "label_lr", "net_lr")
     _check_milestones(c)
     if c.betas is not None and not (len(c.betas) == 2 and all(0 <= b < 1 for b in c.betas)):
@@ -109,7 +147,9 @@ def _check(c: DistillationConfig):
     if c.method == "ld" and c.init == "noise":
         raise ValueError(f"ld learns labels of real images: init must be 'real', not {c.init!r}")
     if c.method == "dd" and c.reset_every not in (1, None):
-        raise ValueError(f"dd starts every iteration anew: reset_every must be 1, not {c.reset_every}")
+        raise ValueError(
+            f"dd starts every iteration anew: reset_every must be 1, not {c.reset_every}"
+        )
     draw_augmentation(1, torch.Generator(), c.strategy)
 
 # %% ../../nbs/04_condensation/05a_distillation.ipynb #c21f66fd
@@ -119,7 +159,9 @@ def to_probabilities(
     "Rows clipped to [0, 1] and divided by their sum; a row without anything positive becomes uniform."
     positive = labels.clamp(0, 1)
     total = positive.sum(1, keepdim=True)
-    return torch.where(total > 0, positive / total.clamp_min(torch.finfo(labels.dtype).tiny), 1 / labels.shape[1])
+    return torch.where(
+        total > 0, positive / total.clamp_min(torch.finfo(labels.dtype).tiny), 1 / labels.shape[1]
+    )
 
 
 ADAM = ("step", "exp_avg", "exp_avg_sq")  # what torch's Adam keeps for each parameter
@@ -128,19 +170,41 @@ ADAM = ("step", "exp_avg", "exp_avg_sq")  # what torch's Adam keeps for each par
 class _Distilling:
     "The real side of the problem and one iteration on it."
 
-    def __init__(self, images: Tensor, labels: Tensor, synthetic: Tensor, targets: Tensor, num_classes: int, config: DistillationConfig, device):
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        synthetic: Tensor,
+        targets: Tensor,
+        num_classes: int,
+        config: DistillationConfig,
+        device,
+    ):
         self.images, self.labels, self.config, self.device = images, labels, config, device
         self.synthetic, self.targets = synthetic, targets
         self.num_classes = num_classes
         self.schedule = step_indices(num_classes, config.ipc, config.steps) * config.epochs
         self.model = self._network(config.seed)
-        self.memory = choose_memory(config.memory, self.model, (len(self.schedule[0]), *images.shape[1:]), len(self.schedule), device)
+        self.memory = choose_memory(
+            config.memory,
+            self.model,
+            (len(self.schedule[0]), *images.shape[1:]),
+            len(self.schedule),
+            device,
+        )
 
     def _network(self, seed: int) -> nn.Module:
         c, (channels, size) = self.config, self.images.shape[1:3]
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return build(c.network, self.num_classes, width=c.width, norm="instance", image_size=size, in_channels=channels).to(self.device)
+            return build(
+                c.network,
+                self.num_classes,
+                width=c.width,
+                norm="instance",
+                image_size=size,
+                in_channels=channels,
+            ).to(self.device)
 
     def start(self, learned: Learned) -> Parameters:
         "theta_0: the living network's weights, or those of a fresh one."
@@ -151,39 +215,60 @@ class _Distilling:
             fresh = self._network(int(torch.randint(2**31, (), generator=learned.generator)))
         return parameters_of(fresh)
 
-    def go_on(self, theta: Parameters, labels: Tensor, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def go_on(
+        self, theta: Parameters, labels: Tensor, kept: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         "The living network after a step of Adam on each batch of the schedule, and Adam's moments, which are taken from `kept`."
         theta = {k: v.detach().clone().requires_grad_() for k, v in theta.items()}
         adam = torch.optim.Adam(theta.values(), lr=self.config.net_lr)
         if kept:
-            moments = {i: {key: kept[f"{key}.{name}"].clone() for key in ADAM} for i, name in enumerate(theta)}
+            moments = {
+                i: {key: kept[f"{key}.{name}"].clone() for key in ADAM}
+                for i, name in enumerate(theta)
+            }
             adam.load_state_dict({**adam.state_dict(), "state": moments})
         for index in self.schedule:
             index = index.to(self.device)
             adam.zero_grad()
-            F.cross_entropy(functional_call(self.model, theta, (self.synthetic[index],)), labels[index]).backward()
+            F.cross_entropy(
+                functional_call(self.model, theta, (self.synthetic[index],)), labels[index]
+            ).backward()
             adam.step()
         moments = {f"{key}.{name}": adam.state[v][key] for name, v in theta.items() for key in ADAM}
         return {k: v.detach() for k, v in theta.items()} | moments
 
     def batch(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        index = torch.randperm(len(self.images), generator=generator)[: self.config.batch_real].to(self.images.device)
+        index = torch.randperm(len(self.images), generator=generator)[: self.config.batch_real].to(
+            self.images.device
+        )
         x = self.images[index].to(self.device)
-        return augment(x, draw_augmentation(len(x), generator, self.config.strategy)), self.labels[index].to(self.device)
+        return augment(x, draw_augmentation(len(x), generator, self.config.strategy)), self.labels[
+            index
+        ].to(self.device)
 
 # %% ../../nbs/04_condensation/05a_distillation.ipynb #b18bca41
 def _iterate(problem: _Distilling, learned: Learned) -> float:
     "One outer step of DD or LD."
     c, start, real = problem.config, problem.start(learned), problem.batch(learned.generator)
-    images, labels, rates = problem.synthetic, problem.targets, torch.tensor(c.rate, device=problem.device)
+    images, labels, rates = (
+        problem.synthetic,
+        problem.targets,
+        torch.tensor(c.rate, device=problem.device),
+    )
     if c.method == "dd":
         images, rates = learned["images"], learned["log_rates"].exp()
     else:
         labels = learned["labels"]
-    loss = distillation_loss(problem.model, start, images, labels, rates, problem.schedule, real, problem.memory)
-    gradients = dict(zip(learned.tensors, torch.autograd.grad(loss, list(learned.tensors.values())), strict=True))
+    loss = distillation_loss(
+        problem.model, start, images, labels, rates, problem.schedule, real, problem.memory
+    )
+    gradients = dict(
+        zip(learned.tensors, torch.autograd.grad(loss, list(learned.tensors.values())), strict=True)
+    )
     before, age = labels.detach().clone(), learned.iteration % c.reset_every
-    value = learned.step(loss.item(), gradients, 0.5 ** sum(learned.iteration >= m for m in c.milestones))
+    value = learned.step(
+        loss.item(), gradients, 0.5 ** sum(learned.iteration >= m for m in c.milestones)
+    )
     with torch.no_grad():
         if c.method == "dd":
             learned["log_rates"].clamp_(*map(math.log, RATE_BOUNDS))
@@ -201,29 +286,61 @@ def condense_distillation(
     *,
     classes: tuple[str, ...],  # class names
     whitening: Whitening,  # that leads to model space
-    details: Mapping | None = None,  # JSON-able facts to keep with the set, such as the data set's name and digest
+    # JSON-able facts to keep with the set, such as the data set's name and digest
+    details: Mapping | None = None,
     device=None,  # None: a GPU if there is one
-    **run,  # checkpoint, checkpoint_every, on_iteration and progress, as `learning.learn` takes them
+    # checkpoint, checkpoint_every, on_iteration and progress, as `learning.learn` takes them
+    **run,
 ) -> CondensedSet:
     """DD (images, and a rate for each step: `details["rates"]`; the set's own `rate` is None) or LD (soft labels of real images).
 
     Deterministic given `config.seed`. Raises ValueError if a class has fewer than `ipc` images or the checkpoint is of another run;
     MemoryError if the inner loop's estimate is above what is free; NonFiniteSteps if `max_skipped` steps in a row are not finite.
     """
-    device, config = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")), resolve(config)
-    start, targets, index = initial_images(images, labels, len(classes), config.ipc, config.init, torch.Generator().manual_seed(config.seed))
-    problem = _Distilling(images, labels, start.to(device), targets.to(device), len(classes), config, device)
+    device, config = (
+        torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
+        resolve(config),
+    )
+    start, targets, index = initial_images(
+        images,
+        labels,
+        len(classes),
+        config.ipc,
+        config.init,
+        torch.Generator().manual_seed(config.seed),
+    )
+    problem = _Distilling(
+        images, labels, start.to(device), targets.to(device), len(classes), config, device
+    )
     if config.method == "dd":
         rates = torch.full((len(problem.schedule),), math.log(config.rate))
-        learned = _learned(config, images=(problem.synthetic, config.image_lr), log_rates=(rates.to(device), config.rate_lr))
+        learned = _learned(
+            config,
+            images=(problem.synthetic, config.image_lr),
+            log_rates=(rates.to(device), config.rate_lr),
+        )
     else:
-        learned = _learned(config, labels=(torch.full((len(index), len(classes)), 1 / len(classes), device=device), config.label_lr))
+        learned = _learned(
+            config,
+            labels=(
+                torch.full((len(index), len(classes)), 1 / len(classes), device=device),
+                config.label_lr,
+            ),
+        )
 
     def finish(state: Learned) -> CondensedSet:
         return _finish(problem, state, targets, index, classes, whitening, details)
 
     mark = run_mark(config, images, index)
-    return learn(learned, config.iterations, lambda state: _iterate(problem, state), finish, mark, name=config.method, **run)
+    return learn(
+        learned,
+        config.iterations,
+        lambda state: _iterate(problem, state),
+        finish,
+        mark,
+        name=config.method,
+        **run,
+    )
 
 # %% ../../nbs/04_condensation/05a_distillation.ipynb #96f856f8
 def _learned(config: DistillationConfig, **tensors: tuple[Tensor, float]) -> Learned:
@@ -231,7 +348,9 @@ def _learned(config: DistillationConfig, **tensors: tuple[Tensor, float]) -> Lea
     return Learned(values, rates, "adam", 0.0, config.max_skipped, config.seed + 1, config.betas)
 
 
-def _finish(problem: _Distilling, learned: Learned, targets, index, classes, whitening, details) -> CondensedSet:
+def _finish(
+    problem: _Distilling, learned: Learned, targets, index, classes, whitening, details
+) -> CondensedSet:
     c, images = problem.config, problem.synthetic
     details = facts(learned, c, details)
     if c.method == "dd":
@@ -239,7 +358,9 @@ def _finish(problem: _Distilling, learned: Learned, targets, index, classes, whi
         images, details["rates"] = learned["images"].detach(), [round(v, 8) for v in rates.tolist()]
     else:
         targets, details["index"] = learned["labels"].detach().cpu(), index
-    return CondensedSet(images.cpu(), targets, tuple(classes), c.method, c.ipc, whitening, None, c.seed, details)
+    return CondensedSet(
+        images.cpu(), targets, tuple(classes), c.method, c.ipc, whitening, None, c.seed, details
+    )
 
 # %% ../../nbs/04_condensation/05a_distillation.ipynb #e1a6c420
 def replay(
@@ -248,7 +369,9 @@ def replay(
 ) -> nn.Module:
     "Train `model` by the steps and rates that were learned with the set. ValueError for a set without them."
     if "rates" not in condensed.details:
-        raise ValueError(f"a set of method {condensed.method!r} has no learned steps; allowed: 'dd'")
+        raise ValueError(
+            f"a set of method {condensed.method!r} has no learned steps; allowed: 'dd'"
+        )
     s, device = condensed.details["settings"], next(model.parameters()).device
     schedule = step_indices(len(condensed.classes), condensed.ipc, s["steps"]) * s["epochs"]
     images, labels = condensed.images.to(device), condensed.labels.to(device)

@@ -26,18 +26,24 @@ from ..networks import build
 @dataclass(frozen=True)
 class Protocol:
     "What an evaluation protocol fixes besides the optimiser."
+
     learned_rate: bool  # use the rate learned with the set, if there is one
     passes: int  # more passes over the set than `epochs`
     drop: int  # more passes than epochs // 2 before the rate falls to a tenth
 
 
-PROTOCOLS = {"thesis": Protocol(True, 0, 0), "mtt": Protocol(True, 1, 2), "dc": Protocol(False, 1, 2)}
+PROTOCOLS = {
+    "thesis": Protocol(True, 0, 0),
+    "mtt": Protocol(True, 1, 2),
+    "dc": Protocol(False, 1, 2),
+}
 FIXED_RATE = 0.01  # for sets without a learned rate, and for protocol "dc"
 
 
 @dataclass(frozen=True)
 class Evaluation:
     "Test accuracies of networks trained on one set, in percent."
+
     values: tuple[float, ...]  # one per network
     settings: dict  # everything that shaped them
 
@@ -55,15 +61,32 @@ class Evaluation:
         return f"{self.mean:.1f} ± {self.deviation:.1f} % (n = {len(self.values)})"
 
 # %% ../../nbs/04_condensation/07_evaluation.ipynb #faac2042
-def _settings(condensed, protocol, network, width, epochs, rate, batch_size, augmentation, precision, seed) -> dict:
+def _settings(
+    condensed, protocol, network, width, epochs, rate, batch_size, augmentation, precision, seed
+) -> dict:
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol {protocol!r} is unknown; allowed: {', '.join(PROTOCOLS)}")
     plan = PROTOCOLS[protocol]
     if rate is None:
         rate = condensed.rate if plan.learned_rate and condensed.rate is not None else FIXED_RATE
-    config = training.TrainConfig(epochs=epochs + plan.passes, batch_size=batch_size, lr=rate, momentum=0.9, weight_decay=5e-4, schedule="step",
-                                  milestones=(epochs // 2 + plan.drop,), precision=precision, seed=seed)
-    return {"protocol": protocol, "network": network, "width": width, "augmentation": augmentation, "train": asdict(config)}
+    config = training.TrainConfig(
+        epochs=epochs + plan.passes,
+        batch_size=batch_size,
+        lr=rate,
+        momentum=0.9,
+        weight_decay=5e-4,
+        schedule="step",
+        milestones=(epochs // 2 + plan.drop,),
+        precision=precision,
+        seed=seed,
+    )
+    return {
+        "protocol": protocol,
+        "network": network,
+        "width": width,
+        "augmentation": augmentation,
+        "train": asdict(config),
+    }
 
 
 def _check(condensed: CondensedSet, dataset: ImageDataset, runs: int, epochs: int):
@@ -71,16 +94,25 @@ def _check(condensed: CondensedSet, dataset: ImageDataset, runs: int, epochs: in
     if runs < 1 or epochs < 1:
         raise ValueError(f"runs and epochs must be at least 1, not {runs} and {epochs}")
     if len(dataset.classes) != len(condensed.classes):
-        raise ValueError(f"the set has {len(condensed.classes)} classes, the data set {len(dataset.classes)}")
+        raise ValueError(
+            f"the set has {len(condensed.classes)} classes, the data set {len(dataset.classes)}"
+        )
     if dataset.test.images.shape[1:] != condensed.images.shape[1:]:
-        raise ValueError(f"the set's images have shape {tuple(condensed.images.shape[1:])}, the test images {tuple(dataset.test.images.shape[1:])}")
+        raise ValueError(
+            f"the set's images have shape {tuple(condensed.images.shape[1:])}, the test images "
+            f"{tuple(dataset.test.images.shape[1:])}"
+        )
     if len(dataset.test) == 0:
-        raise ValueError(f"{dataset.name} has no test images: there is nothing to test a network on")
+        raise ValueError(
+            f"{dataset.name} has no test images: there is nothing to test a network on"
+        )
 
 # %% ../../nbs/04_condensation/07_evaluation.ipynb #0a9937be
 def evaluate(
-    condensed: CondensedSet | Split,  # what to train on; a Split of real images, such as `dataset.train`, gives the ceiling
-    dataset: ImageDataset,  # its test images are used, and its training images if a ZCA whitening must be fitted again
+    # what to train on; a Split of real images, such as `dataset.train`, gives the ceiling
+    condensed: CondensedSet | Split,
+    # its test images are used, and its training images if a ZCA whitening must be fitted again
+    dataset: ImageDataset,
     network: str = "convnet-3",  # any network of `effdl_nb.networks`
     runs: int = 4,  # networks
     protocol: str = "thesis",  # one of PROTOCOLS
@@ -103,12 +135,29 @@ def evaluate(
     _check(condensed, dataset, runs, epochs)
     whole = refit(condensed, dataset.train.images)
     test = whole.whitening.encode(dataset.test.images)
-    plans = [_settings(whole, protocol, network, width, epochs, rate, batch_size, augmentation, precision, seed + i) for i in range(runs)]
+    plans = [
+        _settings(
+            whole,
+            protocol,
+            network,
+            width,
+            epochs,
+            rate,
+            batch_size,
+            augmentation,
+            precision,
+            seed + i,
+        )
+        for i in range(runs)
+    ]
     values = []
     for plan in tqdm(plans, desc="evaluate", unit="net", disable=not progress, leave=False):
         model = _train_fresh(whole, network, width, norm, plan, device)
         values.append(training.evaluate(model, test, dataset.test.labels))
-    return Evaluation(tuple(values), {**plans[0], "runs": runs, "norm": norm, "test_images": len(test), "dataset": dataset.name})
+    return Evaluation(
+        tuple(values),
+        {**plans[0], "runs": runs, "norm": norm, "test_images": len(test), "dataset": dataset.name},
+    )
 
 
 def _train_fresh(whole, network, width, norm, settings, device):
@@ -116,25 +165,48 @@ def _train_fresh(whole, network, width, norm, settings, device):
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         size, channels = whole.images.shape[-1], whole.images.shape[1]
-        model = build(network, len(whole.classes), width=width, norm=norm, image_size=size, in_channels=channels)
+        model = build(
+            network,
+            len(whole.classes),
+            width=width,
+            norm=norm,
+            image_size=size,
+            in_channels=channels,
+        )
     augment = siamese_augment if settings["augmentation"] else None
-    training.train(model, whole.images, whole.labels, config, augment=augment, device=device, progress=False)
+    training.train(
+        model, whole.images, whole.labels, config, augment=augment, device=device, progress=False
+    )
     return model
 
 # %% ../../nbs/04_condensation/07_evaluation.ipynb #cd8280a3
 def whole_set(
     split: Split,  # real images, such as `dataset.train`
     dataset: ImageDataset,  # where they come from
-    whitening: Whitening | None = None,  # pixels -> model space; None: the data set's channel statistics
+    # pixels -> model space; None: the data set's channel statistics
+    whitening: Whitening | None = None,
 ) -> CondensedSet:
     "Real images in the form of a condensed set; `ipc` is their mean number per class."
     whitening = whitening or ChannelWhitening(dataset.mean, dataset.std)
     details = {"dataset": dataset.name, "digest": dataset.digest, "whitening": whitening.kind}
-    return CondensedSet(whitening.encode(split.images), split.labels, dataset.classes, "real", len(split) // dataset.num_classes, whitening,
-                        details=details)
+    return CondensedSet(
+        whitening.encode(split.images),
+        split.labels,
+        dataset.classes,
+        "real",
+        len(split) // dataset.num_classes,
+        whitening,
+        details=details,
+    )
 
 # %% ../../nbs/04_condensation/07_evaluation.ipynb #eea2f5f5
-ARCHITECTURES = {"ConvNet": "convnet-3", "ResNet18": "resnet-18", "VGG": "vgg-11", "AlexNet": "alexnet"}  # the columns of Table 4.4
+# the columns of Table 4.4
+ARCHITECTURES = {
+    "ConvNet": "convnet-3",
+    "ResNet18": "resnet-18",
+    "VGG": "vgg-11",
+    "AlexNet": "alexnet",
+}
 
 
 def cross_architecture(
@@ -148,12 +220,16 @@ def cross_architecture(
     widths = widths or {}
     if unknown := [name for name in widths if name not in networks.values()]:
         raise ValueError(f"widths are given for {unknown}; allowed: {', '.join(networks.values())}")
-    return {column: evaluate(condensed, dataset, name, width=widths.get(name), **options) for column, name in networks.items()}
+    return {
+        column: evaluate(condensed, dataset, name, width=widths.get(name), **options)
+        for column, name in networks.items()
+    }
 
 # %% ../../nbs/04_condensation/07_evaluation.ipynb #bd30c52b
 @dataclass(frozen=True)
 class Ranking:
     "DD-Ranking's numbers, in percent; accuracies are means over the networks."
+
     full: float  # accuracy of all real images with hard labels
     hard: float  # of the set with hard labels
     own: float  # of the set as it is
@@ -184,14 +260,20 @@ def hard_labels(
     if not condensed.labels.is_floating_point():
         return condensed
     if len(condensed) != condensed.ipc * len(condensed.classes):
-        raise ValueError(f"{len(condensed)} images are not {condensed.ipc} of each of {len(condensed.classes)} classes: whose they are is not known")
-    return replace(condensed, labels=torch.arange(len(condensed.classes)).repeat_interleave(condensed.ipc))
+        raise ValueError(
+            f"{len(condensed)} images are not {condensed.ipc} of each of "
+            f"{len(condensed.classes)} classes: whose they are is not known"
+        )
+    return replace(
+        condensed, labels=torch.arange(len(condensed.classes)).repeat_interleave(condensed.ipc)
+    )
 
 
 def rank(
     condensed: CondensedSet,
     dataset: ImageDataset,
-    full: float | Evaluation,  # accuracy of all real images, such as `evaluate(dataset.train, dataset, ...)`, in percent
+    # accuracy of all real images, such as `evaluate(dataset.train, dataset, ...)`, in percent
+    full: float | Evaluation,
     weight: float = 0.5,  # w of the score, in 0..1
     **options,  # of `evaluate`
 ) -> Ranking:
@@ -199,9 +281,19 @@ def rank(
     if not 0 <= weight <= 1:
         raise ValueError(f"weight must lie in 0..1, not {weight}")
     whole = refit(condensed, dataset.train.images)
-    plain = random_coreset(whole.whitening.encode(dataset.train.images), dataset.train.labels, ipc=whole.ipc, classes=whole.classes,
-                           whitening=whole.whitening, seed=whole.seed)
+    plain = random_coreset(
+        whole.whitening.encode(dataset.train.images),
+        dataset.train.labels,
+        ipc=whole.ipc,
+        classes=whole.classes,
+        whitening=whole.whitening,
+        seed=whole.seed,
+    )
     own = evaluate(whole, dataset, **options).mean
-    hard = evaluate(hard_labels(whole), dataset, **options).mean if whole.labels.is_floating_point() else own
+    hard = (
+        evaluate(hard_labels(whole), dataset, **options).mean
+        if whole.labels.is_floating_point()
+        else own
+    )
     full = full.mean if isinstance(full, Evaluation) else float(full)
     return Ranking(full, hard, own, evaluate(plain, dataset, **options).mean, weight)

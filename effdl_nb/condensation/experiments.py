@@ -17,7 +17,16 @@ import torch
 from tqdm.auto import tqdm
 
 from .. import data
-from .condense import METHODS, condense, defaults, kept_set, plan_experts, prepare, settings_of, shared_experts
+from effdl_nb.condensation.condense import (
+    METHODS,
+    condense,
+    defaults,
+    kept_set,
+    plan_experts,
+    prepare,
+    settings_of,
+    shared_experts,
+)
 from .evaluation import PROTOCOLS, Evaluation, evaluate
 from .sets import CondensedSet
 from .trajectory import analyse_layers, real_images
@@ -33,6 +42,7 @@ TITLES = {**{key: method.title for key, method in METHODS.items()}, WHOLE: "All 
 @dataclass(frozen=True)
 class CondensationSettings:
     "Everything that shapes a row of Tables 4.1, 4.2, 4.4 or of the ablation; the defaults are the thesis's for CIFAR-10, one image per class."
+
     dataset: str = "cifar10"  # a name that `effdl_nb.data.load` knows
     train_size: int | None = None  # real training images used, class-balanced; None: all
     test_size: int | None = None  # test images used; None: all
@@ -46,7 +56,8 @@ class CondensationSettings:
     reading: str | None = None  # of Eq 4.12, for iatm; None: the method's own. Likewise:
     opening: str | None = None  # what opens the components
     horizon: str | None = None  # when all are open
-    progress_at: tuple[int, ...] = ()  # iterations at which trajectory matching is evaluated on the way
+    # iterations at which trajectory matching is evaluated on the way
+    progress_at: tuple[int, ...] = ()
     evaluation_network: str | None = None  # None: the same network
     evaluation_width: int | None = None  # of another evaluation network
     eval_runs: int = 4  # networks
@@ -62,10 +73,17 @@ class CondensationSettings:
 # %% ../../nbs/04_condensation/08_experiments.ipynb #7cb57e3e
 def _validate(s: CondensationSettings):
     "ValueError for what no row allows."
-    allowed = {"dataset": data.NAMES, "method": (None, *TITLES), "protocol": PROTOCOLS, "precision": ("fp32", "bf16")}
+    allowed = {
+        "dataset": data.NAMES,
+        "method": (None, *TITLES),
+        "protocol": PROTOCOLS,
+        "precision": ("fp32", "bf16"),
+    }
     for name, values in allowed.items():
         if getattr(s, name) not in values:
-            raise ValueError(f"{name} {getattr(s, name)!r} is unknown; allowed: {', '.join(map(str, values))}")
+            raise ValueError(
+                f"{name} {getattr(s, name)!r} is unknown; allowed: {', '.join(map(str, values))}"
+            )
     for name in ("ipc", "eval_runs", "eval_epochs", "eval_batch"):
         if getattr(s, name) < 1:
             raise ValueError(f"{name} must be at least 1, not {getattr(s, name)}")
@@ -77,7 +95,10 @@ def _validate(s: CondensationSettings):
 
 def _check_progress(method: str, s: CondensationSettings):
     if s.progress_at and method not in ON_THE_WAY:
-        raise ValueError(f"progress_at is {s.progress_at}, but method {method!r} is not looked at on the way; allowed: {', '.join(ON_THE_WAY)}")
+        raise ValueError(
+            f"progress_at is {s.progress_at}, but method {method!r} is not looked at on the way; "
+            f"allowed: {', '.join(ON_THE_WAY)}"
+        )
 
 
 def method_of(
@@ -98,7 +119,11 @@ def method_options(
     "What the settings say to `condense`. ValueError if the method has no such option."
     known = defaults(method, s.ipc, s.dataset, s.preset)
     said = {"width": s.width} if s.width is not None and "width" in known else {}
-    said |= {name: getattr(s, name) for name in ("reading", "opening", "horizon") if getattr(s, name) is not None}
+    said |= {
+        name: getattr(s, name)
+        for name in ("reading", "opening", "horizon")
+        if getattr(s, name) is not None
+    }
     options = {**said, **s.options}
     settings_of(method, s.ipc, s.dataset, s.preset, options)
     return options
@@ -132,7 +157,13 @@ def condensed_set(
 def _request(row: str, s: CondensationSettings, seed: int, work: str | Path) -> tuple[tuple, dict]:
     "What `condense` and `kept_set` are told about a row."
     method = method_of(row, s)
-    said = {"preset": s.preset, "seed": seed, "whitening": s.whitening, "work": work, **method_options(method, s)}
+    said = {
+        "preset": s.preset,
+        "seed": seed,
+        "whitening": s.whitening,
+        "work": work,
+        **method_options(method, s),
+    }
     return (dataset_of(s), method, s.ipc, s.network), said
 
 # %% ../../nbs/04_condensation/08_experiments.ipynb #a46029f1
@@ -148,10 +179,26 @@ def evaluate_row(
 ) -> Evaluation:
     "Fresh networks trained on a set, as the settings say."
     other = s.evaluation_network not in (None, s.network)
-    whitening = None if isinstance(made, CondensedSet) else prepare(dataset_of(s), s.whitening, work).whitening
-    return evaluate(made, dataset_of(s), s.evaluation_network or s.network, s.eval_runs, s.protocol, width=s.evaluation_width if other else s.width,
-                    epochs=s.eval_epochs, rate=s.eval_rate, batch_size=s.eval_batch, precision=s.precision, whitening=whitening,
-                    seed=EVAL_SEED + 100 * seed, progress=progress)
+    whitening = (
+        None
+        if isinstance(made, CondensedSet)
+        else prepare(dataset_of(s), s.whitening, work).whitening
+    )
+    return evaluate(
+        made,
+        dataset_of(s),
+        s.evaluation_network or s.network,
+        s.eval_runs,
+        s.protocol,
+        width=s.evaluation_width if other else s.width,
+        epochs=s.eval_epochs,
+        rate=s.eval_rate,
+        batch_size=s.eval_batch,
+        precision=s.precision,
+        whitening=whitening,
+        seed=EVAL_SEED + 100 * seed,
+        progress=progress,
+    )
 
 # %% ../../nbs/04_condensation/08_experiments.ipynb #af48870e
 def accuracy_on_the_way(
@@ -159,9 +206,13 @@ def accuracy_on_the_way(
     settings: CondensationSettings,
     seed: int,
     work: str | Path,
-) -> tuple[Callable, Path]:  # what `condense` calls after each iteration, and the file with [iteration, accuracies...] records
+) -> tuple[
+    Callable, Path
+]:  # what `condense` calls after each iteration, and the file with [iteration, accuracies...] records
     "Evaluate the images at the iterations `settings.progress_at`."
-    mark = settings_hash([method_of(row, settings), asdict(settings), seed, dataset_of(settings).digest])
+    mark = settings_hash(
+        [method_of(row, settings), asdict(settings), seed, dataset_of(settings).digest]
+    )
     path = Path(work) / f"progress-{mark}.json"
 
     def tell(iteration: int, images, rate: float, drawn):
@@ -169,7 +220,9 @@ def accuracy_on_the_way(
             found = read_json(path)["found"] if path.exists() else []
             now = _set_of(images, rate, settings, seed, work)
             values = list(evaluate_row(now, settings, seed, work, progress=False).values)
-            write_json(path, {"found": [*(r for r in found if r[0] != iteration), [iteration, *values]]})
+            write_json(
+                path, {"found": [*(r for r in found if r[0] != iteration), [iteration, *values]]}
+            )
 
     return tell, path
 
@@ -181,17 +234,30 @@ def not_seen(
 ) -> list[int]:  # iterations
     "Iterations of `settings.progress_at` that the run has and the file lacks."
     method = method_of(row, settings)
-    last = settings_of(method, settings.ipc, settings.dataset, settings.preset, method_options(method, settings)).get("iterations", 0)
+    last = settings_of(
+        method, settings.ipc, settings.dataset, settings.preset, method_options(method, settings)
+    ).get("iterations", 0)
     found = [r[0] for r in read_json(path)["found"]] if path and path.exists() else []
     return [i for i in settings.progress_at if 1 <= i <= last and i not in found]
 
 
-def _set_of(images: torch.Tensor, rate: float, s: CondensationSettings, seed: int, work: str | Path) -> CondensedSet:
+def _set_of(
+    images: torch.Tensor, rate: float, s: CondensationSettings, seed: int, work: str | Path
+) -> CondensedSet:
     "Images in the making as a condensed set."
     dataset = dataset_of(s)
     labels = torch.arange(dataset.num_classes).repeat_interleave(s.ipc)
     whitening = prepare(dataset, s.whitening, work).whitening
-    return CondensedSet(images.detach().cpu().clone(), labels, dataset.classes, "unfinished", s.ipc, whitening, rate=rate, seed=seed)
+    return CondensedSet(
+        images.detach().cpu().clone(),
+        labels,
+        dataset.classes,
+        "unfinished",
+        s.ipc,
+        whitening,
+        rate=rate,
+        seed=seed,
+    )
 
 # %% ../../nbs/04_condensation/08_experiments.ipynb #23401d8a
 def expert_spectra(
@@ -199,22 +265,38 @@ def expert_spectra(
     work: str | Path,  # folder of shared intermediate results
     expert: int = 0,  # which expert
     progress: bool = True,
-) -> list[dict]:  # one record per epoch and layer: epoch, weight, r, first, rank_50, rank_90, rank_99
+) -> list[
+    dict
+]:  # one record per epoch and layer: epoch, weight, r, first, rank_50, rank_90, rank_99
     "Concentration of the importance spectrum of every layer, over an expert's epochs (Eqs 4.4, 4.10, 4.11)."
     dataset, s = dataset_of(settings), settings
     options = settings_of("iatm", s.ipc, s.dataset, s.preset, method_options("iatm", s))
     real = prepare(dataset, s.whitening, work)
-    experts = shared_experts(real, plan_experts(s.network, options), options["experts"], work, progress=progress)
-    probe = real.images[torch.randperm(len(real.images), generator=torch.Generator().manual_seed(0))[:128]]
+    experts = shared_experts(
+        real, plan_experts(s.network, options), options["experts"], work, progress=progress
+    )
+    probe = real.images[
+        torch.randperm(len(real.images), generator=torch.Generator().manual_seed(0))[:128]
+    ]
     shape = {"image_size": probe.shape[-1], "in_channels": probe.shape[1]}
     with torch.random.fork_rng():
-        model = build(s.network, dataset.num_classes, width=options["width"], norm="instance", **shape)
+        model = build(
+            s.network, dataset.num_classes, width=options["width"], norm="instance", **shape
+        )
     records = []
     for epoch in range(experts.config.first, experts.config.epochs + 1):
         for layer in analyse_layers(model, experts.parameters(expert, epoch), probe):
             found = layer.components
             ranks = {f"rank_{p}": found.rank_at(p / 100) for p in (50, 90, 99)}
-            records.append({"epoch": epoch, "weight": layer.weight, "r": len(found.sigma), "first": float(found.energy[0]), **ranks})
+            records.append(
+                {
+                    "epoch": epoch,
+                    "weight": layer.weight,
+                    "r": len(found.sigma),
+                    "first": float(found.energy[0]),
+                    **ranks,
+                }
+            )
     return records
 
 # %% ../../nbs/04_condensation/08_experiments.ipynb #bb93e564
@@ -224,22 +306,32 @@ KEPT = ("curve", "ranks", "skipped")  # of what a set knows of its making
 def condensation_accuracy(
     row: str,  # one of TITLES; with settings.method any key
     settings: CondensationSettings,
-    seed: int,  # of the set: initial images, experts drawn, batches, augmentation; experts do not depend on it
+    # of the set: initial images, experts drawn, batches, augmentation; experts do not depend on it
+    seed: int,
     work: str | Path,  # folder of shared intermediate results
     progress: bool = True,
 ) -> dict:  # {"accuracy": [percent, one per evaluation network], "details": {...}}
     "One row of Table 4.1, 4.2, 4.4 or of the ablation: test accuracy of fresh networks trained on the row's set."
     method, details = method_of(row, settings), {}
     _check_progress(method, settings)
-    with tqdm(total=2, desc=f"{row}, seed {seed}", unit="part", disable=not progress, leave=False) as bar:
+    with tqdm(
+        total=2, desc=f"{row}, seed {seed}", unit="part", disable=not progress, leave=False
+    ) as bar:
         if method == WHOLE:
             made = dataset_of(settings).train
         else:
-            tell, path = accuracy_on_the_way(row, settings, seed, work) if settings.progress_at else (None, None)
+            tell, path = (
+                accuracy_on_the_way(row, settings, seed, work)
+                if settings.progress_at
+                else (None, None)
+            )
             made = condensed_set(row, settings, seed, work, progress, tell)
             if not_seen(row, settings, path):
                 made = condensed_set(row, settings, seed, work, progress, tell, again=True)
-            details = {"rate": made.rate, **{key: made.details[key] for key in KEPT if key in made.details}}
+            details = {
+                "rate": made.rate,
+                **{key: made.details[key] for key in KEPT if key in made.details},
+            }
             details |= {"on_the_way": read_json(path)["found"]} if path and path.exists() else {}
         bar.update()
         result = evaluate_row(made, settings, seed, work, progress)
@@ -253,7 +345,9 @@ def condensation_accuracy(
 def images_of(
     measured: dict,  # a measurement of a row of method mtt or iatm: row, settings, seed
     work: str | Path,  # folder of shared intermediate results
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:  # before and after, (n, C, H, W) in [0, 1], and labels (n,); None: not there
+) -> (
+    tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None
+):  # before and after, (n, C, H, W) in [0, 1], and labels (n,); None: not there
     "The images of a trajectory-matched set, and the real ones that it started from. ValueError for a row of another method."
     settings, seed = CondensationSettings(**measured["settings"]), measured["seed"]
     method, dataset = method_of(measured["row"], settings), dataset_of(settings)
@@ -263,7 +357,9 @@ def images_of(
     if kept_set(*which, **said) is None:
         return None
     made = condensed_set(measured["row"], settings, seed, work, progress=False)
-    index = real_images(dataset.train.labels, dataset.num_classes, settings.ipc, torch.Generator().manual_seed(seed))
+    index = real_images(
+        dataset.train.labels, dataset.num_classes, settings.ipc, torch.Generator().manual_seed(seed)
+    )
     return dataset.train.images[index].float() / 255, made.to_raw(), made.labels
 
 # %% ../../nbs/04_condensation/08_experiments.ipynb #7e0a98df
@@ -274,10 +370,22 @@ def schedule(
     work: str | Path,  # nothing is kept
 ) -> dict:
     "One row of Table 4.3: N, M, T-, T, T+, Interval, batch size and learning rate of importance-aware trajectory matching."
-    o = settings_of("iatm", settings.ipc, settings.dataset, settings.preset, method_options("iatm", settings))
-    names = {"n": "student_steps", "m": "expert_steps", "t_minus": "min_start", "t": "first_start", "t_plus": "max_start", "interval": "interval",
-             "batch": "student_batch", "lr": "image_lr"}
+    o = settings_of(
+        "iatm", settings.ipc, settings.dataset, settings.preset, method_options("iatm", settings)
+    )
+    names = {
+        "n": "student_steps",
+        "m": "expert_steps",
+        "t_minus": "min_start",
+        "t": "first_start",
+        "t_plus": "max_start",
+        "interval": "interval",
+        "batch": "student_batch",
+        "lr": "image_lr",
+    }
     return {key: o[name] for key, name in names.items()} | {"details": {"options": o}}
 
 
-schedule.rows = tuple(f"{name}_ipc{ipc}" for name in ("cifar10", "cifar100", "tiny_imagenet") for ipc in (1, 10, 50))
+schedule.rows = tuple(
+    f"{name}_ipc{ipc}" for name in ("cifar10", "cifar100", "tiny_imagenet") for ipc in (1, 10, 50)
+)

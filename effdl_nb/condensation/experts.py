@@ -29,6 +29,7 @@ from ..training import TrainConfig, train
 @dataclass(frozen=True)
 class ExpertConfig:
     "How experts are trained; the defaults are the published protocol's."
+
     network: str = "convnet-3"  # any network without running statistics
     width: int | None = None  # channels; None: the network's own (128)
     epochs: int = 100  # T, the length of a trajectory
@@ -43,13 +44,24 @@ class ExpertConfig:
 
     def __post_init__(self):
         if self.epochs < 1 or not 0 <= self.first < self.epochs:
-            raise ValueError(f"epochs must be at least 1 and first in 0..epochs - 1, not epochs={self.epochs}, first={self.first}")
+            raise ValueError(
+                "epochs must be at least 1 and first in 0..epochs - 1, not "
+                f"epochs={self.epochs}, first={self.first}"
+            )
         self.training(0)
 
     def training(self, index: int) -> TrainConfig:
         "How one expert is trained. ValueError for settings that make no sense."
-        return TrainConfig(epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, momentum=self.momentum, weight_decay=0.0,
-                           schedule="constant", precision=self.precision, seed=self.seed + index)
+        return TrainConfig(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=0.0,
+            schedule="constant",
+            precision=self.precision,
+            seed=self.seed + index,
+        )
 
 # %% ../../nbs/04_condensation/03_experts.ipynb #17806f14
 def train_expert(
@@ -66,7 +78,14 @@ def train_expert(
     settings = config.training(index)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        model = build(config.network, num_classes, width=config.width, image_size=images.shape[-1], in_channels=images.shape[1], norm="instance")
+        model = build(
+            config.network,
+            num_classes,
+            width=config.width,
+            image_size=images.shape[-1],
+            in_channels=images.shape[1],
+            norm="instance",
+        )
     snapshots = []
 
     def keep(model, epoch):
@@ -76,8 +95,18 @@ def train_expert(
             on_epoch(epoch)
 
     augment = siamese_augment if config.augmentation else None
-    with nullcontext() if config.precision == "fp32" else by_hand(device, twice=False):   # pooling in half precision is what it speeds up
-        history = train(model, images, labels, settings, augment=augment, on_epoch=keep, device=device, progress=progress)
+    # pooling in half precision is what it speeds up
+    with nullcontext() if config.precision == "fp32" else by_hand(device, twice=False):
+        history = train(
+            model,
+            images,
+            labels,
+            settings,
+            augment=augment,
+            on_epoch=keep,
+            device=device,
+            progress=progress,
+        )
     dtype = torch.float16 if config.half else torch.float32
     return {k: torch.stack([s[k] for s in snapshots]).to(dtype) for k in snapshots[0]}, history.loss
 
@@ -127,10 +156,14 @@ def _open_whole(path: Path):
     try:
         f = safe_open(path, "pt")
     except (SafetensorError, OSError) as e:
-        raise ValueError(f"{path} is not a whole expert ({e}); delete it and train_experts will make it again") from e
+        raise ValueError(
+            f"{path} is not a whole expert ({e}); delete it and train_experts will make it again"
+        ) from e
     header = json.loads((f.metadata() or {}).get("expert", "{}"))
     if header.get("version") != VERSION:
-        raise ValueError(f"{path} is not an expert of version {VERSION}, but of {header.get('version')!r}")
+        raise ValueError(
+            f"{path} is not an expert of version {VERSION}, but of {header.get('version')!r}"
+        )
     return f
 
 
@@ -143,9 +176,17 @@ def _claim(folder: Path, config: ExpertConfig, data: dict):
         found = read_json(record)
     if settings_hash(found) != settings_hash(wanted):
         both = {**found["config"], **found["data"]}, {**wanted["config"], **wanted["data"]}
-        differ = sorted(k for k in both[0].keys() | both[1].keys() if both[0].get(k) != both[1].get(k))
-        way = "Use another folder" if any(folder.glob("expert_*.safetensors")) else f"Use another folder, or delete {record}: no expert is there yet"
-        raise ValueError(f"{folder} holds experts with other settings; different: {', '.join(differ)}. {way}.")
+        differ = sorted(
+            k for k in both[0].keys() | both[1].keys() if both[0].get(k) != both[1].get(k)
+        )
+        way = (
+            "Use another folder"
+            if any(folder.glob("expert_*.safetensors"))
+            else f"Use another folder, or delete {record}: no expert is there yet"
+        )
+        raise ValueError(
+            f"{folder} holds experts with other settings; different: {', '.join(differ)}. {way}."
+        )
 
 # %% ../../nbs/04_condensation/03_experts.ipynb #45776778
 def train_experts(
@@ -155,7 +196,9 @@ def train_experts(
     num_classes: int,
     count: int = 100,  # experts wanted in all
     config: ExpertConfig | None = None,  # None: the published protocol
-    data: dict | None = None,  # what identifies the images, kept with the experts: name, digest, whitening ...; None: their `length_of`
+    # what identifies the images, kept with the experts: name, digest, whitening ...; None: their
+    # `length_of`
+    data: dict | None = None,
     device=None,  # None: a GPU if there is one
     progress: bool = True,  # a bar over epochs, with the time left
 ) -> Experts:
@@ -163,17 +206,43 @@ def train_experts(
     if count < 1:
         raise ValueError(f"count must be at least 1, not {count}")
     config, folder = config or ExpertConfig(), Path(folder)
-    with torch.device("meta"):   # a network that cannot be built is refused before the folder is claimed
-        build(config.network, num_classes, width=config.width, image_size=images.shape[-1], in_channels=images.shape[1], norm="instance")
+    # a network that cannot be built is refused before the folder is claimed
+    with torch.device("meta"):
+        build(
+            config.network,
+            num_classes,
+            width=config.width,
+            image_size=images.shape[-1],
+            in_channels=images.shape[1],
+            norm="instance",
+        )
     data = data or {"length": length_of(images), "labels": settings_hash(labels.tolist())}
     _claim(folder, config, {**data, "images": list(images.shape), "num_classes": num_classes})
     paths = [folder / f"expert_{i:04}.safetensors" for i in range(count)]
     done = config.epochs * sum(path.exists() for path in paths)
-    with tqdm(total=config.epochs * count, initial=done, desc=f"{count} experts", unit="epoch", disable=not progress, leave=False) as bar:
+    with tqdm(
+        total=config.epochs * count,
+        initial=done,
+        desc=f"{count} experts",
+        unit="epoch",
+        disable=not progress,
+        leave=False,
+    ) as bar:
         for i, path in enumerate(paths):
             with lock(path):
                 if not path.exists():
-                    _write_expert(path, *train_expert(images, labels, num_classes, config, i, device, on_epoch=lambda _: bar.update()))
+                    _write_expert(
+                        path,
+                        *train_expert(
+                            images,
+                            labels,
+                            num_classes,
+                            config,
+                            i,
+                            device,
+                            on_epoch=lambda _: bar.update(),
+                        ),
+                    )
                 else:
                     _open_whole(path)
     return Experts(folder, count)

@@ -29,11 +29,13 @@ def to_unit(
 @dataclass(frozen=True)
 class ChannelWhitening:
     "Model space = (x - mean) / std per channel; the choice for Tiny ImageNet (section 4.4.3)."
+
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
     std: tuple[float, ...]  # per channel, of pixels in [0, 1]
     kind = "channel"
 
-    def _stat(self, values, like): return torch.tensor(values, dtype=torch.float32, device=like.device).view(1, -1, 1, 1)
+    def _stat(self, values, like):
+        return torch.tensor(values, dtype=torch.float32, device=like.device).view(1, -1, 1, 1)
 
     def encode(self, images: Tensor) -> Tensor:
         "uint8 or [0, 1] images (N, C, H, W) -> model space, float32."
@@ -50,12 +52,16 @@ class ChannelWhitening:
 
     def tensors(self) -> dict[str, Tensor]:
         "Everything needed to rebuild the map, for saving."
-        return {"mean": torch.tensor(self.mean, dtype=torch.float64), "std": torch.tensor(self.std, dtype=torch.float64)}
+        return {
+            "mean": torch.tensor(self.mean, dtype=torch.float64),
+            "std": torch.tensor(self.std, dtype=torch.float64),
+        }
 
 # %% ../../nbs/04_condensation/00a_images.ipynb #9f31665f
 @dataclass(frozen=True)
 class ZCAWhitening:
     "Model space = T (x - mean), T = U diag((s + eps)^-1/2) U^T over whole images; the choice for CIFAR (section 4.4.2)."
+
     mean: Tensor  # (D,) mean of the training images in [0, 1]
     values: Tensor  # (D,) eigenvalues s of their covariance
     vectors: Tensor  # (D, D) eigenvectors U, one a column
@@ -76,7 +82,9 @@ class ZCAWhitening:
         "uint8 or [0, 1] images (N, C, H, W) -> model space, float32."
         self._check(images)
         mean, T = self.mean.to(images.device), self.matrix.to(images.device)
-        return torch.cat([(to_unit(c).flatten(1) - mean) @ T for c in images.split(chunk)]).view(images.shape)
+        return torch.cat([(to_unit(c).flatten(1) - mean) @ T for c in images.split(chunk)]).view(
+            images.shape
+        )
 
     def decode(self, z: Tensor) -> Tensor:
         "Model space (N, C, H, W) -> pixels, about [0, 1] but not clamped."
@@ -85,15 +93,28 @@ class ZCAWhitening:
 
     def _check(self, images):
         if images[0].numel() != len(self.mean):
-            raise ValueError(f"this whitening was fitted on images of {len(self.mean)} values, not of shape {tuple(images.shape[1:])}")
+            raise ValueError(
+                f"this whitening was fitted on images of {len(self.mean)} values, not of shape "
+                f"{tuple(images.shape[1:])}"
+            )
 
     def fingerprint(self) -> list[float]:
         "A few numbers that tell this map from another one (they do not depend on the eigenvectors' signs)."
-        return [self.eps, self.mean.double().mean().item(), self.values.double().sum().item(), self.values.double().max().item()]
+        return [
+            self.eps,
+            self.mean.double().mean().item(),
+            self.values.double().sum().item(),
+            self.values.double().max().item(),
+        ]
 
     def tensors(self) -> dict[str, Tensor]:
         "Everything needed to rebuild the map, for saving."
-        return {"mean": self.mean, "values": self.values, "vectors": self.vectors, "eps": torch.tensor(self.eps, dtype=torch.float64)}
+        return {
+            "mean": self.mean,
+            "values": self.values,
+            "vectors": self.vectors,
+            "eps": torch.tensor(self.eps, dtype=torch.float64),
+        }
 
 # %% ../../nbs/04_condensation/00a_images.ipynb #f8b1fe41
 def fit_zca(
@@ -125,7 +146,9 @@ def whitening_from(
     if kind == "channel":
         return ChannelWhitening(tuple(tensors["mean"].tolist()), tuple(tensors["std"].tolist()))
     if kind == "zca":
-        return ZCAWhitening(tensors["mean"], tensors["values"], tensors["vectors"], tensors["eps"].item())
+        return ZCAWhitening(
+            tensors["mean"], tensors["values"], tensors["vectors"], tensors["eps"].item()
+        )
     raise ValueError(f"whitening {kind!r} is unknown; allowed: 'channel', 'zca'")
 
 # %% ../../nbs/04_condensation/00a_images.ipynb #ca52f09d
@@ -143,6 +166,7 @@ GROUPS = tuple(STRATEGY.split("_"))
 @dataclass(frozen=True)
 class Draw:
     "One random draw of the augmentation for a batch; a pure value, apply it with `augment`."
+
     group: str  # one of GROUPS, or "none"
     u: Tensor  # (B, 3) uniform numbers in [0, 1); what they mean depends on the group
 
@@ -151,7 +175,8 @@ def draw_augmentation(
     count: int,  # images in the batch
     generator: torch.Generator | None,  # the caller's own source of randomness
     strategy: str = STRATEGY,  # groups to choose from, joined by "_"; "none" for no augmentation
-    siamese: bool = False,  # one magnitude for the whole batch (DSA, DM) instead of one per image (trajectory matching)
+    # one magnitude for the whole batch (DSA, DM) instead of one per image (trajectory matching)
+    siamese: bool = False,
 ) -> Draw:
     "Draw one group and its magnitudes. Everything random about the augmentation happens here."
     groups = strategy.split("_")
@@ -180,7 +205,9 @@ def _crop(x: Tensor, u: Tensor) -> Tensor:
     rows = (torch.arange(H, device=x.device) + dy[:, None])[:, None, :, None]
     columns = (torch.arange(W, device=x.device) + dx[:, None])[:, None, None, :]
     batch = torch.arange(B, device=x.device).view(-1, 1, 1, 1)
-    return F.pad(x, (p, p, p, p))[batch, torch.arange(C, device=x.device).view(1, -1, 1, 1), rows, columns]
+    return F.pad(x, (p, p, p, p))[
+        batch, torch.arange(C, device=x.device).view(1, -1, 1, 1), rows, columns
+    ]
 
 
 def _cutout(x: Tensor, u: Tensor) -> Tensor:
@@ -188,7 +215,12 @@ def _cutout(x: Tensor, u: Tensor) -> Tensor:
     cy, cx = (u[:, 0] * H).long(), (u[:, 1] * W).long()
     dy = (torch.arange(H, device=x.device) - cy[:, None])[:, :, None]
     dx = (torch.arange(W, device=x.device) - cx[:, None])[:, None, :]
-    hole = (-(H // 4) <= dy) & (dy < H - H // 2 - H // 4) & (-(W // 4) <= dx) & (dx < W - W // 2 - W // 4)
+    hole = (
+        (-(H // 4) <= dy)
+        & (dy < H - H // 2 - H // 4)
+        & (-(W // 4) <= dx)
+        & (dx < W - W // 2 - W // 4)
+    )
     return x * ~hole[:, None]
 
 
@@ -211,10 +243,20 @@ def _scale(x: Tensor, u: Tensor) -> Tensor:
 def _rotate(x: Tensor, u: Tensor) -> Tensor:
     a = (u[:, 0] - 0.5) * 2 * math.radians(15)
     zero = torch.zeros_like(a)
-    return _resample(x, torch.stack([a.cos(), -a.sin(), zero, a.sin(), a.cos(), zero], 1).view(-1, 2, 3))
+    return _resample(
+        x, torch.stack([a.cos(), -a.sin(), zero, a.sin(), a.cos(), zero], 1).view(-1, 2, 3)
+    )
 
 # %% ../../nbs/04_condensation/00a_images.ipynb #e057c1bb
-_APPLY = {"color": _color, "crop": _crop, "cutout": _cutout, "flip": _flip, "scale": _scale, "rotate": _rotate, "none": lambda x, u: x}
+_APPLY = {
+    "color": _color,
+    "crop": _crop,
+    "cutout": _cutout,
+    "flip": _flip,
+    "scale": _scale,
+    "rotate": _rotate,
+    "none": lambda x, u: x,
+}
 
 
 def augment(

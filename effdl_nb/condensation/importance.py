@@ -17,7 +17,10 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Importance:
     "Components of one layer's weight, the most important first (Eq 4.4 with the whitening of Theorem 1)."
-    sigma: Tensor  # (r,) singular values of Theta S, descending; sigma_n is the output change when component n is removed
+
+    # (r,) singular values of Theta S, descending; sigma_n is the output change when component n is
+    # removed
+    sigma: Tensor
     left: Tensor  # (out, r) left singular vectors, one a column
     jitter: float = 0.0  # what the Cholesky route had to add to the Gram's diagonal (0: nothing)
 
@@ -30,7 +33,9 @@ class Importance:
     def rank_at(
         self,
         fraction: float,  # of the energy, such as t/T in Eq 4.10
-        rule: str = "reach",  # "reach": smallest rank that reaches the fraction; "within": largest that stays within it (Eq 4.11)
+        # "reach": smallest rank that reaches the fraction; "within": largest that stays within it
+        # (Eq 4.11)
+        rule: str = "reach",
         min_rank: int = 1,  # 0 gives Eq 4.11 to the letter, which may keep nothing
     ) -> int:
         "k(t) of Eq 4.11. A fraction of 1 or more gives full rank under both rules."
@@ -40,7 +45,11 @@ class Importance:
         if fraction >= 1:
             return r
         e, tol = self.energy, 1e-9
-        k = int((e < fraction - tol).sum()) + 1 if rule == "reach" else int((e <= fraction + tol).sum())
+        k = (
+            int((e < fraction - tol).sum()) + 1
+            if rule == "reach"
+            else int((e <= fraction + tol).sum())
+        )
         return max(min_rank, min(k, r))
 
 # %% ../../nbs/04_condensation/01_importance.ipynb #e99c3c41
@@ -49,7 +58,8 @@ def layer_outputs(
     inputs: Tensor,  # (in, B) or images (B, in, H, W)
     bias: Tensor | None = None,  # (out,)
     stride: int | tuple[int, int] = 1,  # of a convolution
-    padding: int | tuple[int, int] | None = None,  # of a convolution; None keeps the size (kernel // 2)
+    # of a convolution; None keeps the size (kernel // 2)
+    padding: int | tuple[int, int] | None = None,
 ) -> Tensor:  # (out, B) or (out, B * H' * W')
     "Y = Theta X, one column for every sample or image position."
     _check(weight, inputs, bias)
@@ -65,7 +75,8 @@ def layer_inputs(
     inputs: Tensor,  # (in, B) or images (B, in, H, W)
     bias: Tensor | None = None,  # when given, a row of ones is appended
     stride: int | tuple[int, int] = 1,  # of a convolution
-    padding: int | tuple[int, int] | None = None,  # of a convolution; None keeps the size (kernel // 2)
+    # of a convolution; None keeps the size (kernel // 2)
+    padding: int | tuple[int, int] | None = None,
 ) -> Tensor:  # (in [+ 1], columns)
     "The X with Y = Theta X, Theta = [weight.flatten(1) | bias]."
     _check(weight, inputs, bias)
@@ -86,7 +97,10 @@ def _check(weight, inputs, bias):
     if weight.ndim not in kinds:
         raise ValueError(f"weight must have 2 or 4 dimensions, not shape {tuple(weight.shape)}")
     if inputs.ndim != weight.ndim:
-        raise ValueError(f"a weight of shape {tuple(weight.shape)} needs inputs {kinds[weight.ndim]}, not {tuple(inputs.shape)}")
+        raise ValueError(
+            f"a weight of shape {tuple(weight.shape)} needs inputs {kinds[weight.ndim]}, not "
+            f"{tuple(inputs.shape)}"
+        )
     seen = inputs.shape[0] if weight.ndim == 2 else inputs.shape[1]
     if seen != weight.shape[1]:
         raise ValueError(f"the weight has {weight.shape[1]} inputs, the data {seen}")
@@ -103,17 +117,23 @@ def whitening_factor(
     G = X.double() @ X.double().T
     scale = float(G.diagonal().mean())
     if not scale > 0:
-        raise ValueError(f"the inputs have no energy (mean square {scale}): there is nothing to whiten")
+        raise ValueError(
+            f"the inputs have no energy (mean square {scale}): there is nothing to whiten"
+        )
     jitter = 0.0
     while True:
-        S, info = torch.linalg.cholesky_ex(G + jitter * torch.eye(len(G), dtype=G.dtype, device=G.device))
+        S, info = torch.linalg.cholesky_ex(
+            G + jitter * torch.eye(len(G), dtype=G.dtype, device=G.device)
+        )
         if info == 0:
             return S, jitter
         jitter = 1e-6 * scale if jitter == 0 else 10 * jitter
 
 
 def from_outputs(
-    Y: Tensor,  # (out, columns) a layer's outputs; with the weight itself in their place, components are those of its plain SVD
+    # (out, columns) a layer's outputs; with the weight itself in their place, components are those
+    # of its plain SVD
+    Y: Tensor,
     rank: int,  # components to keep: min(out, in)
 ) -> Importance:
     "Components from a layer's outputs alone, by the eigenvectors of Y Y^T."
@@ -128,10 +148,12 @@ WHITENINGS = ("matrix_free", "cholesky")
 def importance(
     weight: Tensor,  # (out, in) or a convolution's (out, in, kh, kw)
     inputs: Tensor,  # (in, B), or images (B, in, H, W) for a convolution
-    whitening: str = "matrix_free",  # "matrix_free" (eigh of Y Y^T) or "cholesky" (Algorithm 4.1 to the letter)
+    # "matrix_free" (eigh of Y Y^T) or "cholesky" (Algorithm 4.1 to the letter)
+    whitening: str = "matrix_free",
     bias: Tensor | None = None,  # (out,), treated as the weight of one more input that is always 1
     stride: int | tuple[int, int] = 1,  # of a convolution
-    padding: int | tuple[int, int] | None = None,  # of a convolution; None keeps the size (kernel // 2)
+    # of a convolution; None keeps the size (kernel // 2)
+    padding: int | tuple[int, int] | None = None,
 ) -> Importance:
     """Rank the components of a layer's weight by what the output loses without them (Theorems 1 and 2).
 

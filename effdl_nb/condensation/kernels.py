@@ -33,7 +33,9 @@ def relu_expectations(
     inside = rho.abs() < 1 - 1e-14
     ends = torch.where(rho > 0, 0.0, math.pi).to(rho)
     theta = torch.where(inside, torch.where(inside, rho, 0.0).arccos(), ends)
-    return (math.pi - theta) / (2 * math.pi), scale * (theta.sin() + (math.pi - theta) * rho) / (2 * math.pi)
+    return (math.pi - theta) / (2 * math.pi), scale * (theta.sin() + (math.pi - theta) * rho) / (
+        2 * math.pi
+    )
 
 # %% ../../nbs/04_condensation/05b_kernels.ipynb #d48ff36f
 def ntk(
@@ -86,13 +88,16 @@ def kernel_loss(
     **kernel,  # depth, weight_std, bias_std of `ntk`
 ) -> Tensor:
     "KIP's loss: half the mean squared length of the error on the targets."
-    predicted = ridge_regression(ntk(targets, support, **kernel), ntk(support, support, **kernel), y, ridge)
+    predicted = ridge_regression(
+        ntk(targets, support, **kernel), ntk(support, support, **kernel), y, ridge
+    )
     return 0.5 * (y_t - predicted).square().sum(1).mean()
 
 # %% ../../nbs/04_condensation/05b_kernels.ipynb #fb55baf0
 @dataclass(frozen=True)
 class KernelConfig:
     "Settings of KIP with a fully-connected network's kernel."
+
     ipc: int = 1  # images per class
     depth: int = 1  # hidden layers
     weight_std: float = math.sqrt(2)  # sigma_w
@@ -115,7 +120,12 @@ class KernelConfig:
     @property
     def kernel(self) -> dict:
         "What `kernel_loss` needs besides images and labels."
-        return {"ridge": self.ridge, "depth": self.depth, "weight_std": self.weight_std, "bias_std": self.bias_std}
+        return {
+            "ridge": self.ridge,
+            "depth": self.depth,
+            "weight_std": self.weight_std,
+            "bias_std": self.bias_std,
+        }
 
 # %% ../../nbs/04_condensation/05b_kernels.ipynb #49b70bd8
 def condense_kernel(
@@ -125,9 +135,11 @@ def condense_kernel(
     *,
     classes: tuple[str, ...],  # class names
     whitening: Whitening,  # that leads to model space
-    details: Mapping | None = None,  # JSON-able facts to keep with the set, such as the data set's name and digest
+    # JSON-able facts to keep with the set, such as the data set's name and digest
+    details: Mapping | None = None,
     device=None,  # None: a GPU if there is one
-    **run,  # checkpoint, checkpoint_every, on_iteration and progress, as `learning.learn` takes them
+    # checkpoint, checkpoint_every, on_iteration and progress, as `learning.learn` takes them
+    **run,
 ) -> CondensedSet:
     """KIP: learn `ipc` images per class, and their labels if wanted, by which kernel regression recognises real images.
 
@@ -135,10 +147,20 @@ def condense_kernel(
     NonFiniteSteps if `max_skipped` steps in a row are not finite.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    start, targets, index = initial_images(images, labels, len(classes), config.ipc, config.init, torch.Generator().manual_seed(config.seed))
+    start, targets, index = initial_images(
+        images,
+        labels,
+        len(classes),
+        config.ipc,
+        config.init,
+        torch.Generator().manual_seed(config.seed),
+    )
     tensors, rates = {"images": start.to(device)}, {"images": config.image_lr}
     if config.learn_labels:
-        tensors, rates = {**tensors, "labels": centred(targets, len(classes)).to(device)}, {**rates, "labels": config.label_lr}
+        tensors, rates = (
+            {**tensors, "labels": centred(targets, len(classes)).to(device)},
+            {**rates, "labels": config.label_lr},
+        )
     learned = Learned(tensors, rates, "adam", 0.0, config.max_skipped, config.seed + 1)
     problem = images, labels, centred(targets, len(classes)).to(device), config
 
@@ -146,12 +168,24 @@ def condense_kernel(
         return _finish(state, targets, config, classes, whitening, details)
 
     mark = run_mark(config, images, index)
-    return learn(learned, config.iterations, lambda state: _iterate(state, *problem), finish, mark, name="kip", **run)
+    return learn(
+        learned,
+        config.iterations,
+        lambda state: _iterate(state, *problem),
+        finish,
+        mark,
+        name="kip",
+        **run,
+    )
 
 # %% ../../nbs/04_condensation/05b_kernels.ipynb #bf4e5701
-def _iterate(learned: Learned, images: Tensor, labels: Tensor, y: Tensor, config: KernelConfig) -> float:
+def _iterate(
+    learned: Learned, images: Tensor, labels: Tensor, y: Tensor, config: KernelConfig
+) -> float:
     "One step of KIP on a batch of real images."
-    index = torch.randperm(len(images), generator=learned.generator)[: config.batch_real].to(images.device)
+    index = torch.randperm(len(images), generator=learned.generator)[: config.batch_real].to(
+        images.device
+    )
     y_t = centred(labels[index].to(y.device), y.shape[1])
     y = learned.tensors.get("labels", y)
     try:
@@ -162,13 +196,25 @@ def _iterate(learned: Learned, images: Tensor, labels: Tensor, y: Tensor, config
     return learned.step(loss.item(), dict(zip(learned.tensors, gradients, strict=True)))
 
 
-def _finish(learned: Learned, targets, config: KernelConfig, classes, whitening, details) -> CondensedSet:
+def _finish(
+    learned: Learned, targets, config: KernelConfig, classes, whitening, details
+) -> CondensedSet:
     details = facts(learned, config, details)
     if config.learn_labels:
         raw = learned["labels"].detach().cpu()
         details["regression_labels"] = [[round(v, 8) for v in row] for row in raw.tolist()]
         targets = to_probabilities(raw + 1 / len(classes)).float()
-    return CondensedSet(learned["images"].detach().cpu(), targets, tuple(classes), "kip", config.ipc, whitening, None, config.seed, details)
+    return CondensedSet(
+        learned["images"].detach().cpu(),
+        targets,
+        tuple(classes),
+        "kip",
+        config.ipc,
+        whitening,
+        None,
+        config.seed,
+        details,
+    )
 
 # %% ../../nbs/04_condensation/05b_kernels.ipynb #7112c881
 def kernel_accuracy(
@@ -183,8 +229,15 @@ def kernel_accuracy(
     if "regression_labels" in condensed.details:
         y = torch.tensor(condensed.details["regression_labels"], dtype=torch.float64)
     else:
-        y = condensed.labels.double() - 1 / K if condensed.labels.is_floating_point() else centred(condensed.labels, K)
+        y = (
+            condensed.labels.double() - 1 / K
+            if condensed.labels.is_floating_point()
+            else centred(condensed.labels, K)
+        )
     kernel = {k: v for k, v in config.kernel.items() if k != "ridge"}
     K_ss = ntk(condensed.images, condensed.images, **kernel)
-    guesses = [ridge_regression(ntk(x, condensed.images, **kernel), K_ss, y, config.ridge).argmax(1) for x in images.split(chunk)]
+    guesses = [
+        ridge_regression(ntk(x, condensed.images, **kernel), K_ss, y, config.ridge).argmax(1)
+        for x in images.split(chunk)
+    ]
     return 100 * (torch.cat(guesses) == labels).double().mean().item()

@@ -30,15 +30,28 @@ class NonFiniteSteps(ArithmeticError):
 class Learned:
     "Tensors under optimisation, their optimiser, the run's randomness and the curve so far."
 
-    def __init__(self, tensors: Mapping[str, Tensor], rates: Mapping[str, float], optimizer: str, momentum: float, max_skipped: int, seed: int,
-                 betas: tuple[float, float] = (0.9, 0.999)):
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        rates: Mapping[str, float],
+        optimizer: str,
+        momentum: float,
+        max_skipped: int,
+        seed: int,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ):
         self.tensors = {k: v.detach().clone().requires_grad_() for k, v in tensors.items()}
         groups = [{"params": [v], "lr": rates[k]} for k, v in self.tensors.items()]
         self.rates, self.max_skipped = dict(rates), max_skipped
-        self.optimizer = torch.optim.SGD(groups, momentum=momentum) if optimizer == "sgd" else torch.optim.Adam(groups, betas=betas)
+        self.optimizer = (
+            torch.optim.SGD(groups, momentum=momentum)
+            if optimizer == "sgd"
+            else torch.optim.Adam(groups, betas=betas)
+        )
         self.generator = torch.Generator().manual_seed(seed)
         self.iteration, self.losses, self.skipped, self.row = 0, [], 0, 0
-        self.extra: dict[str, Tensor] = {}  # whatever else must survive, such as a network in training
+        # whatever else must survive, such as a network in training
+        self.extra: dict[str, Tensor] = {}
         self.notes: dict = {}  # and JSON-able facts, such as a second curve
 
     def __getitem__(self, name: str) -> Tensor:
@@ -58,30 +71,53 @@ class Learned:
         "Count a step that is not finite."
         self.skipped, self.row = self.skipped + 1, self.row + 1
         if self.row >= self.max_skipped:
-            raise NonFiniteSteps(f"{self.row} steps in a row were not finite (iteration {self.iteration}); a smaller image_lr helps")
+            raise NonFiniteSteps(
+                f"{self.row} steps in a row were not finite (iteration {self.iteration}); a "
+                "smaller image_lr helps"
+            )
         return math.nan
 
 # %% ../../nbs/04_condensation/03a_learning.ipynb #4a2cf8cf
 def _save(learned: Learned, path: Path, mark: str):
     "Write the whole state as one safetensors file, atomically."
-    tensors = {f"learned.{k}": v.detach() for k, v in learned.tensors.items()} | {f"extra.{k}": v for k, v in learned.extra.items()}
+    tensors = {f"learned.{k}": v.detach() for k, v in learned.tensors.items()} | {
+        f"extra.{k}": v for k, v in learned.extra.items()
+    }
     for i, state in learned.optimizer.state_dict()["state"].items():
         tensors.update({f"optimizer.{i}.{k}": v for k, v in state.items() if torch.is_tensor(v)})
-    tensors |= {"generator": learned.generator.get_state(), "losses": torch.tensor(learned.losses, dtype=torch.float64)}
-    header = {"mark": mark, "iteration": learned.iteration, "skipped": learned.skipped, "row": learned.row, "notes": learned.notes}
+    tensors |= {
+        "generator": learned.generator.get_state(),
+        "losses": torch.tensor(learned.losses, dtype=torch.float64),
+    }
+    header = {
+        "mark": mark,
+        "iteration": learned.iteration,
+        "skipped": learned.skipped,
+        "row": learned.row,
+        "notes": learned.notes,
+    }
     with atomic_write(path) as part:
-        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, part, {"learned": json.dumps(header)})
+        save_file(
+            {k: v.cpu().contiguous() for k, v in tensors.items()},
+            part,
+            {"learned": json.dumps(header)},
+        )
 
 # %% ../../nbs/04_condensation/03a_learning.ipynb #8a0b34c8
 def _load(learned: Learned, path: Path, mark: str):
     "Put `learned` into the state of a file; ValueError if it is damaged or of another run."
     try:
         with safe_open(path, "pt") as f:
-            header, tensors = json.loads((f.metadata() or {}).get("learned", "{}")), {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+            header, tensors = (
+                json.loads((f.metadata() or {}).get("learned", "{}")),
+                {k: f.get_tensor(k) for k in f.keys()},
+            )  # noqa: SIM118
     except (SafetensorError, OSError) as e:
         raise ValueError(f"{path} is not a whole checkpoint ({e}); delete it to start again") from e
     if header.get("mark") != mark:
-        raise ValueError(f"{path} is a checkpoint of other settings or images; delete it or choose another path")
+        raise ValueError(
+            f"{path} is a checkpoint of other settings or images; delete it or choose another path"
+        )
     record, device = learned.optimizer.state_dict(), next(iter(learned.tensors.values())).device
     with torch.no_grad():
         for name, v in learned.tensors.items():
@@ -91,10 +127,16 @@ def _load(learned: Learned, path: Path, mark: str):
             _, i, key = name.split(".")
             record["state"].setdefault(int(i), {})[key] = v
     learned.optimizer.load_state_dict(record)
-    learned.extra = {name.removeprefix("extra."): v.to(device) for name, v in tensors.items() if name.startswith("extra.")}
+    learned.extra = {
+        name.removeprefix("extra."): v.to(device)
+        for name, v in tensors.items()
+        if name.startswith("extra.")
+    }
     learned.generator.set_state(tensors["generator"])
     learned.losses = tensors["losses"].tolist()
-    learned.iteration, learned.skipped, learned.row, learned.notes = (header[k] for k in ("iteration", "skipped", "row", "notes"))
+    learned.iteration, learned.skipped, learned.row, learned.notes = (
+        header[k] for k in ("iteration", "skipped", "row", "notes")
+    )
 
 # %% ../../nbs/04_condensation/03a_learning.ipynb #e1b69701
 def run_mark(config, images: Tensor, index: list[int]) -> str:
@@ -107,13 +149,18 @@ def learn(
     learned: Learned,  # changed in place
     iterations: int,  # in all, those of a checkpoint included
     iterate: Callable[[Learned], float],  # one iteration: steps `learned`, returns the loss or nan
-    finish: Callable[[Learned], CondensedSet | None],  # makes the result, once all iterations are done
+    # makes the result, once all iterations are done
+    finish: Callable[[Learned], CondensedSet | None],
     mark: str,  # hash of all that shapes the run; a checkpoint with another one is refused
     *,
     name: str,  # of the bar
-    checkpoint: str | Path | None = None,  # file to go on from, if it is there, and to save to; the caller removes it when the result is safe
+    # file to go on from, if it is there, and to save to; the caller removes it when the result is
+    # safe
+    checkpoint: str | Path | None = None,
     checkpoint_every: int = 100,  # iterations between saves
-    on_iteration: Callable | None = None,  # (iteration, learned, loss) -> None, after each iteration and again if that is repeated after a kill
+    # (iteration, learned, loss) -> None, after each iteration and again if that is repeated after
+    # a kill
+    on_iteration: Callable | None = None,
     progress: bool = True,  # a bar with the time left
 ) -> CondensedSet | None:  # what `finish` returns
     "Iterate to the end, from a checkpoint if there is one, and make the result. ValueError for a checkpoint that is damaged or of another run."
@@ -121,13 +168,22 @@ def learn(
         raise ValueError(f"checkpoint_every must be at least 1, not {checkpoint_every}")
     if checkpoint is not None and Path(checkpoint).exists():
         _load(learned, Path(checkpoint), mark)
-    with tqdm(total=iterations, initial=learned.iteration, desc=name, unit="it", disable=not progress, leave=False) as bar:
+    with tqdm(
+        total=iterations,
+        initial=learned.iteration,
+        desc=name,
+        unit="it",
+        disable=not progress,
+        leave=False,
+    ) as bar:
         while learned.iteration < iterations:
             learned.losses.append(iterate(learned))
             learned.iteration += 1
             if on_iteration is not None:
                 on_iteration(learned.iteration, learned, learned.losses[-1])
-            if checkpoint is not None and (learned.iteration % checkpoint_every == 0 or learned.iteration == iterations):
+            if checkpoint is not None and (
+                learned.iteration % checkpoint_every == 0 or learned.iteration == iterations
+            ):
                 _save(learned, Path(checkpoint), mark)
             bar.update()
     return finish(learned)
@@ -138,7 +194,10 @@ def curve(
 ) -> dict:
     "At most 200 points of a curve, JSON-able: nan becomes None."
     every = max(1, math.ceil(len(losses) / 200))
-    return {"every": every, "loss": [None if math.isnan(v) else round(v, 6) for v in losses[::every]]}
+    return {
+        "every": every,
+        "loss": [None if math.isnan(v) else round(v, 6) for v in losses[::every]],
+    }
 
 
 def facts(
@@ -147,4 +206,9 @@ def facts(
     details: Mapping | None,  # what the caller wants kept
 ) -> dict:
     "What is kept with a learned set: the caller's details, all settings, the curve and the number of skipped steps."
-    return {**(details or {}), "settings": asdict(config), "curve": curve(learned.losses), "skipped": learned.skipped}
+    return {
+        **(details or {}),
+        "settings": asdict(config),
+        "curve": curve(learned.losses),
+        "skipped": learned.skipped,
+    }

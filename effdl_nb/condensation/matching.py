@@ -50,7 +50,10 @@ def gradient_terms(
 
     for c, (real, synthetic) in enumerate(pairs):
         wanted = gradients(real, c, create_graph=False)
-        yield sum(row_distance(a, b) for a, b in zip(wanted, gradients(synthetic, c, create_graph=True), strict=True))
+        yield sum(
+            row_distance(a, b)
+            for a, b in zip(wanted, gradients(synthetic, c, create_graph=True), strict=True)
+        )
 
 # %% ../../nbs/04_condensation/05_matching.ipynb #a570956a
 def siamese_pair(
@@ -101,15 +104,24 @@ def layer_outputs(
 ) -> tuple[list[Tensor], Tensor]:
     "(output of every pooling and the logits, penultimate features). ValueError for a network without poolings."
     outputs, seen = [], {}
-    hooks = [m.register_forward_hook(lambda m, i, out: outputs.append(out)) for m in model.modules() if isinstance(m, (nn.AvgPool2d, nn.MaxPool2d))]
-    hooks.append(model.classifier.register_forward_pre_hook(lambda m, args: seen.update(features=args[0])))
+    hooks = [
+        m.register_forward_hook(lambda m, i, out: outputs.append(out))
+        for m in model.modules()
+        if isinstance(m, (nn.AvgPool2d, nn.MaxPool2d))
+    ]
+    hooks.append(
+        model.classifier.register_forward_pre_hook(lambda m, args: seen.update(features=args[0]))
+    )
     try:
         logits = model(images)
     finally:
         for h in hooks:
             h.remove()
     if not outputs:
-        raise ValueError(f"layers are the outputs of poolings, and {type(model).__name__} has none; allowed: convnet-D, vgg-11, alexnet")
+        raise ValueError(
+            f"layers are the outputs of poolings, and {type(model).__name__} has none; allowed: "
+            "convnet-D, vgg-11, alexnet"
+        )
     return [*outputs, logits], seen["features"]
 
 
@@ -144,17 +156,37 @@ def layer_terms(
     layers, f = layer_outputs(model, torch.cat(synthetic))
     sizes = [len(s) for s in synthetic]
     goals = [torch.cat(parts) for parts in zip(*wanted, strict=True)]
-    gaps = [w * (_means(x, sizes) - goal).square().sum() for w, x, goal in zip(layer_weights(len(layers)), layers, goals, strict=True)]
-    yield sum(gaps) + beta * discrimination(torch.cat(features), torch.tensor(labels, device=f.device), _means(f, sizes))
+    gaps = [
+        w * (_means(x, sizes) - goal).square().sum()
+        for w, x, goal in zip(layer_weights(len(layers)), layers, goals, strict=True)
+    ]
+    yield sum(gaps) + beta * discrimination(
+        torch.cat(features), torch.tensor(labels, device=f.device), _means(f, sizes)
+    )
 
 # %% ../../nbs/04_condensation/05_matching.ipynb #040ca93f
-LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}  # images per class: (outer steps, inner epochs) of DC
+# images per class: (outer steps, inner epochs) of DC
+LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}
 _DC = {"iterations": 1000, "image_lr": 0.1, "init": "noise", "strategy": "none", "milestones": ()}
-_CAFE = {**_DC, "iterations": 2000, "milestones": (1200, 1400, 1800), "outer_steps": 10, "inner_epochs": 50}
+_CAFE = {
+    **_DC,
+    "iterations": 2000,
+    "milestones": (1200, 1400, 1800),
+    "outer_steps": 10,
+    "inner_epochs": 50,
+}
 PUBLISHED = {
     "dc": _DC,
     "dsa": {**_DC, "init": "real", "strategy": STRATEGY},
-    "dm": {"iterations": 20000, "image_lr": 1.0, "init": "real", "strategy": STRATEGY, "milestones": (), "outer_steps": 1, "inner_epochs": 0},
+    "dm": {
+        "iterations": 20000,
+        "image_lr": 1.0,
+        "init": "real",
+        "strategy": STRATEGY,
+        "milestones": (),
+        "outer_steps": 1,
+        "inner_epochs": 0,
+    },
     "cafe": _CAFE,
     "cafe_dsa": {**_CAFE, "init": "real", "strategy": STRATEGY},
 }
@@ -167,7 +199,14 @@ def published_loops(
     return LOOPS.get(ipc, (ipc, max(10, min(50, 500 // ipc))))
 
 
-assert [published_loops(n) for n in (1, 2, 10, 25, 50, 100)] == [(1, 1), (2, 50), (10, 50), (25, 20), (50, 10), (100, 10)]
+assert [published_loops(n) for n in (1, 2, 10, 25, 50, 100)] == [
+    (1, 1),
+    (2, 50),
+    (10, 50),
+    (25, 20),
+    (50, 10),
+    (100, 10),
+]
 
 # %% ../../nbs/04_condensation/05_matching.ipynb #0983d9d6
 INITS, OPTIMIZERS = ("noise", "real"), ("sgd", "adam")
@@ -176,13 +215,15 @@ INITS, OPTIMIZERS = ("noise", "real"), ("sgd", "adam")
 @dataclass(frozen=True)
 class MatchingConfig:
     "Settings of class-wise matching; None stands for the value in the method's paper, see PUBLISHED and `resolve`."
+
     method: str = "dc"  # one of PUBLISHED
     ipc: int = 1  # images per class
     network: str = "convnet-3"  # the networks that compare
     width: int | None = None  # their channels; None: the network's own (128)
     iterations: int | None = None  # fresh networks
     outer_steps: int | None = None  # steps of the images per network, at most
-    inner_epochs: int | None = None  # epochs of the network on the images after each of them, at most
+    # epochs of the network on the images after each of them, at most
+    inner_epochs: int | None = None
     batch_real: int = 256  # real images of a class per step; a class with fewer gives all
     batch_train: int = 256  # synthetic images per step of the network
     net_lr: float = 0.01  # of that training, plain SGD
@@ -193,7 +234,8 @@ class MatchingConfig:
     init: str | None = None  # "noise" (standard normal, in model space) or "real"
     strategy: str | None = None  # augmentation, siamese; "none" for none
     beta: float = 0.01  # weight of CAFE's discrimination
-    tolerance: float = 0.05  # of CAFE's loops: accuracy that varies by less, as a fraction, has settled
+    # of CAFE's loops: accuracy that varies by less, as a fraction, has settled
+    tolerance: float = 0.05
     patience: int = 5  # of CAFE's loops: measurements that must agree
     max_skipped: int = 10  # consecutive steps that may be skipped because they are not finite
     seed: int = 0  # of the initial images, networks, batches and augmentation
@@ -209,7 +251,9 @@ class MatchingConfig:
 # %% ../../nbs/04_condensation/05_matching.ipynb #0130aa66
 def _allowed(config, name: str, values):
     if getattr(config, name) not in values:
-        raise ValueError(f"{name} {getattr(config, name)!r} is unknown; allowed: {', '.join(map(str, values))}")
+        raise ValueError(
+            f"{name} {getattr(config, name)!r} is unknown; allowed: {', '.join(map(str, values))}"
+        )
 
 
 def _at_least(config, least: int, *names: str):
@@ -230,7 +274,17 @@ def _check_config(c: MatchingConfig):
     _allowed(c, "method", PUBLISHED)
     _allowed(c, "image_optimizer", OPTIMIZERS)
     _allowed(c, "init", (*INITS, None))
-    _at_least(c, 1, "ipc", "iterations", "outer_steps", "batch_real", "batch_train", "patience", "max_skipped")
+    _at_least(
+        c,
+        1,
+        "ipc",
+        "iterations",
+        "outer_steps",
+        "batch_real",
+        "batch_train",
+        "patience",
+        "max_skipped",
+    )
     _at_least(c, 0, "inner_epochs")
     _positive(c, "net_lr", "image_lr", "image_momentum", "beta", "tolerance")
     _check_milestones(c)
@@ -250,14 +304,24 @@ def resolve(
     config,  # a configuration with `.published()`
 ):  # of the same class
     "Fill in what the method's paper says wherever the configuration says None."
-    return replace(config, **{k: v for k, v in config.published().items() if getattr(config, k) is None})
+    return replace(
+        config, **{k: v for k, v in config.published().items() if getattr(config, k) is None}
+    )
 
 # %% ../../nbs/04_condensation/05_matching.ipynb #6acc8818
 class _Matching:
     "The real side of the problem and one iteration on it."
 
-    def __init__(self, images: Tensor, labels: Tensor, num_classes: int, config: MatchingConfig, device):
-        self.images, self.labels, self.num_classes, self.config, self.device = images, labels, num_classes, config, device
+    def __init__(
+        self, images: Tensor, labels: Tensor, num_classes: int, config: MatchingConfig, device
+    ):
+        self.images, self.labels, self.num_classes, self.config, self.device = (
+            images,
+            labels,
+            num_classes,
+            config,
+            device,
+        )
         self.members = [(labels == c).nonzero().flatten().cpu() for c in range(num_classes)]
         self.targets = torch.arange(num_classes, device=device).repeat_interleave(config.ipc)
 
@@ -265,13 +329,29 @@ class _Matching:
         c, (channels, size) = self.config, self.images.shape[1:3]
         with torch.random.fork_rng():
             torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-            return build(c.network, self.num_classes, width=c.width, norm="instance", image_size=size, in_channels=channels).to(self.device)
+            return build(
+                c.network,
+                self.num_classes,
+                width=c.width,
+                norm="instance",
+                image_size=size,
+                in_channels=channels,
+            ).to(self.device)
 
-    def pairs(self, synthetic: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    def pairs(
+        self, synthetic: Tensor, generator: torch.Generator
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         c = self.config
         for k, index in enumerate(self.members):
-            batch = index[torch.randperm(len(index), generator=generator)[: c.batch_real]].to(self.images.device)
-            yield siamese_pair(self.images[batch].to(self.device), synthetic[k * c.ipc : (k + 1) * c.ipc], c.strategy, generator)
+            batch = index[torch.randperm(len(index), generator=generator)[: c.batch_real]].to(
+                self.images.device
+            )
+            yield siamese_pair(
+                self.images[batch].to(self.device),
+                synthetic[k * c.ipc : (k + 1) * c.ipc],
+                c.strategy,
+                generator,
+            )
 
     def step(self, model, learned: Learned) -> float:
         "One step of the images, term by term."
@@ -285,7 +365,13 @@ class _Matching:
         return learned.step(total / self.num_classes, {"images": gradient}, scale)
 
 
-TERMS = {"dc": gradient_terms, "dsa": gradient_terms, "dm": feature_terms, "cafe": layer_terms, "cafe_dsa": layer_terms}
+TERMS = {
+    "dc": gradient_terms,
+    "dsa": gradient_terms,
+    "dm": feature_terms,
+    "cafe": layer_terms,
+    "cafe_dsa": layer_terms,
+}
 
 # %% ../../nbs/04_condensation/05_matching.ipynb #e2dc83fe
 def settled(
@@ -300,15 +386,37 @@ def settled(
 
 def _train_network(model, problem: _Matching, learned: Learned, epochs: int):
     c, seed = problem.config, int(torch.randint(2**31, (), generator=learned.generator))
-    settings = TrainConfig(epochs=epochs, batch_size=c.batch_train, lr=c.net_lr, momentum=0.0, weight_decay=0.0, schedule="constant", seed=seed)
-    own = None if c.strategy == "none" else lambda x, gen: augment(x, draw_augmentation(len(x), gen, c.strategy))
-    train(model, learned["images"].detach(), problem.targets, settings, augment=own, device=problem.device, progress=False)
+    settings = TrainConfig(
+        epochs=epochs,
+        batch_size=c.batch_train,
+        lr=c.net_lr,
+        momentum=0.0,
+        weight_decay=0.0,
+        schedule="constant",
+        seed=seed,
+    )
+    own = (
+        None
+        if c.strategy == "none"
+        else lambda x, gen: augment(x, draw_augmentation(len(x), gen, c.strategy))
+    )
+    train(
+        model,
+        learned["images"].detach(),
+        problem.targets,
+        settings,
+        augment=own,
+        device=problem.device,
+        progress=False,
+    )
 
 
 def _train_until_settled(model, problem: _Matching, learned: Learned) -> float:
     "CAFE's inner loop: epochs until the accuracy on a batch of real images has settled; that accuracy."
     c, seen = problem.config, []
-    query = torch.randperm(len(problem.images), generator=learned.generator)[: c.batch_real].to(problem.images.device)
+    query = torch.randperm(len(problem.images), generator=learned.generator)[: c.batch_real].to(
+        problem.images.device
+    )
     x, y = problem.images[query].to(problem.device), problem.labels[query].to(problem.device)
     while len(seen) < c.inner_epochs and not settled(seen, c.patience, c.tolerance):
         _train_network(model, problem, learned, 1)
@@ -361,9 +469,12 @@ def condense_matching(
     *,
     classes: tuple[str, ...],  # class names
     whitening: Whitening,  # that leads to model space
-    details: Mapping | None = None,  # JSON-able facts to keep with the set, such as the data set's name and digest
+    # JSON-able facts to keep with the set, such as the data set's name and digest
+    details: Mapping | None = None,
     device=None,  # None: a GPU if there is one
-    **run,  # checkpoint, checkpoint_every, on_iteration and progress, as `learning.learn` takes them; learned["images"] are the images
+    # checkpoint, checkpoint_every, on_iteration and progress, as `learning.learn` takes them;
+    # learned["images"] are the images
+    **run,
 ) -> CondensedSet:
     """DC, DSA, DM, CAFE or CAFE+DSA: learn `ipc` images per class that act on networks as real images do.
 
@@ -372,14 +483,45 @@ def condense_matching(
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     config = resolve(config)
-    start, targets, index = initial_images(images, labels, len(classes), config.ipc, config.init, torch.Generator().manual_seed(config.seed))
-    learned = Learned({"images": start.to(device)}, {"images": config.image_lr}, config.image_optimizer, config.image_momentum,
-                      config.max_skipped, config.seed + 1)
+    start, targets, index = initial_images(
+        images,
+        labels,
+        len(classes),
+        config.ipc,
+        config.init,
+        torch.Generator().manual_seed(config.seed),
+    )
+    learned = Learned(
+        {"images": start.to(device)},
+        {"images": config.image_lr},
+        config.image_optimizer,
+        config.image_momentum,
+        config.max_skipped,
+        config.seed + 1,
+    )
     problem = _Matching(images, labels, len(classes), config, device)
 
     def finish(state: Learned) -> CondensedSet:
         kept = facts(state, config, details)
-        return CondensedSet(state["images"].detach().cpu(), targets, tuple(classes), config.method, config.ipc, whitening, None, config.seed, kept)
+        return CondensedSet(
+            state["images"].detach().cpu(),
+            targets,
+            tuple(classes),
+            config.method,
+            config.ipc,
+            whitening,
+            None,
+            config.seed,
+            kept,
+        )
 
     mark = run_mark(config, images, index)
-    return learn(learned, config.iterations, lambda state: _iterate(problem, state), finish, mark, name=config.method, **run)
+    return learn(
+        learned,
+        config.iterations,
+        lambda state: _iterate(problem, state),
+        finish,
+        mark,
+        name=config.method,
+        **run,
+    )

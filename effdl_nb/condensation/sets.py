@@ -24,6 +24,7 @@ from ..files import atomic_write
 @dataclass(frozen=True)
 class CondensedSet:
     "A condensed data set with its whitening, learned learning rate and origin."
+
     images: Tensor  # (n, C, H, W) float32, in model space
     labels: Tensor  # (n,) int64 class numbers, or (n, classes) float32 probabilities
     classes: tuple[str, ...]  # class names, in the order of the labels
@@ -32,7 +33,8 @@ class CondensedSet:
     whitening: Whitening | None  # pixels -> model space; None if the file left it out, see `refit`
     rate: float | None = None  # learned learning rate, if the method learns one
     seed: int = 0  # of the run that made it
-    details: Mapping = field(default_factory=dict)  # JSON-able: data set, settings, versions, curves
+    # JSON-able: data set, settings, versions, curves
+    details: Mapping = field(default_factory=dict)
     pixels: Tensor | None = None  # (n, C, H, W) about [0, 1]; kept when the whitening is not
     fingerprint: tuple[float, ...] = ()  # of the whitening, when it was left out
 
@@ -55,15 +57,23 @@ class CondensedSet:
 def _validate(s: CondensedSet):
     n = len(s.images)
     if s.images.ndim != 4 or n == 0:
-        raise ValueError(f"images must have shape (n, C, H, W) with n > 0, not {tuple(s.images.shape)}")
+        raise ValueError(
+            f"images must have shape (n, C, H, W) with n > 0, not {tuple(s.images.shape)}"
+        )
     if not torch.isfinite(s.images).all():
         raise ValueError("images contain values that are not finite")
     soft = s.labels.is_floating_point()
     allowed = (n, len(s.classes)) if soft else (n,)
     if tuple(s.labels.shape) != allowed:
-        raise ValueError(f"{'soft' if soft else 'hard'} labels must have shape {allowed}, not {tuple(s.labels.shape)}")
+        raise ValueError(
+            f"{'soft' if soft else 'hard'} labels must have shape {allowed}, not "
+            f"{tuple(s.labels.shape)}"
+        )
     if not soft and not (0 <= int(s.labels.min()) and int(s.labels.max()) < len(s.classes)):
-        raise ValueError(f"labels must lie in 0..{len(s.classes) - 1}, not {int(s.labels.min())}..{int(s.labels.max())}")
+        raise ValueError(
+            f"labels must lie in 0..{len(s.classes) - 1}, not "
+            f"{int(s.labels.min())}..{int(s.labels.max())}"
+        )
     if s.rate is not None and not s.rate > 0:
         raise ValueError(f"the learned rate must be positive, not {s.rate}")
     if s.whitening is None and s.pixels is None:
@@ -85,7 +95,8 @@ def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
 def save_condensed(
     made: CondensedSet,
     path: str | Path,  # the file to make or replace
-    whitening: bool | None = None,  # store the whitening itself; None: unless it is ZCA, whose matrix is large
+    # store the whitening itself; None: unless it is ZCA, whose matrix is large
+    whitening: bool | None = None,
 ):
     "Write one safetensors file, atomically."
     if whitening is None:
@@ -94,10 +105,17 @@ def save_condensed(
         raise ValueError("this set has no whitening to store; call refit first")
     pixels = made.pixels if made.whitening is None else made.whitening.decode(made.images)
     stored = made.whitening.tensors() if whitening else {}
-    tensors = {"images": made.images.float(), "labels": made.labels, "pixels": pixels} | {f"whitening.{k}": v for k, v in stored.items()}
+    tensors = {"images": made.images.float(), "labels": made.labels, "pixels": pixels} | {
+        f"whitening.{k}": v for k, v in stored.items()
+    }
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     header = json.dumps(_header(made, bool(stored)), sort_keys=True, allow_nan=False)
-    metadata = {"format": FORMAT, "version": str(VERSION), "header": header, "digest": _digest(header, tensors)}
+    metadata = {
+        "format": FORMAT,
+        "version": str(VERSION),
+        "header": header,
+        "digest": _digest(header, tensors),
+    }
     with atomic_write(path) as part:
         save_file(tensors, part, metadata)
 
@@ -105,8 +123,15 @@ def save_condensed(
 def _header(made: CondensedSet, stored: bool) -> dict:
     mark = made.fingerprint if made.whitening is None else made.whitening.fingerprint()
     kind = "zca" if made.whitening is None else made.whitening.kind
-    return {"method": made.method, "ipc": made.ipc, "classes": list(made.classes), "rate": made.rate, "seed": made.seed,
-            "details": dict(made.details), "whitening": {"kind": kind, "stored": stored, "fingerprint": list(mark)}}
+    return {
+        "method": made.method,
+        "ipc": made.ipc,
+        "classes": list(made.classes),
+        "rate": made.rate,
+        "seed": made.seed,
+        "details": dict(made.details),
+        "whitening": {"kind": kind, "stored": stored, "fingerprint": list(mark)},
+    }
 
 # %% ../../nbs/04_condensation/00b_sets.ipynb #635036b1
 def load_condensed(
@@ -120,22 +145,46 @@ def load_condensed(
         with safe_open(path, "pt") as f:
             metadata, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
     except SafetensorError as e:
-        raise ValueError(f"{path} is not a whole safetensors file ({e}): it may have been cut off while it was copied") from e
+        raise ValueError(
+            f"{path} is not a whole safetensors file ({e}): it may have been cut off while it "
+            "was copied"
+        ) from e
     if metadata.get("format") != FORMAT:
-        raise ValueError(f"{path} is a safetensors file but not a condensed set (format {metadata.get('format')!r}, expected {FORMAT!r})")
+        raise ValueError(
+            f"{path} is a safetensors file but not a condensed set (format "
+            f"{metadata.get('format')!r}, expected {FORMAT!r})"
+        )
     if metadata.get("version") != str(VERSION):
-        raise ValueError(f"{path} is a condensed set of version {metadata.get('version')!r}; this library reads version {VERSION}")
+        raise ValueError(
+            f"{path} is a condensed set of version {metadata.get('version')!r}; this library "
+            f"reads version {VERSION}"
+        )
     if metadata.get("digest") != _digest(metadata.get("header", ""), tensors):
-        raise ValueError(f"{path} was altered after it was written: its contents do not match its digest")
+        raise ValueError(
+            f"{path} was altered after it was written: its contents do not match its digest"
+        )
     return _rebuild(json.loads(metadata["header"]), tensors)
 
 
 def _rebuild(header: dict, tensors: dict[str, Tensor]) -> CondensedSet:
     w = header["whitening"]
-    stored = {k.removeprefix("whitening."): v for k, v in tensors.items() if k.startswith("whitening.")}
+    stored = {
+        k.removeprefix("whitening."): v for k, v in tensors.items() if k.startswith("whitening.")
+    }
     whitening = whitening_from(w["kind"], stored) if w["stored"] else None
-    return CondensedSet(tensors["images"], tensors["labels"], tuple(header["classes"]), header["method"], header["ipc"], whitening,
-                        header["rate"], header["seed"], header["details"], tensors["pixels"], tuple(w["fingerprint"]))
+    return CondensedSet(
+        tensors["images"],
+        tensors["labels"],
+        tuple(header["classes"]),
+        header["method"],
+        header["ipc"],
+        whitening,
+        header["rate"],
+        header["seed"],
+        header["details"],
+        tensors["pixels"],
+        tuple(w["fingerprint"]),
+    )
 
 # %% ../../nbs/04_condensation/00b_sets.ipynb #9ec0051a
 def refit(
@@ -148,7 +197,9 @@ def refit(
     whitening = fit_zca(images, eps=made.fingerprint[0])
     found = whitening.fingerprint()
     if any(abs(a - b) > 1e-3 * abs(b) for a, b in zip(found, made.fingerprint, strict=True)):
-        raise ValueError(f"these images have the fingerprint {found}, the set was made with {made.fingerprint}")
+        raise ValueError(
+            f"these images have the fingerprint {found}, the set was made with {made.fingerprint}"
+        )
     return replace(made, whitening=whitening)
 
 

@@ -49,11 +49,18 @@ def mtt_loss(
 @dataclass(frozen=True)
 class Reading:
     "What a reading of Eq 4.12 decides."
-    components: str = "outputs"  # what ranks them: "outputs" Theta X, "centred" outputs less their mean, "weights" Theta alone (plain SVD)
+
+    # what ranks them: "outputs" Theta X, "centred" outputs less their mean, "weights" Theta alone
+    # (plain SVD)
+    components: str = "outputs"
     metric: str = "weights"  # distances between weights, or between "outputs" (S-space)
-    form: str = "projected"  # "projected": both sides on the leading components; "soft": components weighted; "literal": Eq 4.12 as printed
-    opening: str = "both"  # f grows with the start "epochs", the "iterations", or the larger of "both"
-    horizon: str = "T+"  # the epoch at which f is 1: the largest start epoch "T+" or the experts' last one "T"
+    # "projected": both sides on the leading components; "soft": components weighted; "literal": Eq
+    # 4.12 as printed
+    form: str = "projected"
+    # f grows with the start "epochs", the "iterations", or the larger of "both"
+    opening: str = "both"
+    # the epoch at which f is 1: the largest start epoch "T+" or the experts' last one "T"
+    horizon: str = "T+"
 
 
 READINGS = {
@@ -88,15 +95,24 @@ def energy_fraction(
     own = _reading(reading)
     opening, horizon = opening or own.opening, horizon or own.horizon
     if opening not in OPENINGS or horizon not in HORIZONS:
-        raise ValueError(f"opening {opening!r} or horizon {horizon!r} is unknown; allowed: {', '.join(OPENINGS)} and {', '.join(HORIZONS)}")
+        raise ValueError(
+            f"opening {opening!r} or horizon {horizon!r} is unknown; allowed: "
+            f"{', '.join(OPENINGS)} and {', '.join(HORIZONS)}"
+        )
     last = {"T": expert_epochs, "T+": max_start}[horizon]
     by_epoch, by_iteration = 1.0 if epoch >= last else epoch / last, 2 * iteration / iterations
-    return min(1.0, {"epochs": by_epoch, "iterations": by_iteration, "both": max(by_epoch, by_iteration)}[opening])
+    return min(
+        1.0,
+        {"epochs": by_epoch, "iterations": by_iteration, "both": max(by_epoch, by_iteration)}[
+            opening
+        ],
+    )
 
 # %% ../../nbs/04_condensation/04_trajectory.ipynb #acf05d22
 @dataclass(frozen=True)
 class LayerComponents:
     "Components of one layer of the target expert."
+
     weight: str  # parameter name of W
     bias: str | None  # parameter name of b, if there is one
     components: Importance  # of [W | b], on real inputs
@@ -115,9 +131,20 @@ def matched_modules(
     model: nn.Module,
 ) -> dict[str, nn.Module]:  # by name
     "The layers whose components are matched: every Linear, and every Conv2d without groups or dilation that pads with zeros or not at all."
-    def plain(m): return m.groups == 1 and m.dilation == (1, 1) and m.padding_mode == "zeros" and not isinstance(m.padding, str)
 
-    return {name: m for name, m in model.named_modules() if isinstance(m, nn.Linear) or isinstance(m, nn.Conv2d) and plain(m)}
+    def plain(m):
+        return (
+            m.groups == 1
+            and m.dilation == (1, 1)
+            and m.padding_mode == "zeros"
+            and not isinstance(m.padding, str)
+        )
+
+    return {
+        name: m
+        for name, m in model.named_modules()
+        if isinstance(m, nn.Linear) or isinstance(m, nn.Conv2d) and plain(m)
+    }
 
 
 def analyse_layers(
@@ -131,14 +158,22 @@ def analyse_layers(
     if components not in RANKED_BY:
         raise ValueError(f"components {components!r} is unknown; allowed: {', '.join(RANKED_BY)}")
     modules, seen = matched_modules(model), {}
-    hooks = [m.register_forward_hook(lambda m, args, out, name=name: seen.__setitem__(name, (args[0], out))) for name, m in modules.items()]
+    hooks = [
+        m.register_forward_hook(
+            lambda m, args, out, name=name: seen.__setitem__(name, (args[0], out))
+        )
+        for name, m in modules.items()
+    ]
     try:
         with torch.no_grad():
             functional_call(model, dict(theta), (images,))
     finally:
         for h in hooks:
             h.remove()
-    return [_analyse_layer(name, modules[name], theta, *both, gram, components) for name, both in seen.items()]
+    return [
+        _analyse_layer(name, modules[name], theta, *both, gram, components)
+        for name, both in seen.items()
+    ]
 
 # %% ../../nbs/04_condensation/04_trajectory.ipynb #c831fb4f
 def _analyse_layer(name, module, theta, x, y, gram, components) -> LayerComponents:
@@ -147,10 +182,16 @@ def _analyse_layer(name, module, theta, x, y, gram, components) -> LayerComponen
     W, b = theta[weight], theta[bias] if bias else None
     Theta = W.flatten(1) if b is None else torch.cat([W.flatten(1), b[:, None]], 1)
     Y = Theta if components == "weights" else y.transpose(0, 1).flatten(1)
-    found = from_outputs(Y - Y.mean(1, keepdim=True) if components == "centred" else Y, min(Theta.shape))
+    found = from_outputs(
+        Y - Y.mean(1, keepdim=True) if components == "centred" else Y, min(Theta.shape)
+    )
     G = None
     if gram:
-        where = {"stride": module.stride, "padding": module.padding} if isinstance(module, nn.Conv2d) else {}
+        where = (
+            {"stride": module.stride, "padding": module.padding}
+            if isinstance(module, nn.Conv2d)
+            else {}
+        )
         X = layer_inputs(W, x if isinstance(module, nn.Conv2d) else x.T, b, **where).double()
         G = X @ X.T / X.shape[1]
     return LayerComponents(weight, bias, found, G)
@@ -160,14 +201,22 @@ def _distance(layer: LayerComponents, difference: Tensor, k: int, whitened: bool
     "Squared norm of a difference of [W | b] within the k leading components; k = r means all of it."
     if k < len(layer.components.sigma):
         difference = layer.components.left[:, :k].T.to(difference) @ difference
-    return (difference @ layer.gram.to(difference) * difference).sum() if whitened else difference.square().sum()
+    return (
+        (difference @ layer.gram.to(difference) * difference).sum()
+        if whitened
+        else difference.square().sum()
+    )
 
 
 def _weighted(layer: LayerComponents, difference: Tensor) -> Tensor:
     "Squared norm with component i counted r sigma_i^2 / sum sigma^2 times; without any energy, all alike."
     energy = layer.components.sigma.square()
     share = energy / energy.sum() if energy.sum() > 0 else torch.full_like(energy, 1 / len(energy))
-    return (len(energy) * share.to(difference) @ (layer.components.left.T.to(difference) @ difference).square()).sum()
+    return (
+        len(energy)
+        * share.to(difference)
+        @ (layer.components.left.T.to(difference) @ difference).square()
+    ).sum()
 
 
 def _projected(components: Importance, A: Tensor, fraction: float) -> Tensor:
@@ -181,7 +230,11 @@ def _literal(layer: LayerComponents, end, start, target, fraction) -> tuple[Tens
     own, G = layer.matrix(start).double(), layer.gram
     values, vectors = torch.linalg.eigh(own @ G @ own.T)
     goal = _projected(layer.components, layer.matrix(target), fraction)
-    begin = _projected(Importance(values.flip(0).clamp_min(0).sqrt(), vectors.flip(1)), layer.matrix(start), fraction)
+    begin = _projected(
+        Importance(values.flip(0).clamp_min(0).sqrt(), vectors.flip(1)),
+        layer.matrix(start),
+        fraction,
+    )
     far, near = ((A @ G.to(A) * A).sum() for A in (layer.matrix(end) - goal, begin - goal))
     return far, near
 
@@ -190,7 +243,9 @@ def iatm_loss(
     end: Mapping[str, Tensor],  # the student after N steps, by parameter name
     start: Mapping[str, Tensor],  # the expert at epoch t
     target: Mapping[str, Tensor],  # the expert at epoch t + M
-    layers: list[LayerComponents],  # of the target, from `analyse_layers` with the reading's components (and gram, if its metric is of outputs)
+    # of the target, from `analyse_layers` with the reading's components (and gram, if its metric
+    # is of outputs)
+    layers: list[LayerComponents],
     fraction: float,  # f, from `energy_fraction`; 1 gives all components
     reading: str = "rank",  # one of READINGS
 ) -> Tensor:
@@ -206,23 +261,41 @@ def iatm_loss(
             continue
         goal, k = layer.matrix(target), layer.components.rank_at(fraction)
         differences = (layer.matrix(x) - goal for x in (end, start))
-        parts.append(tuple(_weighted(layer, d) if own.form == "soft" else _distance(layer, d, k, in_s_space) for d in differences))
-    parts += [tuple((x[n] - target[n]).square().sum() for x in (end, start)) for n in target if n not in matched]
+        parts.append(
+            tuple(
+                _weighted(layer, d) if own.form == "soft" else _distance(layer, d, k, in_s_space)
+                for d in differences
+            )
+        )
+    parts += [
+        tuple((x[n] - target[n]).square().sum() for x in (end, start))
+        for n in target
+        if n not in matched
+    ]
     return _ratio(sum(p[0] for p in parts), sum(p[1] for p in parts), target)
 
 # %% ../../nbs/04_condensation/04_trajectory.ipynb #0b55cb91
 RATE_BOUNDS = (1e-5, 1.0)  # the student's learning rate stays within them
-CHOICES = {"method": ("mtt", "iatm"), "reading": READINGS, "image_optimizer": ("sgd", "adam"), "memory": MEMORY,
-           "opening": (None, *OPENINGS), "horizon": (None, *HORIZONS)}
+CHOICES = {
+    "method": ("mtt", "iatm"),
+    "reading": READINGS,
+    "image_optimizer": ("sgd", "adam"),
+    "memory": MEMORY,
+    "opening": (None, *OPENINGS),
+    "horizon": (None, *HORIZONS),
+}
 
 
 @dataclass(frozen=True)
 class TrajectoryConfig:
     "Settings of trajectory matching; the defaults are Table 4.3's, CIFAR-10, one image per class."
+
     method: str = "iatm"  # "mtt" (Eq 4.1) or "iatm" (Eq 4.12)
     reading: str = "rank"  # of Eq 4.12, for iatm
-    opening: str | None = None  # what opens the components: "epochs", "iterations" or "both"; None: the reading's own
-    horizon: str | None = None  # the epoch at which all are open: "T+" or "T"; None: the reading's own
+    # what opens the components: "epochs", "iterations" or "both"; None: the reading's own
+    opening: str | None = None
+    # the epoch at which all are open: "T+" or "T"; None: the reading's own
+    horizon: str | None = None
     ipc: int = 1  # images per class
     iterations: int = 10000  # outer steps, J
     student_steps: int = 80  # N
@@ -230,7 +303,9 @@ class TrajectoryConfig:
     min_start: int = 0  # T-, the smallest start epoch
     first_start: int = 4  # T, the largest start epoch at the beginning
     max_start: int = 4  # T+, the largest start epoch in the end
-    expert_epochs: int | None = None  # T of the text, in the readings that use it; None: the epochs that the experts were trained for
+    # T of the text, in the readings that use it; None: the epochs that the experts were trained
+    # for
+    expert_epochs: int | None = None
     interval: int = 100  # iterations between raises of the largest start epoch
     batch_size: int = 100  # synthetic images per student step, at most
     image_optimizer: str = "sgd"  # "sgd" (momentum 0.5) or "adam"; also for the learning rate
@@ -239,7 +314,9 @@ class TrajectoryConfig:
     rate_lr: float = 1e-3  # on log alpha
     strategy: str = STRATEGY  # augmentation of the synthetic batches; "none" for none
     statistics_images: int = 128  # real images on which the importance of components is measured
-    memory: str = "full"  # of the inner loop: "full", "adjoint" (same gradient, less memory), "tesla" (not exact) or "auto", see `unroll`
+    # of the inner loop: "full", "adjoint" (same gradient, less memory), "tesla" (not exact) or
+    # "auto", see `unroll`
+    memory: str = "full"
     compiled: bool = False  # compile the inner step (for all but "full"): worth it in long runs
     max_skipped: int = 10  # consecutive steps that may be skipped because they are not finite
     seed: int = 0  # of the initial images, the experts drawn, batches and augmentation
@@ -247,17 +324,34 @@ class TrajectoryConfig:
     def __post_init__(self):
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} {getattr(self, name)!r} is unknown; allowed: {', '.join(map(str, allowed))}")
+                raise ValueError(
+                    f"{name} {getattr(self, name)!r} is unknown; allowed: "
+                    f"{', '.join(map(str, allowed))}"
+                )
         if self.memory == "full" and self.compiled:
             raise ValueError("compiled steps need memory 'adjoint', 'tesla' or 'auto', not 'full'")
-        for name in ("ipc", "iterations", "student_steps", "expert_steps", "interval", "batch_size", "statistics_images", "max_skipped"):
+        for name in (
+            "ipc",
+            "iterations",
+            "student_steps",
+            "expert_steps",
+            "interval",
+            "batch_size",
+            "statistics_images",
+            "max_skipped",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("image_lr", "rate_lr"):
             if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be a finite number from 0, not {getattr(self, name)}")
+                raise ValueError(
+                    f"{name} must be a finite number from 0, not {getattr(self, name)}"
+                )
         if not 0 <= self.min_start <= self.first_start <= self.max_start:
-            raise ValueError(f"0 <= min_start <= first_start <= max_start is needed, not {self.min_start}, {self.first_start}, {self.max_start}")
+            raise ValueError(
+                f"0 <= min_start <= first_start <= max_start is needed, not {self.min_start}, "
+                f"{self.first_start}, {self.max_start}"
+            )
         if not RATE_BOUNDS[0] <= self.rate <= RATE_BOUNDS[1]:
             raise ValueError(f"rate must lie in {RATE_BOUNDS}, not {self.rate}")
 
@@ -277,12 +371,16 @@ def real_images(
     for c in range(num_classes):
         of_class = (labels == c).nonzero().flatten().cpu()
         if len(of_class) < ipc:
-            raise ValueError(f"class {c} has {len(of_class)} images, fewer than the {ipc} asked for (ipc)")
+            raise ValueError(
+                f"class {c} has {len(of_class)} images, fewer than the {ipc} asked for (ipc)"
+            )
         chosen.append(of_class[torch.randperm(len(of_class), generator=generator)[:ipc]])
     return torch.cat(chosen)
 
 # %% ../../nbs/04_condensation/04_trajectory.ipynb #7cb11d72
-def _plan(count: int, config: TrajectoryConfig, generator: torch.Generator) -> tuple[list[Tensor], list]:
+def _plan(
+    count: int, config: TrajectoryConfig, generator: torch.Generator
+) -> tuple[list[Tensor], list]:
     "Indices and augmentation of each of the student's batches."
     batches = []
     while len(batches) < config.student_steps:
@@ -297,22 +395,49 @@ CACHE_BYTES = 2**29  # of analysed layers kept
 class _Matching:
     "The experts' side of the problem, with the layers' components kept once computed."
 
-    def __init__(self, experts: Experts, probe: Tensor, num_classes: int, config: TrajectoryConfig, device):
-        self.experts, self.config, self.device, self.layers, self.held = experts, config, device, OrderedDict(), 0
+    def __init__(
+        self, experts: Experts, probe: Tensor, num_classes: int, config: TrajectoryConfig, device
+    ):
+        self.experts, self.config, self.device, self.layers, self.held = (
+            experts,
+            config,
+            device,
+            OrderedDict(),
+            0,
+        )
         e, c = experts.config, config
-        self.model = build(e.network, num_classes, width=e.width, image_size=probe.shape[-1], in_channels=probe.shape[1], norm="instance").to(device)
+        self.model = build(
+            e.network,
+            num_classes,
+            width=e.width,
+            image_size=probe.shape[-1],
+            in_channels=probe.shape[1],
+            norm="instance",
+        ).to(device)
         self.probe, self.reading = probe.to(device), READINGS[c.reading]
         if c.max_start + c.expert_steps > e.epochs or c.min_start < e.first:
-            raise ValueError(f"start epochs {c.min_start}..{c.max_start} and {c.expert_steps} expert steps need epochs "
-                             f"{c.min_start}..{c.max_start + c.expert_steps}; the experts have {e.first}..{e.epochs}")
+            raise ValueError(
+                f"start epochs {c.min_start}..{c.max_start} and {c.expert_steps} expert steps "
+                "need epochs "
+                f"{c.min_start}..{c.max_start + c.expert_steps}; the experts have "
+                f"{e.first}..{e.epochs}"
+            )
         wanted = "adjoint" if c.memory == "auto" and c.compiled else c.memory
         batch = min(c.batch_size, c.ipc * num_classes)
-        self.memory = choose_memory(wanted, self.model, (batch, *probe.shape[1:]), c.student_steps, device)
+        self.memory = choose_memory(
+            wanted, self.model, (batch, *probe.shape[1:]), c.student_steps, device
+        )
 
     def analysed(self, expert: int, epoch: int, theta) -> list[LayerComponents]:
         key = expert, epoch
         if key not in self.layers:
-            self.layers[key] = analyse_layers(self.model, theta, self.probe, self.reading.metric == "outputs", self.reading.components)
+            self.layers[key] = analyse_layers(
+                self.model,
+                theta,
+                self.probe,
+                self.reading.metric == "outputs",
+                self.reading.components,
+            )
             self.held += _bytes(self.layers[key])
             while self.held > CACHE_BYTES and len(self.layers) > 1:
                 self.held -= _bytes(self.layers.popitem(last=False)[1])
@@ -324,33 +449,62 @@ class _Matching:
         expert = int(torch.randint(len(self.experts), (), generator=generator))
         t = int(torch.randint(c.min_start, c.last_start(iteration) + 1, (), generator=generator))
         batches, draws = _plan(len(images), c, generator)
-        start, target = (self.experts.parameters(expert, e, self.device) for e in (t, t + c.expert_steps))
+        start, target = (
+            self.experts.parameters(expert, e, self.device) for e in (t, t + c.expert_steps)
+        )
 
         def prepare(step, x, y):
             index = batches[step].to(x.device)
             return augment(x[index], draws[step]), y[index]
 
-        end = unroll(self.model, start, images, labels, rate, c.student_steps, prepare, self.memory, c.compiled)
+        end = unroll(
+            self.model,
+            start,
+            images,
+            labels,
+            rate,
+            c.student_steps,
+            prepare,
+            self.memory,
+            c.compiled,
+        )
         if c.method == "mtt":
             return mtt_loss(end, start, target), {"epoch": t}
         last = c.expert_epochs or self.experts.config.epochs
-        f = energy_fraction(c.reading, t, c.max_start, last, iteration, c.iterations, c.opening, c.horizon)
+        f = energy_fraction(
+            c.reading, t, c.max_start, last, iteration, c.iterations, c.opening, c.horizon
+        )
         loss, ranks = self.importance_loss(end, start, target, f, expert, t + c.expert_steps)
         return loss, {"epoch": t, "fraction": f, "ranks": ranks}
 
-    def importance_loss(self, end, start, target, f: float, expert: int, epoch: int) -> tuple[Tensor, list[int]]:
+    def importance_loss(
+        self, end, start, target, f: float, expert: int, epoch: int
+    ) -> tuple[Tensor, list[int]]:
         "The loss of the reading and the ranks matched. All components open: Eq 4.1, and nothing has to be analysed."
         if f >= 1 and self.reading.form == "projected" and self.reading.metric == "weights":
-            full = [min(len(m.weight), m.weight[0].numel() + (m.bias is not None)) for m in matched_modules(self.model).values()]
+            full = [
+                min(len(m.weight), m.weight[0].numel() + (m.bias is not None))
+                for m in matched_modules(self.model).values()
+            ]
             return mtt_loss(end, start, target), full
         layers = self.analysed(expert, epoch, target)
         rule = "within" if self.reading.form == "literal" else "reach"
-        ranks = [len(x.components.sigma) if self.reading.form == "soft" else x.components.rank_at(f, rule) for x in layers]
+        ranks = [
+            len(x.components.sigma)
+            if self.reading.form == "soft"
+            else x.components.rank_at(f, rule)
+            for x in layers
+        ]
         return iatm_loss(end, start, target, layers, f, self.config.reading), ranks
 
 
 def _bytes(layers: list[LayerComponents]) -> int:
-    return sum(t.nbytes for x in layers for t in (x.components.sigma, x.components.left, x.gram) if t is not None)
+    return sum(
+        t.nbytes
+        for x in layers
+        for t in (x.components.sigma, x.components.left, x.gram)
+        if t is not None
+    )
 
 # %% ../../nbs/04_condensation/04_trajectory.ipynb #44f52d9f
 def _iterate(problem: _Matching, learned: Learned, labels: Tensor, drawn: dict) -> float:
@@ -363,7 +517,9 @@ def _iterate(problem: _Matching, learned: Learned, labels: Tensor, drawn: dict) 
         log_rate.clamp_(*map(math.log, RATE_BOUNDS))
     learned.notes["rates"].append(log_rate.exp().item())
     if "ranks" in found:
-        learned.notes["ranks"].setdefault(f"{math.floor(10 * found['fraction'] + 1e-9) / 10:.1f}", found["ranks"])
+        learned.notes["ranks"].setdefault(
+            f"{math.floor(10 * found['fraction'] + 1e-9) / 10:.1f}", found["ranks"]
+        )
     drawn.clear()
     drawn.update(found)
     return value
@@ -372,8 +528,14 @@ def _iterate(problem: _Matching, learned: Learned, labels: Tensor, drawn: dict) 
 def _learned(images: Tensor, config: TrajectoryConfig) -> Learned:
     "Images and the logarithm of the learning rate, ready to be optimised."
     log_rate = torch.tensor(math.log(config.rate), device=images.device)
-    learned = Learned({"images": images, "log_rate": log_rate}, {"images": config.image_lr, "log_rate": config.rate_lr}, config.image_optimizer, 0.5,
-                      config.max_skipped, config.seed + 1)
+    learned = Learned(
+        {"images": images, "log_rate": log_rate},
+        {"images": config.image_lr, "log_rate": config.rate_lr},
+        config.image_optimizer,
+        0.5,
+        config.max_skipped,
+        config.seed + 1,
+    )
     learned.notes = {"rates": [], "ranks": {}}
     return learned
 
@@ -386,10 +548,13 @@ def condense_trajectory(
     *,
     classes: tuple[str, ...],  # class names
     whitening: Whitening,  # that leads to model space
-    details: Mapping | None = None,  # JSON-able facts to keep with the set, such as the data set's name and digest
-    checkpoint: str | Path | None = None,  # file to go on from, if it is there, and to save to; it stays, see `learn`
+    # JSON-able facts to keep with the set, such as the data set's name and digest
+    details: Mapping | None = None,
+    # file to go on from, if it is there, and to save to; it stays, see `learn`
+    checkpoint: str | Path | None = None,
     checkpoint_every: int = 100,  # iterations between saves
-    on_iteration: Callable | None = None,  # (iteration, images, rate, drawn) -> None, after each iteration
+    # (iteration, images, rate, drawn) -> None, after each iteration
+    on_iteration: Callable | None = None,
     device=None,  # None: a GPU if there is one
     progress: bool = True,
 ) -> CondensedSet:
@@ -401,21 +566,64 @@ def condense_trajectory(
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if experts.data["num_classes"] != len(classes):
-        raise ValueError(f"the experts know {experts.data['num_classes']} classes, not {len(classes)} ({', '.join(classes)})")
+        raise ValueError(
+            f"the experts know {experts.data['num_classes']} classes, not {len(classes)} "
+            f"({', '.join(classes)})"
+        )
     start = torch.Generator().manual_seed(config.seed)
     index = real_images(labels, len(classes), config.ipc, start)
     probe = images[torch.randperm(len(images), generator=start)[: config.statistics_images]]
     with torch.random.fork_rng(devices=[]):
         problem = _Matching(experts, probe, len(classes), config, device)
-    learned, targets, drawn = _learned(images[index].to(device), config), labels[index].to(device), {}
-    mark = settings_hash([asdict(config), asdict(experts.config), experts.data, len(experts), length_of(images), index.tolist()])
-    tell = None if on_iteration is None else lambda i, now, _: on_iteration(i, now["images"].detach(), now.notes["rates"][-1], drawn)
+    learned, targets, drawn = (
+        _learned(images[index].to(device), config),
+        labels[index].to(device),
+        {},
+    )
+    mark = settings_hash(
+        [
+            asdict(config),
+            asdict(experts.config),
+            experts.data,
+            len(experts),
+            length_of(images),
+            index.tolist(),
+        ]
+    )
+    tell = (
+        None
+        if on_iteration is None
+        else lambda i, now, _: on_iteration(
+            i, now["images"].detach(), now.notes["rates"][-1], drawn
+        )
+    )
 
     def finish(learned):
         kept = facts(learned, config, details)
-        kept["curve"]["rate"] = [round(v, 8) for v in learned.notes["rates"][:: kept["curve"]["every"]]]
-        return CondensedSet(learned["images"].detach().cpu(), targets.cpu(), tuple(classes), config.method, config.ipc, whitening,
-                            learned.notes["rates"][-1], config.seed, kept | {"ranks": learned.notes["ranks"]})
+        kept["curve"]["rate"] = [
+            round(v, 8) for v in learned.notes["rates"][:: kept["curve"]["every"]]
+        ]
+        return CondensedSet(
+            learned["images"].detach().cpu(),
+            targets.cpu(),
+            tuple(classes),
+            config.method,
+            config.ipc,
+            whitening,
+            learned.notes["rates"][-1],
+            config.seed,
+            kept | {"ranks": learned.notes["ranks"]},
+        )
 
-    return learn(learned, config.iterations, lambda now: _iterate(problem, now, targets, drawn), finish, mark, name=config.method,
-                 checkpoint=checkpoint, checkpoint_every=checkpoint_every, on_iteration=tell, progress=progress)
+    return learn(
+        learned,
+        config.iterations,
+        lambda now: _iterate(problem, now, targets, drawn),
+        finish,
+        mark,
+        name=config.method,
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
+        on_iteration=tell,
+        progress=progress,
+    )

@@ -42,10 +42,20 @@ def parameters_of(
 def _check_repeatable(model: nn.Module):
     stateful = [name for name, b in model.named_buffers() if b.is_floating_point()]
     if stateful:
-        raise ValueError(f"the inner loop needs a network without running statistics; this one has {stateful[:3]}: build it with norm='instance'")
-    random = [name for name, m in model.named_modules() if isinstance(m, _DropoutNd) and m.training and m.p > 0]
+        raise ValueError(
+            "the inner loop needs a network without running statistics; this one has "
+            f"{stateful[:3]}: build it with norm='instance'"
+        )
+    random = [
+        name
+        for name, m in model.named_modules()
+        if isinstance(m, _DropoutNd) and m.training and m.p > 0
+    ]
     if random:
-        raise ValueError(f"the inner loop repeats its steps, and dropout would not; this network has {random[:3]}: set p = 0, or model.eval()")
+        raise ValueError(
+            "the inner loop repeats its steps, and dropout would not; this network has "
+            f"{random[:3]}: set p = 0, or model.eval()"
+        )
 
 
 def _loss(model, theta: Parameters, inputs, targets) -> Tensor:
@@ -69,22 +79,39 @@ def _unroll_full(model, start: Parameters, images, labels, rates, prepare) -> Pa
 class _Eager:
     "The two functions of one inner step, run operation by operation."
 
-    def __init__(self, model: nn.Module): self.model = model
+    def __init__(self, model: nn.Module):
+        self.model = model
 
     def gradient(self, theta: Parameters, inputs, targets) -> list[Tensor]:
         "g_i, one tensor per parameter."
         with torch.enable_grad():
-            return _gradients(self.model, {k: v.detach().requires_grad_() for k, v in theta.items()}, inputs, targets, create_graph=False)
+            return _gradients(
+                self.model,
+                {k: v.detach().requires_grad_() for k, v in theta.items()},
+                inputs,
+                targets,
+                create_graph=False,
+            )
 
-    def pullback(self, theta: Parameters, inputs, targets, adjoint, wanted: tuple[bool, bool, bool]) -> tuple[Tensor, list[Tensor]]:
+    def pullback(
+        self, theta: Parameters, inputs, targets, adjoint, wanted: tuple[bool, bool, bool]
+    ) -> tuple[Tensor, list[Tensor]]:
         "s_i = <g_i, adjoint>, and its derivatives by theta, inputs and targets as far as wanted."
         theta = {k: v.detach().requires_grad_() for k, v in theta.items()}
         x, y = inputs.detach().requires_grad_(wanted[1]), targets.detach().requires_grad_(wanted[2])
-        sources = [*(theta.values() if wanted[0] else ()), *(v for v, w in ((x, wanted[1]), (y, wanted[2])) if w)]
+        sources = [
+            *(theta.values() if wanted[0] else ()),
+            *(v for v, w in ((x, wanted[1]), (y, wanted[2])) if w),
+        ]
         with torch.enable_grad():
             g = _gradients(self.model, theta, x, y, create_graph=True)
-            s = sum(torch.linalg.vecdot(d.detach().flatten(), a.flatten()) for d, a in zip(g, adjoint, strict=True))
-            return s, list(torch.autograd.grad(g, sources, adjoint, allow_unused=True, materialize_grads=True)) if sources else []
+            s = sum(
+                torch.linalg.vecdot(d.detach().flatten(), a.flatten())
+                for d, a in zip(g, adjoint, strict=True)
+            )
+            return s, list(
+                torch.autograd.grad(g, sources, adjoint, allow_unused=True, materialize_grads=True)
+            ) if sources else []
 
 # %% ../../nbs/04_condensation/02_unroll.ipynb #d36ec644
 class _Adjoint(torch.autograd.Function):
@@ -105,11 +132,20 @@ class _Adjoint(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *adjoint):
         images, labels, rates = (v.detach() for v in ctx.saved_tensors)
-        batches, d_rates = _Batches(ctx.prepare, images, labels, ctx.needs_input_grad[3:5]), torch.zeros_like(rates)
+        batches, d_rates = (
+            _Batches(ctx.prepare, images, labels, ctx.needs_input_grad[3:5]),
+            torch.zeros_like(rates),
+        )
         for i in reversed(range(len(rates))):
-            s, derivatives = batches.pull(i, rates[i], lambda x, y, w, i=i, a=adjoint: ctx.step.pullback(ctx.path[i], x, y, a, (True, *w)))
+            s, derivatives = batches.pull(
+                i,
+                rates[i],
+                lambda x, y, w, i=i, a=adjoint: ctx.step.pullback(ctx.path[i], x, y, a, (True, *w)),
+            )
             d_rates[i] = -s
-            adjoint = tuple(a - rates[i] * d for a, d in zip(adjoint, derivatives[: len(adjoint)], strict=True))
+            adjoint = tuple(
+                a - rates[i] * d for a, d in zip(adjoint, derivatives[: len(adjoint)], strict=True)
+            )
         return None, None, None, batches.d_images, batches.d_labels, d_rates, *adjoint
 
 # %% ../../nbs/04_condensation/02_unroll.ipynb #a2983150
@@ -118,20 +154,39 @@ class _Batches:
 
     def __init__(self, prepare: Prepare, images: Tensor, labels: Tensor, wanted):
         self.prepare, self.images, self.labels, self.wanted = prepare, images, labels, tuple(wanted)
-        self.d_images, self.d_labels = (torch.zeros_like(v) if w else None for v, w in zip((images, labels), wanted, strict=True))
+        self.d_images, self.d_labels = (
+            torch.zeros_like(v) if w else None
+            for v, w in zip((images, labels), wanted, strict=True)
+        )
 
     def pull(self, i: int, rate: Tensor, pullback) -> tuple[Tensor, list[Tensor]]:
         "Run `pullback(inputs, targets, wanted)` on batch i, add its share to the images' and labels' gradients, return what it gave."
-        pixels, soft = (v.detach().requires_grad_(w) for v, w in zip((self.images, self.labels), self.wanted, strict=True))
+        pixels, soft = (
+            v.detach().requires_grad_(w)
+            for v, w in zip((self.images, self.labels), self.wanted, strict=True)
+        )
         with torch.enable_grad():
             inputs, targets = self.prepare(i, pixels, soft)
         s, derivatives = pullback(inputs, targets, self.wanted)
         sums = [v for v in (self.d_images, self.d_labels) if v is not None]
-        ends, sources = ([v for v, w in zip(pair, self.wanted, strict=True) if w] for pair in ((inputs, targets), (pixels, soft)))
-        reached = [(end, d) for end, d in zip(ends, derivatives[len(derivatives) - len(ends):], strict=True) if end.requires_grad]
+        ends, sources = (
+            [v for v, w in zip(pair, self.wanted, strict=True) if w]
+            for pair in ((inputs, targets), (pixels, soft))
+        )
+        reached = [
+            (end, d)
+            for end, d in zip(ends, derivatives[len(derivatives) - len(ends) :], strict=True)
+            if end.requires_grad
+        ]
         if reached:
             ends, slopes = zip(*reached, strict=True)
-            for total, d in zip(sums, torch.autograd.grad(ends, sources, slopes, allow_unused=True, materialize_grads=True), strict=True):
+            for total, d in zip(
+                sums,
+                torch.autograd.grad(
+                    ends, sources, slopes, allow_unused=True, materialize_grads=True
+                ),
+                strict=True,
+            ):
                 total.sub_(rate * d)
         return s, derivatives
 
@@ -153,9 +208,17 @@ class _Tesla(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *adjoint):
         images, labels, rates = (v.detach() for v in ctx.saved_tensors)
-        batches, d_rates, theta = _Batches(ctx.prepare, images, labels, ctx.needs_input_grad[3:5]), torch.zeros_like(rates), ctx.start
+        batches, d_rates, theta = (
+            _Batches(ctx.prepare, images, labels, ctx.needs_input_grad[3:5]),
+            torch.zeros_like(rates),
+            ctx.start,
+        )
         for i, rate in enumerate(rates):
-            s, _ = batches.pull(i, rate, lambda x, y, w, theta=theta: ctx.step.pullback(theta, x, y, adjoint, (False, *w)))
+            s, _ = batches.pull(
+                i,
+                rate,
+                lambda x, y, w, theta=theta: ctx.step.pullback(theta, x, y, adjoint, (False, *w)),
+            )
             d_rates[i] = -s
             if i + 1 < len(rates):
                 g = ctx.step.gradient(theta, *ctx.prepare(i, images, labels))
@@ -177,19 +240,39 @@ class _Compiled:
             g = gradient(theta, inputs, targets)
             return sum((g[k] * a).sum() for k, a in adjoint.items())
 
-        self._gradient, self._product, self._pullbacks = torch.compile(gradient, backend=BACKEND, dynamic=False), product, {}
+        self._gradient, self._product, self._pullbacks = (
+            torch.compile(gradient, backend=BACKEND, dynamic=False),
+            product,
+            {},
+        )
 
     def gradient(self, theta: Parameters, inputs, targets) -> list[Tensor]:
         "g_i, one tensor per parameter."
         return list(self._gradient(theta, inputs, targets).values())
 
-    def pullback(self, theta: Parameters, inputs, targets, adjoint, wanted: tuple[bool, bool, bool]) -> tuple[Tensor, list[Tensor]]:
+    def pullback(
+        self, theta: Parameters, inputs, targets, adjoint, wanted: tuple[bool, bool, bool]
+    ) -> tuple[Tensor, list[Tensor]]:
         "s_i = <g_i, adjoint>, and its derivatives by theta, inputs and targets as far as wanted."
         if wanted not in self._pullbacks:
-            by = torch.func.grad_and_value(self._product, argnums=tuple(n for n, w in enumerate(wanted) if w)) if any(wanted) else None
-            self._pullbacks[wanted] = torch.compile(by, backend=BACKEND, dynamic=False) if by else lambda *a: ((), self._product(*a))
-        parts, s = self._pullbacks[wanted](theta, inputs.detach(), targets.detach(), dict(zip(theta, adjoint, strict=True)))
-        return s, [d for part in parts for d in (part.values() if isinstance(part, dict) else (part,))]
+            by = (
+                torch.func.grad_and_value(
+                    self._product, argnums=tuple(n for n, w in enumerate(wanted) if w)
+                )
+                if any(wanted)
+                else None
+            )
+            self._pullbacks[wanted] = (
+                torch.compile(by, backend=BACKEND, dynamic=False)
+                if by
+                else lambda *a: ((), self._product(*a))
+            )
+        parts, s = self._pullbacks[wanted](
+            theta, inputs.detach(), targets.detach(), dict(zip(theta, adjoint, strict=True))
+        )
+        return s, [
+            d for part in parts for d in (part.values() if isinstance(part, dict) else (part,))
+        ]
 
 
 @lru_cache(maxsize=4)
@@ -200,7 +283,10 @@ def _compiled(model: nn.Module) -> _Compiled:
 # %% ../../nbs/04_condensation/02_unroll.ipynb #18ca2e0b
 def _step_bytes(model: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
     "(bytes that autograd keeps for one step's gradient, bytes of the parameters), found on the meta device."
-    theta = {k: torch.empty_like(v, device="meta", requires_grad=True) for k, v in model.named_parameters()}
+    theta = {
+        k: torch.empty_like(v, device="meta", requires_grad=True)
+        for k, v in model.named_parameters()
+    }
     own, kept = {v.untyped_storage()._cdata for v in theta.values()}, {}
 
     def note(t):
@@ -208,9 +294,14 @@ def _step_bytes(model: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
             kept[t.untyped_storage()._cdata] = t.untyped_storage()
         return t
 
-    x = torch.empty(shape, device="meta", dtype=next(iter(theta.values())).dtype, requires_grad=True)
+    x = torch.empty(
+        shape, device="meta", dtype=next(iter(theta.values())).dtype, requires_grad=True
+    )
     y = torch.zeros(shape[0], device="meta", dtype=torch.long)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), by_hand(next(model.parameters()).device, twice=True):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(note, lambda t: t),
+        by_hand(next(model.parameters()).device, twice=True),
+    ):
         graph = _gradients(model, theta, x, y, create_graph=True)
     sizes = sum(v.nbytes() for v in kept.values()), sum(v.nbytes for v in theta.values())
     del graph
@@ -219,21 +310,36 @@ def _step_bytes(model: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
 
 def estimate_memory(
     model: nn.Module,  # the network
-    shape: tuple[int, int, int, int],  # of one inner step's batch: (images, channels, height, width)
+    # of one inner step's batch: (images, channels, height, width)
+    shape: tuple[int, int, int, int],
     steps: int,  # N
 ) -> dict[str, int]:  # bytes beyond model and images: {"full": ..., "adjoint": ..., "tesla": ...}
     "What each memory mode will need at its peak, without running it. Within a factor of 1.5 of the growth of a process (checked in the tests)."
     if steps < 1 or len(shape) != 4 or min(shape) < 1:
-        raise ValueError(f"steps must be at least 1 and shape (images, channels, height, width), not {steps} and {tuple(shape)}")
+        raise ValueError(
+            f"steps must be at least 1 and shape (images, channels, height, width), not {steps} "
+            f"and {tuple(shape)}"
+        )
     A, P = _step_bytes(model, tuple(shape))
-    return {"full": (steps + 3) * A + steps * P, "adjoint": 3 * A + steps * P, "tesla": 3 * A + 4 * P}
+    return {
+        "full": (steps + 3) * A + steps * P,
+        "adjoint": 3 * A + steps * P,
+        "tesla": 3 * A + 4 * P,
+    }
 
 # %% ../../nbs/04_condensation/02_unroll.ipynb #9ceafff6
 AUTO_SHARE = 0.5  # of the free memory that "auto" gives to the full graph
 CGROUPS = Path("/sys/fs/cgroup")
-CONTAINER = (  # limit, use, details, and the one among them that counts cached files; of both versions of Linux's control groups
+# limit, use, details, and the one among them that counts cached files; of both versions of Linux's
+# control groups
+CONTAINER = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        "total_inactive_file",
+    ),
 )
 
 
@@ -243,10 +349,18 @@ def free_memory(
     "Memory that a run on the device may still use."
     device = torch.device(device)
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return (
+            torch.cuda.mem_get_info(device)[0]
+            + torch.cuda.memory_reserved(device)
+            - torch.cuda.memory_allocated(device)
+        )
     known = _left_in_container()
     if (info := Path("/proc/meminfo")).exists():
-        known += [int(line.split()[1]) * 1024 for line in info.read_text().splitlines() if line.startswith("MemAvailable:")]
+        known += [
+            int(line.split()[1]) * 1024
+            for line in info.read_text().splitlines()
+            if line.startswith("MemAvailable:")
+        ]
     elif hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
         known.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     return min(known, default=None)
@@ -260,7 +374,14 @@ def _left_in_container() -> list[int]:
         except OSError:
             continue
         if limit.strip().isdigit():
-            return [max(0, int(limit) - int(used) + int(dict(line.split() for line in held.splitlines()).get(cache, 0)))]
+            return [
+                max(
+                    0,
+                    int(limit)
+                    - int(used)
+                    + int(dict(line.split() for line in held.splitlines()).get(cache, 0)),
+                )
+            ]
     return []
 
 
@@ -278,8 +399,11 @@ def choose_memory(
         memory = "full" if free is not None and need["full"] <= AUTO_SHARE * free else "adjoint"
     if free is not None and need[memory] > free:
         others = ", ".join(f"{k} {v / 2**20:,.0f} MB" for k, v in need.items() if k != memory)
-        raise MemoryError(f"memory={memory!r} needs about {need[memory] / 2**20:,.0f} MB for {steps} steps on batches of {shape[0]}; "
-                          f"{free / 2**20:,.0f} MB are free on {device} (others: {others})")
+        raise MemoryError(
+            f"memory={memory!r} needs about {need[memory] / 2**20:,.0f} MB for {steps} steps on "
+            f"batches of {shape[0]}; "
+            f"{free / 2**20:,.0f} MB are free on {device} (others: {others})"
+        )
     return memory
 
 # %% ../../nbs/04_condensation/02_unroll.ipynb #9bf6840f
@@ -292,14 +416,17 @@ def _check_memory(memory: str):
 
 
 def unroll(
-    model: nn.Module,  # a network without running statistics; its own parameters are not used or changed
+    # a network without running statistics; its own parameters are not used or changed
+    model: nn.Module,
     start: Mapping[str, Tensor],  # theta_0 by parameter name
     images: Tensor,  # the synthetic images, in model space
     labels: Tensor,  # (n,) class indices, or (n, classes) probabilities
     rate: Tensor,  # learning rate alpha: a scalar, or (steps,) for one rate per step
     steps: int,  # N of Eq 4.2
     prepare: Prepare = whole_batch,  # (step, images, labels) -> what that step trains on; pure
-    memory: str = "full",  # "full": one graph of all steps; "adjoint": the same gradient, one step's graph; "tesla": not exact; "auto"
+    # "full": one graph of all steps; "adjoint": the same gradient, one step's graph; "tesla": not
+    # exact; "auto"
+    memory: str = "full",
     compiled: bool = False,  # compile the inner step (adjoint and tesla)
 ) -> Parameters:  # theta_N, differentiable in images, soft labels, rate and start
     """The inner loop of trajectory matching (Eq 4.2; Algorithm 4.1, lines 6-13) as a differentiable function.
@@ -310,17 +437,45 @@ def unroll(
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
     if rate.ndim > 1 or rate.ndim == 1 and len(rate) != steps:
-        raise ValueError(f"rate must be a scalar or have one value for each of the {steps} steps, not shape {tuple(rate.shape)}")
+        raise ValueError(
+            f"rate must be a scalar or have one value for each of the {steps} steps, not shape "
+            f"{tuple(rate.shape)}"
+        )
     _check_repeatable(model)
     names = [name for name, _ in model.named_parameters()]
     if set(names) != set(start):
-        raise ValueError(f"start must name the model's parameters; different: {sorted(set(names) ^ set(start))[:4]}")
+        raise ValueError(
+            "start must name the model's parameters; different: "
+            f"{sorted(set(names) ^ set(start))[:4]}"
+        )
     if memory == "auto":
-        memory = "adjoint" if compiled else choose_memory(memory, model, prepare(0, images.detach(), labels.detach())[0].shape, steps, images.device)
+        memory = (
+            "adjoint"
+            if compiled
+            else choose_memory(
+                memory,
+                model,
+                prepare(0, images.detach(), labels.detach())[0].shape,
+                steps,
+                images.device,
+            )
+        )
     if memory == "full" and compiled:
-        raise ValueError("compiled steps need memory='adjoint' or 'tesla': a full graph cannot be compiled and differentiated twice")
+        raise ValueError(
+            "compiled steps need memory='adjoint' or 'tesla': a full graph cannot be compiled "
+            "and differentiated twice"
+        )
     ordered, rates = {k: start[k] for k in names}, rate.expand(steps)
     if memory == "full":
         return _unroll_full(model, ordered, images, labels, rates, prepare)
-    step, form = (_compiled if compiled else _Eager)(model), {"adjoint": _Adjoint, "tesla": _Tesla}[memory]
-    return dict(zip(names, form.apply(step, prepare, names, images, labels, rates, *ordered.values()), strict=True))
+    step, form = (
+        (_compiled if compiled else _Eager)(model),
+        {"adjoint": _Adjoint, "tesla": _Tesla}[memory],
+    )
+    return dict(
+        zip(
+            names,
+            form.apply(step, prepare, names, images, labels, rates, *ordered.values()),
+            strict=True,
+        )
+    )

@@ -34,17 +34,24 @@ def policy_from_details(
 ) -> Policy:
     "The policy in the details of a row, each layer divided by its sum; ValueError unless that undoes no more than rounding to six digits."
     if not isinstance(found, Mapping) or not {"space", "probabilities"} <= set(found):
-        raise ValueError(f"a policy in a row has the keys space and probabilities; got {str(found)[:80]}")
+        raise ValueError(
+            f"a policy in a row has the keys space and probabilities; got {str(found)[:80]}"
+        )
     if found["space"] not in SPACES:
         raise ValueError(f"unknown space {found['space']!r}; allowed: {', '.join(SPACES)}")
     space = SPACES[found["space"]]()
     try:
         rows = torch.tensor(found["probabilities"], dtype=torch.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"probabilities must be K lists of {len(space)} numbers: {error}") from error
+        raise ValueError(
+            f"probabilities must be K lists of {len(space)} numbers: {error}"
+        ) from error
     sums, allowed = rows.sum(-1, keepdim=True), 0.5e-6 * len(space) + 1e-12
     if rows.ndim == 2 and bool(((sums - 1).abs() > allowed).any()):
-        raise ValueError(f"probabilities rounded to six digits sum to 1 within {allowed:.1e}; the sums are {sums.flatten().tolist()}")
+        raise ValueError(
+            f"probabilities rounded to six digits sum to 1 within {allowed:.1e}; the sums are "
+            f"{sums.flatten().tolist()}"
+        )
     return Policy(rows / sums if rows.ndim == 2 else rows, space, {"method": "DeepAA, from a row"})
 
 
@@ -63,25 +70,44 @@ def layers_short(
     "A sentence for each measurement that was trained with fewer layers than it asks for."
     said = []
     for m in rows:
-        asked, used = m["settings"].get("layers") or m["settings"].get("search_layers"), m["details"].get("layers_used")
+        asked, used = (
+            m["settings"].get("layers") or m["settings"].get("search_layers"),
+            m["details"].get("layers_used"),
+        )
         if asked and used and used < asked:
             why = m["details"].get("stopped") or "fewer were found"
-            said.append(f"{m['row']}, {', '.join(m['columns'])}, seed {m['seed']}: {used} of {asked} layers ({why})")
+            said.append(
+                f"{m['row']}, {', '.join(m['columns'])}, seed {m['seed']}: {used} of {asked} "
+                f"layers ({why})"
+            )
     return said
 
 
-_POLICY_ONLY = ("search_", "held_out_", "layers", "mirror")  # settings of the policy, not of the training
+# settings of the policy, not of the training
+_POLICY_ONLY = ("search_", "held_out_", "layers", "mirror")
 
 
 def training_differences(one: Mapping, other: Mapping) -> dict[str, tuple]:
     "The settings of data, network and training in which two measurements' settings differ: {name: (one's, other's)}."
     names = [name for name in {**one, **other} if not name.startswith(_POLICY_ONLY)]
-    return {name: (one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)}
+    return {
+        name: (one.get(name), other.get(name)) for name in names if one.get(name) != other.get(name)
+    }
 
 # %% ../../nbs/03_deepaa/06_analysis.ipynb #90b90ffe
 FAMILY = ("Crop", "Cutout", "Flip")  # what earlier methods append by hand
 GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
-COLOUR = ("AutoContrast", "Invert", "Equalize", "Solarize", "Posterize", "Contrast", "Color", "Brightness", "Sharpness")
+COLOUR = (
+    "AutoContrast",
+    "Invert",
+    "Equalize",
+    "Solarize",
+    "Posterize",
+    "Contrast",
+    "Color",
+    "Brightness",
+    "Sharpness",
+)
 
 
 def normalised_magnitude(
@@ -92,9 +118,14 @@ def normalised_magnitude(
     if t.magnitude is None:
         return math.nan
     if t.name.startswith("Translate") and space.translate == "pixels":
-        raise ValueError(f"translations of space {space.name!r} are in pixels: without a size of images they have no place on the common scale")
+        raise ValueError(
+            f"translations of space {space.name!r} are in pixels: without a size of images they "
+            "have no place on the common scale"
+        )
     low, high = CONTINUOUS_RANGES[t.name]
-    nothing = low + (high - low) * STANDARD_RANGES[t.name][2] / 12 if t.name in STANDARD_RANGES else low
+    nothing = (
+        low + (high - low) * STANDARD_RANGES[t.name][2] / 12 if t.name in STANDARD_RANGES else low
+    )
     scaled = (t.magnitude - nothing) / max(high - nothing, nothing - low)
     return 5.0 * min(1.0, max(-1.0, scaled))
 
@@ -119,19 +150,38 @@ def _say_missing(axis, title: str) -> None:
     axis.set_yticks([])
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
-    axis.text(0.5, 0.5, MISSING, transform=axis.transAxes, ha="center", va="center", fontsize=FONT + 0.5, color=INK)
+    axis.text(
+        0.5,
+        0.5,
+        MISSING,
+        transform=axis.transAxes,
+        ha="center",
+        va="center",
+        fontsize=FONT + 0.5,
+        color=INK,
+    )
 
 
 def _heat_map(axis, grid: pd.DataFrame, norm: Normalize, digits: float | None = None):
     "A table as coloured cells, NaN grey; numbers where they reach `digits`."
     colours = matplotlib.colormaps["Blues"].with_extremes(bad="#CCCCCC")
-    image = axis.imshow(grid.to_numpy(dtype=float), aspect="auto", cmap=colours, norm=norm, interpolation="nearest")
+    image = axis.imshow(
+        grid.to_numpy(dtype=float), aspect="auto", cmap=colours, norm=norm, interpolation="nearest"
+    )
     axis.set_yticks(range(len(grid)), list(grid.index))
     axis.set_xticks(range(grid.shape[1]), list(grid.columns))
     for (row, column), value in np.ndenumerate(grid.to_numpy(dtype=float)):
         if digits is not None and value >= digits:
             dark = norm(value) > 0.6
-            axis.text(column, row, f"{value:.2f}".lstrip("0"), ha="center", va="center", fontsize=FONT - 0.5, color="white" if dark else INK)
+            axis.text(
+                column,
+                row,
+                f"{value:.2f}".lstrip("0"),
+                ha="center",
+                va="center",
+                fontsize=FONT - 0.5,
+                color="white" if dark else INK,
+            )
     return image
 
 # %% ../../nbs/03_deepaa/06_analysis.ipynb #afe61603
@@ -139,32 +189,73 @@ def pipelines() -> pd.DataFrame:
     "The boxes of Figure 3.1: method, place in the pipeline, words, and how the content came about."
     lanes = {
         "(A) Earlier methods: a shallow policy, then operations picked by hand": [
-            ("image", "data"), ("operation 1", "searched"), ("operation 2", "searched"),
-            ("flip", "by hand"), ("crop", "by hand"), ("Cutout", "by hand"), ("augmented\nimage", "data")],
+            ("image", "data"),
+            ("operation 1", "searched"),
+            ("operation 2", "searched"),
+            ("flip", "by hand"),
+            ("crop", "by hand"),
+            ("Cutout", "by hand"),
+            ("augmented\nimage", "data"),
+        ],
         "(B) Deep AutoAugment: every layer searched": [
-            ("image", "data"), ("layer 1", "searched"), ("layer 2", "searched"),
-            ("layer 3", "searched"), ("…", "searched"), ("layer K", "searched"), ("augmented\nimage", "data")],
+            ("image", "data"),
+            ("layer 1", "searched"),
+            ("layer 2", "searched"),
+            ("layer 3", "searched"),
+            ("…", "searched"),
+            ("layer K", "searched"),
+            ("augmented\nimage", "data"),
+        ],
     }
-    return pd.DataFrame([{"method": method, "place": place, "words": words, "chosen": chosen}
-                         for method, boxes in lanes.items() for place, (words, chosen) in enumerate(boxes)])
+    return pd.DataFrame(
+        [
+            {"method": method, "place": place, "words": words, "chosen": chosen}
+            for method, boxes in lanes.items()
+            for place, (words, chosen) in enumerate(boxes)
+        ]
+    )
 
 
 def draw_pipelines() -> tuple[Figure, pd.DataFrame]:
     "Figure 3.1: boxes and arrows of earlier methods and of Deep AutoAugment."
     frame, figure = pipelines(), Figure(figsize=(WIDTH, 2.5), layout="constrained")
-    looks = {"data": ("white", INK, "-"), "searched": ("#CCE5F3", SEARCHED, "-"), "by hand": ("#FBE3D6", BY_HAND, "--")}
+    looks = {
+        "data": ("white", INK, "-"),
+        "searched": ("#CCE5F3", SEARCHED, "-"),
+        "by hand": ("#FBE3D6", BY_HAND, "--"),
+    }
     for axis, (method, boxes) in zip(figure.subplots(2, 1), frame.groupby("method"), strict=True):
         axis.set(xlim=(-0.5, 6.5), ylim=(-0.5, 0.5))
         axis.set_axis_off()
         axis.set_title(method, fontsize=FONT + 1, color=INK, loc="left")
         for box in boxes.itertuples():
             face, edge, line = looks[box.chosen]
-            axis.add_patch(FancyBboxPatch((box.place - 0.36, -0.28), 0.72, 0.56, "round,pad=0.02", fc=face, ec=edge, ls=line, lw=1.2))
+            axis.add_patch(
+                FancyBboxPatch(
+                    (box.place - 0.36, -0.28),
+                    0.72,
+                    0.56,
+                    "round,pad=0.02",
+                    fc=face,
+                    ec=edge,
+                    ls=line,
+                    lw=1.2,
+                )
+            )
             axis.text(box.place, 0, box.words, ha="center", va="center", fontsize=FONT, color=INK)
             if box.place:
-                axis.annotate("", (box.place - 0.38, 0), (box.place - 0.62, 0), arrowprops={"arrowstyle": "->", "color": INK, "lw": 1.1})
-    marks = [FancyBboxPatch((0, 0), 1, 1, fc=looks[key][0], ec=looks[key][1], ls=looks[key][2], label=label)
-             for key, label in (("searched", "searched"), ("by hand", "picked by hand, always applied"))]
+                axis.annotate(
+                    "",
+                    (box.place - 0.38, 0),
+                    (box.place - 0.62, 0),
+                    arrowprops={"arrowstyle": "->", "color": INK, "lw": 1.1},
+                )
+    marks = [
+        FancyBboxPatch(
+            (0, 0), 1, 1, fc=looks[key][0], ec=looks[key][1], ls=looks[key][2], label=label
+        )
+        for key, label in (("searched", "searched"), ("by hand", "picked by hand, always applied"))
+    ]
     figure.legend(handles=marks, loc="outside lower center", ncols=2, fontsize=FONT, frameon=False)
     return figure, frame
 
@@ -173,11 +264,14 @@ SIMPLE_DROP = 0.22  # points that Section 3.4.4 puts DeepAA-simple below Deep Au
 
 
 def compared_accuracies(
-    cells: pd.DataFrame,  # cells of one column of Table 3.3: row, ours, spread, n, thesis, thesis_spread, corrected
+    # cells of one column of Table 3.3: row, ours, spread, n, thesis, thesis_spread, corrected
+    cells: pd.DataFrame,
     labels: Mapping[str, str],  # row key: words
 ) -> pd.DataFrame:
     "Lines of Figure 3.2, best of the dissertation first; DeepAA-simple's value there is derived from the text where the table has none."
-    lines = cells.reindex(columns=["row", "ours", "spread", "n", "thesis", "thesis_spread", "corrected"]).reset_index(drop=True)
+    lines = cells.reindex(
+        columns=["row", "ours", "spread", "n", "thesis", "thesis_spread", "corrected"]
+    ).reset_index(drop=True)
     numbers = [name for name in lines if name != "row"]
     lines[numbers] = lines[numbers].apply(pd.to_numeric, errors="coerce")
     lines["thesis"] = lines.corrected.where(lines.corrected.notna(), lines.thesis)
@@ -187,8 +281,16 @@ def compared_accuracies(
     lines["derived"] = simple | ((lines.row == "deepaa_simple") & lines.corrected.notna())
     deep = lines.loc[lines.row == "deepaa", "thesis"]
     lines.loc[simple, "thesis"] = round(deep.iloc[0] - SIMPLE_DROP, 2) if len(deep) else math.nan
-    lines.insert(1, "label", [labels.get(row, "DeepAA-simple" if row == "deepaa_simple" else row) for row in lines.row])
-    return lines.drop(columns="corrected").sort_values("thesis", ascending=False, kind="stable").reset_index(drop=True)
+    lines.insert(
+        1,
+        "label",
+        [labels.get(row, "DeepAA-simple" if row == "deepaa_simple" else row) for row in lines.row],
+    )
+    return (
+        lines.drop(columns="corrected")
+        .sort_values("thesis", ascending=False, kind="stable")
+        .reset_index(drop=True)
+    )
 
 # %% ../../nbs/03_deepaa/06_analysis.ipynb #aa618ccc
 def _points(axis, lines: pd.DataFrame, value: str, spread: str, colour: str) -> None:
@@ -196,12 +298,30 @@ def _points(axis, lines: pd.DataFrame, value: str, spread: str, colour: str) -> 
     for place, line in lines.iterrows():
         x, half = line[value], line[spread]
         if pd.isna(x):
-            axis.text(0.02, place, "not measured", transform=axis.get_yaxis_transform(), va="center", fontsize=FONT, color="#767676")
+            axis.text(
+                0.02,
+                place,
+                "not measured",
+                transform=axis.get_yaxis_transform(),
+                va="center",
+                fontsize=FONT,
+                color="#767676",
+            )
             continue
         hollow = line.derived and value == "thesis"
         look = {"fmt": "D", "mfc": "white"} if hollow else {"fmt": "o"}
-        axis.errorbar(x, place, xerr=None if pd.isna(half) else half, ms=5, color=colour, capsize=2.5, **look)
-        axis.annotate(f"{x:.2f}", (x, place), (0, 4), textcoords="offset points", ha="center", fontsize=FONT - 0.5, color=INK)
+        axis.errorbar(
+            x, place, xerr=None if pd.isna(half) else half, ms=5, color=colour, capsize=2.5, **look
+        )
+        axis.annotate(
+            f"{x:.2f}",
+            (x, place),
+            (0, 4),
+            textcoords="offset points",
+            ha="center",
+            fontsize=FONT - 0.5,
+            color=INK,
+        )
 
 
 def draw_accuracies(
@@ -213,8 +333,10 @@ def draw_accuracies(
     lines = compared_accuracies(cells, labels)
     figure = Figure(figsize=(WIDTH, 0.9 + 0.32 * len(lines)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for axis, value, spread, colour, title in ((left, "thesis", "thesis_spread", BY_HAND, "dissertation:\nImageNet, ResNet-50"),
-                                               (right, "ours", "spread", SEARCHED, "this study" + f":\n{here}" * bool(here))):
+    for axis, value, spread, colour, title in (
+        (left, "thesis", "thesis_spread", BY_HAND, "dissertation:\nImageNet, ResNet-50"),
+        (right, "ours", "spread", SEARCHED, "this study" + f":\n{here}" * bool(here)),
+    ):
         if lines[value].isna().all():
             _say_missing(axis, title)
         else:
@@ -222,17 +344,30 @@ def draw_accuracies(
             axis.grid(axis="x", alpha=0.25, lw=0.6)
             axis.margins(x=0.12)
             _points(axis, lines, value, spread, colour)
-    left.set_yticks(range(len(lines)), [f"{line.label} *" if line.derived else line.label for line in lines.itertuples()])
+    left.set_yticks(
+        range(len(lines)),
+        [f"{line.label} *" if line.derived else line.label for line in lines.itertuples()],
+    )
     left.set_ylim(len(lines) - 0.4, -0.8)
-    figure.supxlabel("* dissertation's value derived from its text" if lines.derived.any() else "", fontsize=FONT, color=INK)
+    figure.supxlabel(
+        "* dissertation's value derived from its text" if lines.derived.any() else "",
+        fontsize=FONT,
+        color=INK,
+    )
     return figure, lines
 
 # %% ../../nbs/03_deepaa/06_analysis.ipynb #cb58c6d5
 def operation_frame(policy: Policy) -> pd.DataFrame:
     "Layer, operation and its probability summed over levels, in the space's order (Figure 3.3)."
     layers = operation_probabilities(policy)
-    return pd.DataFrame([{"layer": k, "operation": name, "probability": layer[name]}
-                         for k, layer in enumerate(layers, 1) for name in policy.space.operations()], columns=["layer", "operation", "probability"])
+    return pd.DataFrame(
+        [
+            {"layer": k, "operation": name, "probability": layer[name]}
+            for k, layer in enumerate(layers, 1)
+            for name in policy.space.operations()
+        ],
+        columns=["layer", "operation", "probability"],
+    )
 
 
 def draw_operations(
@@ -249,14 +384,18 @@ def draw_operations(
             continue
         frame = operation_frame(policy)
         frames.append(frame.assign(policy=title)[["policy", *frame.columns]])
-        grid = frame.pivot(index="operation", columns="layer", values="probability").loc[policy.space.operations()]
+        grid = frame.pivot(index="operation", columns="layer", values="probability").loc[
+            policy.space.operations()
+        ]
         image = _heat_map(axis, grid, Normalize(0, 1), 0.05)
         _style(axis, title, "layer")
     if image is not None:
         bar = figure.colorbar(image, ax=list(axes), shrink=0.6, pad=0.02)
         bar.ax.tick_params(labelsize=FONT, colors=INK)
         bar.set_label("probability", fontsize=FONT, color=INK)
-    return figure, pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["policy", "layer", "operation", "probability"])
+    return figure, pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(
+        columns=["policy", "layer", "operation", "probability"]
+    )
 
 # %% ../../nbs/03_deepaa/06_analysis.ipynb #e38e658e
 def family_shares(policy: Policy) -> pd.DataFrame:
@@ -266,8 +405,16 @@ def family_shares(policy: Policy) -> pd.DataFrame:
         family, identity = sum(found.get(name, 0.0) for name in FAMILY), found.get("Identity", 0.0)
         leading = next((name for name in found if name != "Identity"), "Identity")
         applied = family / (1 - identity) if identity < 1 else 0.0
-        lines.append({"layer": layer, **{name: found.get(name, 0.0) for name in FAMILY}, "family": family, "identity": identity,
-                      "family when applied": applied, "leading": leading})
+        lines.append(
+            {
+                "layer": layer,
+                **{name: found.get(name, 0.0) for name in FAMILY},
+                "family": family,
+                "identity": identity,
+                "family when applied": applied,
+                "leading": leading,
+            }
+        )
     return pd.DataFrame(lines)
 
 
@@ -276,10 +423,18 @@ def family_verdict(policy: Policy) -> dict:
     shares, operations = family_shares(policy), policy.space.operations()
     chance, deeper = len(set(FAMILY) & set(operations)) / len(operations), shares[shares.layer > 1]
     first, mean = float(shares.family.iloc[0]), float(deeper.family.mean()) if len(deeper) else None
-    often = [name for name in FAMILY if len(deeper) and deeper[name].mean() > 1 / len(operations) + 1e-9]
-    return {"first layer": first, "deeper layers": mean, "by chance": chance, "above chance": often,
-            "deeper layers led by the family": int(deeper.leading.isin(FAMILY).sum()), "deeper layers in all": len(deeper),
-            "favoured": None if mean is None else bool(mean > max(first, chance) + 1e-9)}
+    often = [
+        name for name in FAMILY if len(deeper) and deeper[name].mean() > 1 / len(operations) + 1e-9
+    ]
+    return {
+        "first layer": first,
+        "deeper layers": mean,
+        "by chance": chance,
+        "above chance": often,
+        "deeper layers led by the family": int(deeper.leading.isin(FAMILY).sum()),
+        "deeper layers in all": len(deeper),
+        "favoured": None if mean is None else bool(mean > max(first, chance) + 1e-9),
+    }
 
 
 def verdict_words(verdict: Mapping) -> str:
@@ -290,14 +445,20 @@ def verdict_words(verdict: Mapping) -> str:
     above = ", ".join(verdict["above chance"]) or "none of them"
     led, layers = verdict["deeper layers led by the family"], verdict["deeper layers in all"]
     answer = "favour" if verdict["favoured"] else "do NOT favour"
-    return (f"The deeper layers {answer} crop, Cutout and flip: {deeper:.2f} on average, against {first:.2f} in the first layer and "
-            f"{chance:.2f} without search; one of the three leads {led} of {layers} deeper layers. Drawn more often there than by chance: {above}.")
+    return (
+        f"The deeper layers {answer} crop, Cutout and flip: {deeper:.2f} on average, against "
+        f"{first:.2f} in the first layer and "
+        f"{chance:.2f} without search; one of the three leads {led} of {layers} deeper layers. "
+        f"Drawn more often there than by chance: {above}."
+    )
 
 # %% ../../nbs/03_deepaa/06_analysis.ipynb #6bbb0591
 def depth_frame(
-    similarities: Mapping[str, Sequence[Mapping] | None],  # policy: records of `search.held_out_cosine`
+    # policy: records of `search.held_out_cosine`
+    similarities: Mapping[str, Sequence[Mapping] | None],
     accuracies: Mapping[str, Mapping[int, tuple]],  # policy: {depth: (mean, half-width or None)}
-    pairs: int | None = None,  # pairs behind the similarities; None: intervals of (a) and (b) are left out
+    # pairs behind the similarities; None: intervals of (a) and (b) are left out
+    pairs: int | None = None,
 ) -> pd.DataFrame:
     "Lines of Figure 3.4: policy, quantity (mean, deviation, accuracy), depth, value, half-width of the 95 % interval."
     if pairs is not None and pairs < 2:
@@ -306,10 +467,16 @@ def depth_frame(
     for policy, records in similarities.items():
         for r in records or ():
             spread = math.nan if pairs is None else 1.96 * r["improvement_deviation"]
-            for quantity, key, by in (("mean", "improvement", pairs), ("deviation", "improvement_deviation", 2 * ((pairs or 2) - 1))):
+            for quantity, key, by in (
+                ("mean", "improvement", pairs),
+                ("deviation", "improvement_deviation", 2 * ((pairs or 2) - 1)),
+            ):
                 lines.append((policy, quantity, r["depth"], r[key], spread / math.sqrt(by or 1)))
     for policy, found in accuracies.items():
-        lines += [(policy, "accuracy", depth, mean, math.nan if half is None else half) for depth, (mean, half) in sorted(found.items())]
+        lines += [
+            (policy, "accuracy", depth, mean, math.nan if half is None else half)
+            for depth, (mean, half) in sorted(found.items())
+        ]
     return pd.DataFrame(lines, columns=["policy", "quantity", "depth", "value", "half_width"])
 
 
@@ -320,7 +487,12 @@ def peaks(
     lines = []
     for (policy, quantity), part in frame.groupby(["policy", "quantity"], sort=False):
         top, last = part.loc[part.value.idxmax()], part.loc[part.depth.idxmax()]
-        depths = {"peak at depth": int(top.depth), "peak": top.value, "deepest": int(last.depth), "there": last.value}
+        depths = {
+            "peak at depth": int(top.depth),
+            "peak": top.value,
+            "deepest": int(last.depth),
+            "there": last.value,
+        }
         lines.append({"policy": policy, "quantity": quantity, **depths})
     return pd.DataFrame(lines)
 
@@ -333,10 +505,22 @@ def draw_depths(
 ) -> tuple[Figure, pd.DataFrame]:
     "Figure 3.4: improvement of the gradient's similarity (mean and deviation) and accuracy against depth; arguments as `depth_frame`."
     frame = depth_frame(similarities, accuracies, pairs)
-    figure, names = Figure(figsize=(WIDTH, 2.9), layout="constrained"), list(dict.fromkeys([*similarities, *accuracies]))
-    looks = dict(zip(names, [(SEARCHED, "o", "-"), (BY_HAND, "s", "--"), ("#009E73", "^", ":")] * 2, strict=False))
-    parts = {"mean": ("(a) mean of the change", "change in cosine similarity"), "deviation": ("(b) deviation of it", "standard deviation"),
-             "accuracy": (accuracy_title, "test accuracy (%)")}
+    figure, names = (
+        Figure(figsize=(WIDTH, 2.9), layout="constrained"),
+        list(dict.fromkeys([*similarities, *accuracies])),
+    )
+    looks = dict(
+        zip(
+            names,
+            [(SEARCHED, "o", "-"), (BY_HAND, "s", "--"), ("#009E73", "^", ":")] * 2,
+            strict=False,
+        )
+    )
+    parts = {
+        "mean": ("(a) mean of the change", "change in cosine similarity"),
+        "deviation": ("(b) deviation of it", "standard deviation"),
+        "accuracy": (accuracy_title, "test accuracy (%)"),
+    }
     for axis, (quantity, (title, y)) in zip(figure.subplots(1, 3), parts.items(), strict=True):
         shown = frame[frame.quantity == quantity]
         if shown.empty:
@@ -345,21 +529,44 @@ def draw_depths(
         for name, line in shown.groupby("policy", sort=False):
             colour, mark, dash = looks[name]
             look = {"color": colour, "marker": mark, "ls": dash, "ms": 4, "lw": 1.3, "capsize": 2}
-            axis.errorbar(line.depth, line.value, yerr=line.half_width.fillna(0.0), label=name, **look)
+            axis.errorbar(
+                line.depth, line.value, yerr=line.half_width.fillna(0.0), label=name, **look
+            )
         _style(axis, title, "layers applied", y)
         axis.set_xticks(range(int(shown.depth.max()) + 1))
         axis.grid(alpha=0.25, lw=0.6)
-    found = {label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    found = {
+        label: handle
+        for axis in figure.axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
     if found:
-        figure.legend(list(found.values()), list(found), loc="outside lower center", ncols=3, fontsize=FONT, frameon=False)
+        figure.legend(
+            list(found.values()),
+            list(found),
+            loc="outside lower center",
+            ncols=3,
+            fontsize=FONT,
+            frameon=False,
+        )
     return figure, frame
 
 # %% ../../nbs/03_deepaa/06_analysis.ipynb #944945f8
 def level_frame(policy: Policy) -> pd.DataFrame:
     "Layer, operation, level, magnitude (its unit as in Table 3.1) and probability, for the operations that have magnitudes."
     space = policy.space
-    lines = [{"layer": k, "operation": t.name, "level": t.level, "magnitude": t.magnitude, "probability": p}
-             for k, row in enumerate(policy.probabilities.tolist(), 1) for t, p in zip(space.transforms, row, strict=True) if t.magnitude is not None]
+    lines = [
+        {
+            "layer": k,
+            "operation": t.name,
+            "level": t.level,
+            "magnitude": t.magnitude,
+            "probability": p,
+        }
+        for k, row in enumerate(policy.probabilities.tolist(), 1)
+        for t, p in zip(space.transforms, row, strict=True)
+        if t.magnitude is not None
+    ]
     return pd.DataFrame(lines, columns=["layer", "operation", "level", "magnitude", "probability"])
 
 
@@ -371,22 +578,50 @@ def draw_magnitudes(
     if policy is None:
         figure = Figure(figsize=(WIDTH, 1.6), layout="constrained")
         _say_missing(figure.subplots(), title)
-        return figure, pd.DataFrame(columns=["layer", "operation", "level", "magnitude", "probability"])
+        return figure, pd.DataFrame(
+            columns=["layer", "operation", "level", "magnitude", "probability"]
+        )
     frame, down = level_frame(policy), math.ceil(policy.layers / 2)
     figure = Figure(figsize=(WIDTH, 0.7 + 2.35 * down), layout="constrained")
-    axes, top = list(figure.subplots(down, 2, squeeze=False).flat), max(0.01, frame.probability.max())
-    for axis, (layer, part) in zip(axes[:policy.layers], frame.groupby("layer"), strict=True):
-        grid = part.pivot(index="operation", columns="level", values="probability").loc[list(dict.fromkeys(part.operation))]
+    axes, top = (
+        list(figure.subplots(down, 2, squeeze=False).flat),
+        max(0.01, frame.probability.max()),
+    )
+    for axis, (layer, part) in zip(axes[: policy.layers], frame.groupby("layer"), strict=True):
+        grid = part.pivot(index="operation", columns="level", values="probability").loc[
+            list(dict.fromkeys(part.operation))
+        ]
         image = _heat_map(axis, grid, PowerNorm(0.5, 0, top))
         _style(axis, f"layer {layer}", "level")
         for place, total in enumerate(grid.sum(axis=1)):
-            axis.text(1.02, place, f"{total:.3f}".lstrip("0"), transform=axis.get_yaxis_transform(), va="center", fontsize=FONT - 0.5, color=INK)
-    for axis in axes[policy.layers:]:
+            axis.text(
+                1.02,
+                place,
+                f"{total:.3f}".lstrip("0"),
+                transform=axis.get_yaxis_transform(),
+                va="center",
+                fontsize=FONT - 0.5,
+                color=INK,
+            )
+    for axis in axes[policy.layers :]:
         axis.set_axis_off()
-    bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.5, aspect=40, pad=0.02, ticks=[0, top / 16, top / 4, top])
+    bar = figure.colorbar(
+        image,
+        ax=axes,
+        location="bottom",
+        shrink=0.5,
+        aspect=40,
+        pad=0.02,
+        ticks=[0, top / 16, top / 4, top],
+    )
     bar.ax.minorticks_off()
     bar.ax.set_xticklabels([f"{value:.2g}" for value in (0, top / 16, top / 4, top)])
-    bar.set_label("probability of a level (square-root scale); at the right of each line that of the operation", fontsize=FONT, color=INK)
+    bar.set_label(
+        "probability of a level (square-root scale); at the right of each line that of the "
+        "operation",
+        fontsize=FONT,
+        color=INK,
+    )
     bar.ax.tick_params(labelsize=FONT, colors=INK)
     figure.suptitle(title, fontsize=FONT + 1.5, color=INK)
     return figure, frame
@@ -402,11 +637,26 @@ def cumulated_frame(
     frames = []
     for method, policy in policies.items():
         if isinstance(policy, ContinuousPolicy):
-            raise ValueError(f"{method} draws magnitudes from a continuum, which has no probability of a single one; allowed: policies over a grid")
+            raise ValueError(
+                f"{method} draws magnitudes from a continuum, which has no probability of a "
+                "single one; allowed: policies over a grid"
+            )
         total = policy.probabilities.sum(0).tolist()
-        lines = [{"method": method, "operation": t.name, "magnitude": round(normalised_magnitude(t, policy.space), 6), "probability": p}
-                 for t, p in zip(policy.space.transforms, total, strict=True) if p > 0]
-        frames.append(pd.DataFrame(lines).groupby(["method", "operation", "magnitude"], dropna=False, as_index=False).probability.sum())
+        lines = [
+            {
+                "method": method,
+                "operation": t.name,
+                "magnitude": round(normalised_magnitude(t, policy.space), 6),
+                "probability": p,
+            }
+            for t, p in zip(policy.space.transforms, total, strict=True)
+            if p > 0
+        ]
+        frames.append(
+            pd.DataFrame(lines)
+            .groupby(["method", "operation", "magnitude"], dropna=False, as_index=False)
+            .probability.sum()
+        )
     return pd.concat(frames, ignore_index=True)
 
 
@@ -416,10 +666,21 @@ def policy_observations(
     "What the text reads off Figure 3.7: how often an image meets crop, Cutout, flip, geometry, colour; the share of strong magnitudes, |m| > 2.5."
     lines = []
     for method, part in frame.groupby("method", sort=False):
-        counts = {title: part[part.operation.isin(names)].probability.sum()
-                  for title, names in (("crop, Cutout, flip", FAMILY), ("geometric", GEOMETRIC), ("colour", COLOUR), ("identity", ("Identity",)))}
+        counts = {
+            title: part[part.operation.isin(names)].probability.sum()
+            for title, names in (
+                ("crop, Cutout, flip", FAMILY),
+                ("geometric", GEOMETRIC),
+                ("colour", COLOUR),
+                ("identity", ("Identity",)),
+            )
+        }
         sized = part[part.magnitude.notna()]
-        strong = sized[sized.magnitude.abs() > 2.5].probability.sum() / sized.probability.sum() if len(sized) else math.nan
+        strong = (
+            sized[sized.magnitude.abs() > 2.5].probability.sum() / sized.probability.sum()
+            if len(sized)
+            else math.nan
+        )
         lines.append({"method": method, **counts, "strong magnitudes": strong})
     return pd.DataFrame(lines)
 
@@ -430,19 +691,41 @@ def draw_cumulated(
     "Figure 3.7: probability of every operation cumulated over the layers, coloured by magnitude, a panel for each method."
     frame = cumulated_frame(policies)
     names = SearchSpace.cifar().operations()
-    figure, colours, norm = Figure(figsize=(WIDTH, 4.9), layout="constrained"), matplotlib.colormaps["coolwarm"], Normalize(-5, 5)
+    figure, colours, norm = (
+        Figure(figsize=(WIDTH, 4.9), layout="constrained"),
+        matplotlib.colormaps["coolwarm"],
+        Normalize(-5, 5),
+    )
     axes = figure.subplots(1, len(policies), squeeze=False, sharey=True, sharex=True)[0]
     for axis, (method, part) in zip(axes, frame.groupby("method", sort=False), strict=True):
         part = part.sort_values("magnitude", na_position="first")
         left = part.groupby("operation").probability.cumsum() - part.probability
         face = ["#888888" if pd.isna(m) else colours(norm(m)) for m in part.magnitude]
-        axis.barh([names.index(name) for name in part.operation], part.probability, left=left, height=0.72, color=face, edgecolor="none")
+        axis.barh(
+            [names.index(name) for name in part.operation],
+            part.probability,
+            left=left,
+            height=0.72,
+            color=face,
+            edgecolor="none",
+        )
         _style(axis, method, "cumulated probability")
         axis.grid(axis="x", alpha=0.25, lw=0.6)
         axis.set_axisbelow(True)
     axes[0].set_yticks(range(len(names)), names)
     axes[0].set_ylim(len(names) - 0.4, -0.6)
-    bar = figure.colorbar(matplotlib.cm.ScalarMappable(norm, colours), ax=list(axes), location="bottom", shrink=0.6, aspect=40, pad=0.02)
-    bar.set_label("magnitude from −5 to 5, 0 does nothing (operations without magnitude are grey)", fontsize=FONT, color=INK)
+    bar = figure.colorbar(
+        matplotlib.cm.ScalarMappable(norm, colours),
+        ax=list(axes),
+        location="bottom",
+        shrink=0.6,
+        aspect=40,
+        pad=0.02,
+    )
+    bar.set_label(
+        "magnitude from −5 to 5, 0 does nothing (operations without magnitude are grey)",
+        fontsize=FONT,
+        color=INK,
+    )
     bar.ax.tick_params(labelsize=FONT, colors=INK)
     return figure, frame

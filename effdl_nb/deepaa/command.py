@@ -17,7 +17,14 @@ from torch import nn
 from ..data import ImageDataset, Split, load_folder
 from .operations import SPACE_KINDS, check_images, search_space
 from .policy import Policy, save_policy, top_operations
-from .search import PolicySearch, SearchConfig, SearchData, SearchFailed, check_device, pretrain_proxy
+from effdl_nb.deepaa.search import (
+    PolicySearch,
+    SearchConfig,
+    SearchData,
+    SearchFailed,
+    check_device,
+    pretrain_proxy,
+)
 from ..networks import build
 from ..training import NonFiniteLoss, TrainConfig, evaluate
 
@@ -25,27 +32,45 @@ from ..training import NonFiniteLoss, TrainConfig, evaluate
 @dataclass(frozen=True)
 class Preset:
     "A network to look through, the length of its training, and the settings of the search."
+
     network: str
     proxy_epochs: int
     config: SearchConfig
 
 
 PRESETS = {
-    "small": Preset("small-convnet", 12, SearchConfig(
-        layers=3, steps=40, pairs=8, validation_images=32, prefixes=2, chains=64, lr=0.2, identity_logit=5.0, chunk=64)),
+    "small": Preset(
+        "small-convnet",
+        12,
+        SearchConfig(
+            layers=3,
+            steps=40,
+            pairs=8,
+            validation_images=32,
+            prefixes=2,
+            chains=64,
+            lr=0.2,
+            identity_logit=5.0,
+            chunk=64,
+        ),
+    ),
     "thesis": Preset("wrn-40-2", 45, SearchConfig()),
 }
 _OPTIONS = {
     "layers": "largest number of layers",
     "steps": "updates of each layer",
     "pairs": "images augmented in a step",
-    "validation_images": "images behind each validation gradient; fewer if the smallest class has fewer",
+    "validation_images": (
+        "images behind each validation gradient; fewer if the smallest class has fewer"
+    ),
     "prefixes": "samples of the earlier layers behind a reward",
     "chains": "samples of all layers behind a gradient",
     "lr": "rate of Adam",
     "identity_logit": "initial logit of the identity",
     "penalty": "weight c of the rewards' deviation between images",
-    "stop_identity": "probability of the identity from which a layer is left out and the search ends",
+    "stop_identity": (
+        "probability of the identity from which a layer is left out and the search ends"
+    ),
     "seed": "decides the proxy, the split and all draws",
     "chunk": "images in one pass; bounds memory, not the result",
     "precision": "products on a GPU",
@@ -54,22 +79,63 @@ _OPTIONS = {
 # %% ../../nbs/03_deepaa/04b_command.ipynb #973741c2
 def make_parser() -> argparse.ArgumentParser:
     "The options of the command."
-    parser = argparse.ArgumentParser(prog="python -m effdl_nb.deepaa.search", description="Search an augmentation policy for a folder of images.")
+    parser = argparse.ArgumentParser(
+        prog="python -m effdl_nb.deepaa.search",
+        description="Search an augmentation policy for a folder of images.",
+    )
     add = parser.add_argument
-    add("--data", required=True, type=Path, metavar="FOLDER", help="holds <class>/*.png; or train/<class>/*.png, with val/ to judge the proxy")
-    add("--out", required=True, type=Path, metavar="FILE", help="the policy, a JSON file; what a restart needs is kept beside it until it is written")
-    add("--preset", choices=PRESETS, default="small", help="sizes that the options below change (default small)")
+    add(
+        "--data",
+        required=True,
+        type=Path,
+        metavar="FOLDER",
+        help="holds <class>/*.png; or train/<class>/*.png, with val/ to judge the proxy",
+    )
+    add(
+        "--out",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="the policy, a JSON file; what a restart needs is kept beside it until it is written",
+    )
+    add(
+        "--preset",
+        choices=PRESETS,
+        default="small",
+        help="sizes that the options below change (default small)",
+    )
     add("--network", help="the network whose gradients are compared, such as wrn-16-2")
-    add("--image-size", type=int, default=32, help="side of the squares the images are cut to (default 32)")
-    add("--space", choices=SPACE_KINDS, default="cifar",
-        help="cifar: crop of padded images, Cutout of 16 pixels; imagenet: random resized crop, Cutout of 60 pixels in 224 (default cifar)")
+    add(
+        "--image-size",
+        type=int,
+        default=32,
+        help="side of the squares the images are cut to (default 32)",
+    )
+    add(
+        "--space",
+        choices=SPACE_KINDS,
+        default="cifar",
+        help=(
+            "cifar: crop of padded images, Cutout of 16 pixels; imagenet: random resized crop, "
+            "Cutout of 60 pixels in 224 (default cifar)"
+        ),
+    )
     add("--proxy-epochs", type=int, help="training of that network")
-    add("--guide-share", type=float, default=0.25, help="part of train/ that gives the validation gradients (default 0.25)")
+    add(
+        "--guide-share",
+        type=float,
+        default=0.25,
+        help="part of train/ that gives the validation gradients (default 0.25)",
+    )
     for name, words in _OPTIONS.items():
         shown = " or ".join(str(getattr(preset.config, name)) for preset in PRESETS.values())
         kind = type(getattr(SearchConfig(), name))
         add(f"--{name.replace('_', '-')}", type=kind, help=f"{words} (preset: {shown})")
-    add("--any-class", action="store_true", help="validation gradients of images of any class, not only that of the augmented image")
+    add(
+        "--any-class",
+        action="store_true",
+        help="validation gradients of images of any class, not only that of the augmented image",
+    )
     add("--compile", action="store_true", help="on a GPU: compile the forward-mode pass")
     add("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
     add("--overwrite", action="store_true", help="replace FILE if it is there")
@@ -81,7 +147,11 @@ def _device(name: str | None) -> torch.device:
     "The device of that name; ValueError if there is none."
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    allowed = ["cpu"] + [f"cuda:{n}" for n in range(torch.cuda.device_count())] + (["cuda"] if torch.cuda.is_available() else [])
+    allowed = (
+        ["cpu"]
+        + [f"cuda:{n}" for n in range(torch.cuda.device_count())]
+        + (["cuda"] if torch.cuda.is_available() else [])
+    )
     if name not in allowed:
         raise ValueError(f"device is {name!r}; allowed here: {', '.join(allowed)}")
     return torch.device(name)
@@ -96,9 +166,20 @@ def _settings(given: argparse.Namespace) -> tuple[str, TrainConfig, SearchConfig
     if not 0 < given.guide_share < 1:
         raise ValueError(f"--guide-share is {given.guide_share}; allowed: numbers between 0 and 1")
     build(network, 2, image_size=given.image_size)
-    check_images(torch.empty(1, 3, given.image_size, given.image_size, dtype=torch.uint8), search_space(given.space, given.image_size))
+    check_images(
+        torch.empty(1, 3, given.image_size, given.image_size, dtype=torch.uint8),
+        search_space(given.space, given.image_size),
+    )
     epochs = preset.proxy_epochs if given.proxy_epochs is None else given.proxy_epochs
-    training = TrainConfig(epochs=epochs, batch_size=128, lr=0.1, nesterov=True, clip_norm=5.0, channels_last=True, seed=config.seed)
+    training = TrainConfig(
+        epochs=epochs,
+        batch_size=128,
+        lr=0.1,
+        nesterov=True,
+        clip_norm=5.0,
+        channels_last=True,
+        seed=config.seed,
+    )
     device = _device(given.device)
     check_device(config, device)
     return network, training, config, device
@@ -109,10 +190,18 @@ def divide(train: Split, share: float, classes: list[str], seed: int) -> tuple[S
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
     rows = [order[train.labels[order] == k] for k in range(len(classes))]
     if small := {classes[k]: len(r) for k, r in enumerate(rows) if len(r) < 2}:
-        raise ValueError(f"each class needs at least 2 images, one to augment and one to compare with; too small: {small}")
+        raise ValueError(
+            "each class needs at least 2 images, one to augment and one to compare with; too "
+            f"small: {small}"
+        )
     cuts = [min(len(r) - 1, max(1, round(share * len(r)))) for r in rows]
-    parts = (torch.cat([r[cut:] for r, cut in zip(rows, cuts, strict=True)]), torch.cat([r[:cut] for r, cut in zip(rows, cuts, strict=True)]))
-    return tuple(Split(train.images[part.sort().values], train.labels[part.sort().values]) for part in parts)
+    parts = (
+        torch.cat([r[cut:] for r, cut in zip(rows, cuts, strict=True)]),
+        torch.cat([r[:cut] for r, cut in zip(rows, cuts, strict=True)]),
+    )
+    return tuple(
+        Split(train.images[part.sort().values], train.labels[part.sort().values]) for part in parts
+    )
 
 
 def fitting_config(config: SearchConfig, guide: Split) -> tuple[SearchConfig, str | None]:
@@ -129,7 +218,10 @@ def read_images(folder: Path, image_size: int, progress: bool) -> ImageDataset:
     "The images to search for; ValueError for fewer than two classes."
     images = load_folder(folder, image_size, progress)
     if images.num_classes < 2:
-        raise ValueError(f"{folder} has {images.num_classes} class folder; at least 2 are needed: {', '.join(images.classes)}")
+        raise ValueError(
+            f"{folder} has {images.num_classes} class folder; at least 2 are needed: "
+            f"{', '.join(images.classes)}"
+        )
     return images
 
 
@@ -138,8 +230,13 @@ def judge(proxy: nn.Module, name: str, images: ImageDataset) -> float | None:
     if not len(images.test):
         print(f"proxy {name}: not judged, for there is no val/ or test/")
         return None
-    accuracy = evaluate(proxy, images.test.images, images.test.labels, mean=images.mean, std=images.std)
-    print(f"proxy {name}: {accuracy:.1f} % of the held-out images right (chance {100 / images.num_classes:.1f} %)")
+    accuracy = evaluate(
+        proxy, images.test.images, images.test.labels, mean=images.mean, std=images.std
+    )
+    print(
+        f"proxy {name}: {accuracy:.1f} % of the held-out images right (chance "
+        f"{100 / images.num_classes:.1f} %)"
+    )
     return round(accuracy, 3)
 
 # %% ../../nbs/03_deepaa/04b_command.ipynb #f44bb97a
@@ -148,23 +245,50 @@ def _beside(out: Path) -> dict[str, Path]:
     return {name: out.with_name(f"{out.name}.{name}.safetensors") for name in ("proxy", "search")}
 
 
-def _find(given: argparse.Namespace, network: str, training: TrainConfig, config: SearchConfig, device: torch.device) -> tuple[Policy, tuple, tuple]:
+def _find(
+    given: argparse.Namespace,
+    network: str,
+    training: TrainConfig,
+    config: SearchConfig,
+    device: torch.device,
+) -> tuple[Policy, tuple, tuple]:
     "Read, train, search; the policy and the constants its images are normalised with."
     images = read_images(given.data, given.image_size, not given.quiet)
     mean, std, classes = images.mean, images.std, list(images.classes)
     fit, guide = divide(images.train, given.guide_share, classes, config.seed)
     config, words = fitting_config(config, guide)
     batch = replace(training, batch_size=min(training.batch_size, len(fit)))
-    print(f"{len(classes)} classes; {len(fit):,} images train the proxy, {len(guide):,} guide the search, {len(images.test):,} judge the proxy")
+    print(
+        f"{len(classes)} classes; {len(fit):,} images train the proxy, {len(guide):,} guide the "
+        f"search, {len(images.test):,} judge the proxy"
+    )
     if words is not None:
         print(f"warning: {words}")
     files = _beside(given.out)
-    constants = {"num_classes": len(classes), "device": device, "checkpoint": files["proxy"], "progress": not given.quiet}
-    proxy: nn.Module = pretrain_proxy(network, fit.images, fit.labels, batch, mean, std, **constants)
-    origin = {"network": network, "classes": classes, "image_size": given.image_size, "device": device.type}
+    constants = {
+        "num_classes": len(classes),
+        "device": device,
+        "checkpoint": files["proxy"],
+        "progress": not given.quiet,
+    }
+    proxy: nn.Module = pretrain_proxy(
+        network, fit.images, fit.labels, batch, mean, std, **constants
+    )
+    origin = {
+        "network": network,
+        "classes": classes,
+        "image_size": given.image_size,
+        "device": device.type,
+    }
     origin["proxy_held_out_accuracy"] = judge(proxy, network, images)
     space = search_space(given.space, given.image_size)
-    search = PolicySearch(SearchData(proxy, fit, guide, mean, std), space, config, state=files["search"], provenance=origin)
+    search = PolicySearch(
+        SearchData(proxy, fit, guide, mean, std),
+        space,
+        config,
+        state=files["search"],
+        provenance=origin,
+    )
     if search.history:
         print(f"continuing at layer {search.layer}, step {search.step}")
     return search.run(progress=not given.quiet), mean, std
@@ -182,7 +306,10 @@ USE = """Use it in a torchvision pipeline:
 def describe(policy: Policy) -> str:
     "A line for each layer: its entropy and most probable operations."
     lines = zip(policy.entropy().tolist(), top_operations(policy, 4), strict=True)
-    return "\n".join(f"layer {k}: entropy {h:.2f}; " + ", ".join(f"{name} {p:.2f}" for name, p in top) for k, (h, top) in enumerate(lines, 1))
+    return "\n".join(
+        f"layer {k}: entropy {h:.2f}; " + ", ".join(f"{name} {p:.2f}" for name, p in top)
+        for k, (h, top) in enumerate(lines, 1)
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -203,10 +330,20 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         kept = [str(file) for file in _beside(given.out).values() if file.exists()]
-        print(f"\ninterrupted; give the same command again to continue from {' and '.join(kept) or 'the start'}")
+        print(
+            "\ninterrupted; give the same command again to continue from "
+            f"{' and '.join(kept) or 'the start'}"
+        )
         return 130
     for file in _beside(given.out).values():
         file.unlink(missing_ok=True)
     print(f"\n{describe(policy)}\n{policy.provenance['stopped']}; written to {given.out}\n")
-    print(USE.format(out=str(given.out), size=given.image_size, mean=[round(m, 4) for m in mean], std=[round(s, 4) for s in std]))
+    print(
+        USE.format(
+            out=str(given.out),
+            size=given.image_size,
+            mean=[round(m, 4) for m in mean],
+            std=[round(s, 4) for s in std],
+        )
+    )
     return 0

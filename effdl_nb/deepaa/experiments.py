@@ -23,10 +23,25 @@ from torch import nn
 
 from ..data import ImageDataset, Split, load
 from .operations import OPERATIONS, SPACE_KINDS, SearchSpace, search_space
-from .policy import Policy, deep_ta_policy, load_policy, mirrored_policy, prefix_policy, save_policy, top_operations
+from effdl_nb.deepaa.policy import (
+    Policy,
+    deep_ta_policy,
+    load_policy,
+    mirrored_policy,
+    prefix_policy,
+    save_policy,
+    top_operations,
+)
 from .random_search import random_search
 from .rivals import deepaa_simple, rival
-from .search import PolicySearch, SearchConfig, SearchData, class_members, held_out_cosine, pretrain_proxy
+from effdl_nb.deepaa.search import (
+    PolicySearch,
+    SearchConfig,
+    SearchData,
+    class_members,
+    held_out_cosine,
+    pretrain_proxy,
+)
 from ..files import atomic_write, lock, settings_hash
 from ..networks import build
 from ..training import TrainConfig, crop_flip, evaluate, train
@@ -52,26 +67,33 @@ def operation_row(operation: str) -> str:
 
 
 DEPTHS = range(1, 8)
-TRAINED = (*METHODS, *(f"{name}_{k}" for name in ("layers", "deep_ta") for k in DEPTHS))  # the rows that end in an accuracy
+# the rows that end in an accuracy
+TRAINED = (*METHODS, *(f"{name}_{k}" for name in ("layers", "deep_ta") for k in DEPTHS))
 
 
 def method_of(row: str) -> str:
     "The method of a row with an accuracy; ValueError naming the allowed rows."
     method = {"layers": "deepaa"}.get(name := re.sub(r"_\d$", "", row), name)
     if row not in TRAINED:
-        raise ValueError(f"unknown row {row!r}; allowed: {', '.join(METHODS)}, layers_1 to layers_7, deep_ta_1 to deep_ta_7")
+        raise ValueError(
+            f"unknown row {row!r}; allowed: {', '.join(METHODS)}, layers_1 to layers_7, "
+            "deep_ta_1 to deep_ta_7"
+        )
     return method
 
 # %% ../../nbs/03_deepaa/07_experiments.ipynb #2437e3b9
 @dataclass(frozen=True)
 class AugmentationSettings:
     "Everything that shapes a number of Tables 3.2 to 3.8 and 3.A; the defaults are the thesis's protocol on CIFAR."
+
     dataset: str = "cifar10"  # a name that `effdl_nb.data.load` knows
     train_size: int | None = None  # training images, class-balanced; None: all
     test_size: int | None = None  # test images; None: all
-    space: str = "cifar"  # operations and defaults of "cifar" (crop after padding) or "imagenet" (random resized crop)
+    # operations and defaults of "cifar" (crop after padding) or "imagenet" (random resized crop)
+    space: str = "cifar"
     network: str = "wrn-28-10"  # what is trained
-    layers: int | None = None  # depth that is trained with, of the found policy or of DeepTA; None: all that was found
+    # depth that is trained with, of the found policy or of DeepTA; None: all that was found
+    layers: int | None = None
     batch_repeats: int = 1  # augmented replicas of each batch (Batch Augmentation)
     epochs: int = 200  # passes over the training images
     batch_size: int = 128  # different images in a step
@@ -83,12 +105,18 @@ class AugmentationSettings:
     clip_norm: float | None = 5.0  # largest norm of the gradient; None: no clipping
     precision: str = "fp32"  # "fp32" or "bf16" activations
     channels_last: bool = True  # memory layout
-    mirror: bool = False  # DeepAA: signs of geometric magnitudes by a fair coin, as in the published evaluation
-    search_dataset: str | None = None  # whose training images are searched on; None: `dataset`. Section 3.4.1 searches on CIFAR-10 for both CIFARs
-    search_method: str = "deepaa"  # how the policy is found: "deepaa", "random" (as costly) or "deep_ta" (not searched)
+    # DeepAA: signs of geometric magnitudes by a fair coin, as in the published evaluation
+    mirror: bool = False
+    # whose training images are searched on; None: `dataset`. Section 3.4.1 searches on CIFAR-10
+    # for both CIFARs
+    search_dataset: str | None = None
+    # how the policy is found: "deepaa", "random" (as costly) or "deep_ta" (not searched)
+    search_method: str = "deepaa"
     search_network: str = "wrn-40-2"  # the proxy
-    search_images: int = 4000  # proxy's training images; the v's come from the other training images
-    search_guide_images: int | None = None  # images behind the v's, and as many to measure similarity on; None: halves of the rest
+    # proxy's training images; the v's come from the other training images
+    search_images: int = 4000
+    # images behind the v's, and as many to measure similarity on; None: halves of the rest
+    search_guide_images: int | None = None
     search_proxy_epochs: int = 45  # of the proxy
     search_proxy_precision: str = "fp32"  # of the proxy's training; the search itself is exact
     search_layers: int = 5  # largest depth
@@ -100,10 +128,12 @@ class AugmentationSettings:
     search_lr: float = 0.025  # of Adam
     search_identity_logit: float = 8.0  # initial logit of the identity
     search_penalty: float = 1.0  # c of Eq 3.10
-    search_stop_identity: float = 0.9  # a later layer whose identity ends above this ends the search; 1.0: never
+    # a later layer whose identity ends above this ends the search; 1.0: never
+    search_stop_identity: float = 0.9
     search_same_class: bool = True  # v from validation images of x's class; False: of any class
     search_unit_v: bool = True  # keep the factor 1/||v|| of the reward
-    search_candidates: int | None = None  # policies that a random search draws; None: as many as it can score on 32 pairs
+    # policies that a random search draws; None: as many as it can score on 32 pairs
+    search_candidates: int | None = None
     search_precision: str = "fp32"  # of the search's products; on a GPU also "tf32"
     search_chunk: int = 512  # images in one forward-mode pass; memory only
     search_seed: int = 0  # of proxy and search: one policy for all training seeds
@@ -112,32 +142,76 @@ class AugmentationSettings:
     held_out_deep_ta: bool = True  # measure DeepTA of the same depth beside the found policy
 
     def __post_init__(self):
-        for name, allowed in {"space": SPACE_KINDS, "search_method": ("deepaa", "random", "deep_ta")}.items():
+        for name, allowed in {
+            "space": SPACE_KINDS,
+            "search_method": ("deepaa", "random", "deep_ta"),
+        }.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
-        least = {"held_out_pairs": 2, "held_out_chains": 1, "search_images": 1, "search_proxy_epochs": 0, "layers": 1}
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}"
+                )
+        least = {
+            "held_out_pairs": 2,
+            "held_out_chains": 1,
+            "search_images": 1,
+            "search_proxy_epochs": 0,
+            "layers": 1,
+        }
         for name, low in least.items():
-            if not (name == "layers" and self.layers is None) and (not isinstance(getattr(self, name), int) or getattr(self, name) < low):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: whole numbers from {low}")
+            if not (name == "layers" and self.layers is None) and (
+                not isinstance(getattr(self, name), int) or getattr(self, name) < low
+            ):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; allowed: whole numbers from {low}"
+                )
         search_config(self)
         train_config(self, 0)
         TrainConfig(precision=self.search_proxy_precision)
 
-
-
 # %% ../../nbs/03_deepaa/07_experiments.ipynb #7eb00b86
 def search_config(settings: AugmentationSettings) -> SearchConfig:
     "The search's part of the settings."
-    names = ("layers", "steps", "pairs", "validation_images", "prefixes", "chains", "lr", "identity_logit", "penalty", "stop_identity",
-             "same_class", "unit_v", "precision", "chunk", "seed")
+    names = (
+        "layers",
+        "steps",
+        "pairs",
+        "validation_images",
+        "prefixes",
+        "chains",
+        "lr",
+        "identity_logit",
+        "penalty",
+        "stop_identity",
+        "same_class",
+        "unit_v",
+        "precision",
+        "chunk",
+        "seed",
+    )
     return SearchConfig(**{name: getattr(settings, f"search_{name}") for name in names})
 
 
 def train_config(settings: AugmentationSettings, seed: int) -> TrainConfig:
     "The training's part of the settings (Section 3.4.1, in the configuration of Fast AutoAugment)."
-    names = ("epochs", "batch_size", "batch_repeats", "lr", "schedule", "milestones", "warmup_epochs", "weight_decay", "clip_norm", "precision",
-             "channels_last")
-    return TrainConfig(**{name: getattr(settings, name) for name in names}, nesterov=True, drop_last=True, seed=seed)
+    names = (
+        "epochs",
+        "batch_size",
+        "batch_repeats",
+        "lr",
+        "schedule",
+        "milestones",
+        "warmup_epochs",
+        "weight_decay",
+        "clip_norm",
+        "precision",
+        "channels_last",
+    )
+    return TrainConfig(
+        **{name: getattr(settings, name) for name in names},
+        nesterov=True,
+        drop_last=True,
+        seed=seed,
+    )
 
 # %% ../../nbs/03_deepaa/07_experiments.ipynb #be73f96c
 def split_for_search(
@@ -151,33 +225,59 @@ def split_for_search(
     classes, drawn = train.labels.unique().tolist(), [[], [], []]
     for k in classes:
         mine, share = order[train.labels[order] == k], images // len(classes)
-        half = (len(mine) - share) // 2 if guide is None else min(guide // len(classes), (len(mine) - share) // 2)
-        for part, rows in zip(drawn, (mine[:share], mine[share:share + half], mine[share + half:share + 2 * half]), strict=True):
+        half = (
+            (len(mine) - share) // 2
+            if guide is None
+            else min(guide // len(classes), (len(mine) - share) // 2)
+        )
+        for part, rows in zip(
+            drawn,
+            (mine[:share], mine[share : share + half], mine[share + half : share + 2 * half]),
+            strict=True,
+        ):
             part.append(rows)
     chosen = [torch.cat(part).sort().values for part in drawn]
     if any(len(train.labels[rows].unique()) != len(classes) for rows in chosen):
-        raise ValueError(f"search_images is {images} and search_guide_images {guide}; of {len(train)} images in {len(classes)} classes "
-                         "all three parts need some of every class")
+        raise ValueError(
+            f"search_images is {images} and search_guide_images {guide}; of {len(train)} images "
+            f"in {len(classes)} classes "
+            "all three parts need some of every class"
+        )
     return tuple(Split(train.images[rows], train.labels[rows]) for rows in chosen)
 
 # %% ../../nbs/03_deepaa/07_experiments.ipynb #015ca854
 def _alone(what: str) -> None:
     "RuntimeError under torchrun: only trainings are shared by processes, a search is not."
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise RuntimeError(f"{what} is not there yet and is made by one process: measure Table 3.5 first, without torchrun")
+        raise RuntimeError(
+            f"{what} is not there yet and is made by one process: measure Table 3.5 first, "
+            "without torchrun"
+        )
 
 
-def _train_proxy(settings: AugmentationSettings, data: ImageDataset, part: Split, device, progress: bool) -> tuple[nn.Module, float]:
+def _train_proxy(
+    settings: AugmentationSettings, data: ImageDataset, part: Split, device, progress: bool
+) -> tuple[nn.Module, float]:
     "The network whose gradients the search compares (Section 3.4.1), and the seconds that its training took."
-    recipe = {"nesterov": True, "clip_norm": 5.0, "drop_last": True, "channels_last": True, "precision": settings.search_proxy_precision}
+    recipe = {
+        "nesterov": True,
+        "clip_norm": 5.0,
+        "drop_last": True,
+        "channels_last": True,
+        "precision": settings.search_proxy_precision,
+    }
     config = TrainConfig(epochs=settings.search_proxy_epochs, seed=settings.search_seed, **recipe)
     arguments = {"num_classes": data.num_classes, "device": device, "progress": progress}
     begin = time.perf_counter()
-    proxy = pretrain_proxy(settings.search_network, part.images, part.labels, config, data.mean, data.std, **arguments)
+    proxy = pretrain_proxy(
+        settings.search_network, part.images, part.labels, config, data.mean, data.std, **arguments
+    )
     return proxy, time.perf_counter() - begin
 
 
-def _stored_proxy(settings: AugmentationSettings, data: ImageDataset, path: Path, device) -> tuple[nn.Module, float]:
+def _stored_proxy(
+    settings: AugmentationSettings, data: ImageDataset, path: Path, device
+) -> tuple[nn.Module, float]:
     "The proxy of a file."
     with torch.random.fork_rng(devices=[]):
         proxy = build(settings.search_network, data.num_classes, image_size=data.image_size)
@@ -196,14 +296,27 @@ def proxy_of(
     progress: bool = True,
 ) -> tuple[nn.Module, float]:
     "The proxy and the seconds of its training, made or read; frozen, in evaluation mode."
-    names = ("search_network", "search_images", "search_proxy_epochs", "search_proxy_precision", "search_seed")
-    path = Path(work) / f"deepaa_proxy_{settings_hash([[getattr(settings, name) for name in names], data.digest])}.safetensors"
+    names = (
+        "search_network",
+        "search_images",
+        "search_proxy_epochs",
+        "search_proxy_precision",
+        "search_seed",
+    )
+    path = (
+        Path(work)
+        / f"deepaa_proxy_{settings_hash([[getattr(settings, name) for name in names], data.digest])}.safetensors"
+    )
     with lock(path):
         if not path.exists():
             _alone(f"the proxy {path.name}")
             proxy, seconds = _train_proxy(settings, data, part, device, progress)
             with atomic_write(path) as new:
-                save_file({name: t.cpu().contiguous() for name, t in proxy.state_dict().items()}, new, metadata={"seconds": repr(seconds)})
+                save_file(
+                    {name: t.cpu().contiguous() for name, t in proxy.state_dict().items()},
+                    new,
+                    metadata={"seconds": repr(seconds)},
+                )
         return _stored_proxy(settings, data, path, device)
 
 # %% ../../nbs/03_deepaa/07_experiments.ipynb #db2bb35c
@@ -211,56 +324,99 @@ def searched_images(settings: AugmentationSettings, data: ImageDataset) -> Image
     "The data set that is searched on, given that which is trained on; ValueError if their images differ in size."
     if settings.search_dataset in (None, data.name):
         return data
-    found = load(settings.search_dataset, train_size=settings.train_size, test_size=settings.test_size)
+    found = load(
+        settings.search_dataset, train_size=settings.train_size, test_size=settings.test_size
+    )
     if found.image_size != data.image_size:
-        raise ValueError(f"search_dataset {found.name!r} has images of {found.image_size} pixels; allowed for {data.name!r}: {data.image_size}")
+        raise ValueError(
+            f"search_dataset {found.name!r} has images of {found.image_size} pixels; allowed for "
+            f"{data.name!r}: {data.image_size}"
+        )
     return found
 
 
 def policy_path(settings: AugmentationSettings, data: ImageDataset, work: Path) -> Path:
     "Where the policy of these settings and images belongs; the same for all data sets that are trained with it."
     data = searched_images(settings, data)
-    made_by = {k: v for k, v in asdict(settings).items() if k.startswith(("search_", "held_out_")) or k == "space"}
-    made_by = {k: v for k, v in made_by.items() if k != "search_chunk"} | {"search_dataset": data.name}
+    made_by = {
+        k: v
+        for k, v in asdict(settings).items()
+        if k.startswith(("search_", "held_out_")) or k == "space"
+    }
+    made_by = {k: v for k, v in made_by.items() if k != "search_chunk"} | {
+        "search_dataset": data.name
+    }
     return Path(work) / f"deepaa_policy_{settings_hash([made_by, data.digest])}.json"
 
 
-def data_of_search(settings: AugmentationSettings, data: ImageDataset, work: Path, device, progress: bool) -> tuple[SearchData, SearchData, dict]:
+def data_of_search(
+    settings: AugmentationSettings, data: ImageDataset, work: Path, device, progress: bool
+) -> tuple[SearchData, SearchData, dict]:
     "What the search sees, what its result is measured on, and what the policy's file says of both."
-    fit, guide, unseen = split_for_search(data.train, settings.search_images, settings.search_guide_images, settings.search_seed)
-    class_members(unseen.labels, settings.search_validation_images + 1)   # what `similarity` will need, told before hours are spent
+    fit, guide, unseen = split_for_search(
+        data.train, settings.search_images, settings.search_guide_images, settings.search_seed
+    )
+    # what `similarity` will need, told before hours are spent
+    class_members(unseen.labels, settings.search_validation_images + 1)
     proxy, seconds = proxy_of(settings, data, fit, work, device, progress)
-    accuracy = evaluate(proxy, unseen.images, unseen.labels, mean=data.mean, std=data.std, device=device)
+    accuracy = evaluate(
+        proxy, unseen.images, unseen.labels, mean=data.mean, std=data.std, device=device
+    )
     seen, measured = (SearchData(proxy, fit, part, data.mean, data.std) for part in (guide, unseen))
-    origin = {"dataset": data.name, "data": data.digest, "network": settings.search_network, "device": device_name(device),
-              "proxy_held_out_accuracy": round(accuracy, 3), "proxy_seconds": round(seconds, 1)}
+    origin = {
+        "dataset": data.name,
+        "data": data.digest,
+        "network": settings.search_network,
+        "device": device_name(device),
+        "proxy_held_out_accuracy": round(accuracy, 3),
+        "proxy_seconds": round(seconds, 1),
+    }
     return seen, measured, origin
 
 
 def device_name(device: torch.device) -> str:
     "The GPU's name, or how many threads of a CPU."
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} thread(s)"
+    return (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} thread(s)"
+    )
 
 
 def similarity(settings: AugmentationSettings, measured: SearchData, policy: Policy) -> dict:
     "Held-out similarity by depth, of the policy and, if wanted, of DeepTA (Figure 3.4)."
     sizes = (settings.held_out_pairs, settings.search_validation_images, settings.held_out_chains)
-    compared = {"held_out": policy} | ({"held_out_deep_ta": deep_ta_policy(policy.space, policy.layers)} if settings.held_out_deep_ta else {})
+    compared = {"held_out": policy} | (
+        {"held_out_deep_ta": deep_ta_policy(policy.space, policy.layers)}
+        if settings.held_out_deep_ta
+        else {}
+    )
     return {key: held_out_cosine(measured, each, *sizes) for key, each in compared.items()}
 
 # %% ../../nbs/03_deepaa/07_experiments.ipynb #ea59b119
-def found_by(settings: AugmentationSettings, seen: SearchData, space: SearchSpace, state: Path, origin: dict, progress: bool) -> Policy:
+def found_by(
+    settings: AugmentationSettings,
+    seen: SearchData,
+    space: SearchSpace,
+    state: Path,
+    origin: dict,
+    progress: bool,
+) -> Policy:
     "A policy by the settings' method, with the seconds it took."
     config, begin = search_config(settings), time.perf_counter()
     match settings.search_method:
         case "deepaa":
             return PolicySearch(seen, space, config, state=state, provenance=origin).run(progress)
         case "random":
-            policy = random_search(seen, space, config, candidates=settings.search_candidates, progress=progress)
+            policy = random_search(
+                seen, space, config, candidates=settings.search_candidates, progress=progress
+            )
         case "deep_ta":
             policy = deep_ta_policy(space, settings.search_layers)
     seconds = round(time.perf_counter() - begin, 1)
-    return Policy(policy.probabilities, policy.space, {**policy.provenance, **origin, "seconds": seconds})
+    return Policy(
+        policy.probabilities, policy.space, {**policy.provenance, **origin, "seconds": seconds}
+    )
 
 
 def find_policy(
@@ -271,16 +427,29 @@ def find_policy(
     progress: bool = True,
 ) -> Policy:
     "The policy of these settings: loaded if it was found before, searched otherwise (Sections 3.3.3 and 3.4.1)."
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if device is None else torch.device(device)
+    device = (
+        torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if device is None
+        else torch.device(device)
+    )
     data = searched_images(settings, data)
     path, space = policy_path(settings, data, work), search_space(settings.space, data.image_size)
     with lock(path):
         if not path.exists():
             _alone(f"the policy {path.name}")
             seen, measured, origin = data_of_search(settings, data, work, device, progress)
-            policy = found_by(settings, seen, space, state := path.with_suffix(".state.safetensors"), origin, progress)
+            policy = found_by(
+                settings,
+                seen,
+                space,
+                state := path.with_suffix(".state.safetensors"),
+                origin,
+                progress,
+            )
             more = origin | similarity(settings, measured, policy)
-            save_policy(Policy(policy.probabilities, policy.space, {**policy.provenance, **more}), path)
+            save_policy(
+                Policy(policy.probabilities, policy.space, {**policy.provenance, **more}), path
+            )
             state.unlink(missing_ok=True)
         return load_policy(path, space)
 
@@ -315,11 +484,27 @@ def row_augmentation(
 
 def policy_details(policy: Policy, space: str) -> dict:
     "What the report shows of a policy as it was found: numbers, operations, entropies, held-out similarity before (depth 0) and after."
-    known = ("held_out", "held_out_deep_ta", "seconds", "skipped_pairs", "stopped", "proxy_held_out_accuracy", "proxy_seconds", "device")
+    known = (
+        "held_out",
+        "held_out_deep_ta",
+        "seconds",
+        "skipped_pairs",
+        "stopped",
+        "proxy_held_out_accuracy",
+        "proxy_seconds",
+        "device",
+    )
     entropy = [round(value, 4) for value in policy.entropy().tolist()]
-    numbers = {"space": space, "probabilities": [[round(p, 6) for p in row] for row in policy.probabilities.tolist()]}
+    numbers = {
+        "space": space,
+        "probabilities": [[round(p, 6) for p in row] for row in policy.probabilities.tolist()],
+    }
     shown = {"top_operations": top_operations(policy), "entropy": entropy, "policy": numbers}
-    return shown | {"searched_on": policy.provenance.get("dataset")} | {key: policy.provenance.get(key) for key in known}
+    return (
+        shown
+        | {"searched_on": policy.provenance.get("dataset")}
+        | {key: policy.provenance.get(key) for key in known}
+    )
 
 # %% ../../nbs/03_deepaa/07_experiments.ipynb #1bd96eae
 def augmented_accuracy(
@@ -338,12 +523,26 @@ def augmented_accuracy(
         model = build(settings.network, data.num_classes, image_size=data.image_size)
     constants = {"mean": data.mean, "std": data.std}
     policy = settings_hash(augment.probabilities.tolist()) if isinstance(augment, Policy) else None
-    checkpoint = Path(work) / f"deepaa_{row}_{seed}_{settings_hash([asdict(settings), data.digest, policy])}.ckpt"
-    history = train(model, data.train.images, data.train.labels, train_config(settings, seed), augment=augment, checkpoint=checkpoint, **constants)
+    checkpoint = (
+        Path(work)
+        / f"deepaa_{row}_{seed}_{settings_hash([asdict(settings), data.digest, policy])}.ckpt"
+    )
+    history = train(
+        model,
+        data.train.images,
+        data.train.labels,
+        train_config(settings, seed),
+        augment=augment,
+        checkpoint=checkpoint,
+        **constants,
+    )
     if int(os.environ.get("RANK", "0")) == 0:
         checkpoint.unlink(missing_ok=True)
     accuracy = evaluate(model, data.test.images, data.test.labels, **constants)
-    details = {"train_loss": round(history.loss[-1], 4) if history.loss else None, "steps": history.steps}
+    details = {
+        "train_loss": round(history.loss[-1], 4) if history.loss else None,
+        "steps": history.steps,
+    }
     if method in ("deepaa", "deep_ta"):
         details["layers_used"] = augment.layers
     if method == "deepaa":
@@ -357,12 +556,13 @@ augmented_accuracy.rows = TRAINED
 @dataclass(frozen=True)
 class SpaceSettings:
     "What Table 3.1 describes."
+
     space: str = "cifar"  # whose magnitudes are shown
     beside: str = "imagenet"  # whose magnitudes follow in parentheses where they differ
 
 
 def magnitude_range(space: SearchSpace, operation: str) -> str:
-    "Lowest and highest magnitude of an operation, the size of Cutout, or \"none\"."
+    'Lowest and highest magnitude of an operation, the size of Cutout, or "none".'
     if operation == "Cutout":
         return str(space.cutout)
     found = [space[n] for n in space.indices(operation)]
@@ -379,16 +579,27 @@ def described_space(row: str, settings: SpaceSettings, seed: int, work: Path) ->
     names = {operation_row(name): name for name in OPERATIONS}
     if row not in names:
         raise ValueError(f"unknown row {row!r}; allowed: {', '.join(names)}")
-    ours, beside = (magnitude_range({"cifar": SearchSpace.cifar, "imagenet": SearchSpace.imagenet}[name](), names[row])
-                    for name in (settings.space, settings.beside))
+    ours, beside = (
+        magnitude_range(
+            {"cifar": SearchSpace.cifar, "imagenet": SearchSpace.imagenet}[name](), names[row]
+        )
+        for name in (settings.space, settings.beside)
+    )
     return {"magnitude": ours if ours == beside else f"{ours} ({beside})"}
 
 # %% ../../nbs/03_deepaa/07_experiments.ipynb #bd9a4c89
 def hyperparameters(row: str, settings: AugmentationSettings, seed: int, work: Path) -> dict:
     "The settings with which Table 3.4 is run: a row of Table 3.8."
-    network = re.sub(r"^(wrn|resnet)", lambda m: {"wrn": "WRN", "resnet": "ResNet"}[m[0]], settings.network)
-    return {"model": network, "batch_size": f"{settings.batch_size} x {settings.batch_repeats}", "lr": settings.lr,
-            "weight_decay": settings.weight_decay, "epochs": settings.epochs}
+    network = re.sub(
+        r"^(wrn|resnet)", lambda m: {"wrn": "WRN", "resnet": "ResNet"}[m[0]], settings.network
+    )
+    return {
+        "model": network,
+        "batch_size": f"{settings.batch_size} x {settings.batch_repeats}",
+        "lr": settings.lr,
+        "weight_decay": settings.weight_decay,
+        "epochs": settings.epochs,
+    }
 
 # %% ../../nbs/03_deepaa/07_experiments.ipynb #0c695d56
 def search_hours(row: str, settings: AugmentationSettings, seed: int, work: Path) -> dict:
@@ -397,8 +608,13 @@ def search_hours(row: str, settings: AugmentationSettings, seed: int, work: Path
         raise ValueError(f"row {row!r} is not searched by this study; allowed: deepaa")
     data = load(settings.dataset, train_size=settings.train_size, test_size=settings.test_size)
     policy = find_policy(settings, data, work)
-    parts = {name: policy.provenance[name] for name in ("proxy_seconds", "seconds", "device", "stopped")}
-    return {"search_hours": (parts["proxy_seconds"] + parts["seconds"]) / 3600, "details": parts | {"layers_found": policy.layers}}
+    parts = {
+        name: policy.provenance[name] for name in ("proxy_seconds", "seconds", "device", "stopped")
+    }
+    return {
+        "search_hours": (parts["proxy_seconds"] + parts["seconds"]) / 3600,
+        "details": parts | {"layers_found": policy.layers},
+    }
 
 
 search_hours.rows = ("deepaa",)
@@ -410,5 +626,10 @@ def search_quality(row: str, settings: AugmentationSettings, seed: int, work: Pa
     policy = find_policy(replace(settings, search_seed=seed), data, work)
     last = policy.provenance["held_out"][-1]
     details = policy_details(policy, settings.space)
-    return {"improvement": last["improvement"], "deviation": last["improvement_deviation"], "layers": policy.layers,
-            "seconds": details["seconds"], "details": details}
+    return {
+        "improvement": last["improvement"],
+        "deviation": last["improvement_deviation"],
+        "layers": policy.layers,
+        "seconds": details["seconds"],
+        "details": details,
+    }

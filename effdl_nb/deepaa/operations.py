@@ -24,6 +24,7 @@ from ..files import settings_hash
 @dataclass(frozen=True)
 class Transform:
     "One operation at one fixed magnitude: the map t of Section 3.3.2."
+
     name: str  # the operation, a key of `OPERATIONS`
     magnitude: float | None = None  # in the operation's unit, None where nothing can be chosen
     level: int | None = None  # its place on the operation's grid of magnitudes
@@ -77,7 +78,11 @@ def standard_transforms() -> tuple[Transform, ...]:
             found.append(Transform(name))
             continue
         low, high, nothing = STANDARD_RANGES[name]
-        found += [Transform(name, low + (high - low) * level / 12, level) for level in range(13) if level != nothing]
+        found += [
+            Transform(name, low + (high - low) * level / 12, level)
+            for level in range(13)
+            if level != nothing
+        ]
     return tuple(found)
 
 # %% ../../nbs/03_deepaa/01_operations.ipynb #c8797097
@@ -85,25 +90,40 @@ def wide_transforms() -> tuple[Transform, ...]:
     "TrivialAugment's wide space (level = signed bin), with Flip, Cutout and Crop appended."
     signed = range(-30, 31)
     found = [Transform("Identity")]
-    for name, top in {"ShearX": 0.99, "ShearY": 0.99, "TranslateX": 32.0, "TranslateY": 32.0, "Rotate": 135.0}.items():
+    for name, top in {
+        "ShearX": 0.99,
+        "ShearY": 0.99,
+        "TranslateX": 32.0,
+        "TranslateY": 32.0,
+        "Rotate": 135.0,
+    }.items():
         found += [Transform(name, top * step / 30, step) for step in signed]
     for name in ("Brightness", "Color", "Contrast", "Sharpness"):
         found += [Transform(name, 1 + 0.99 * step / 30, step) for step in signed]
     found += [Transform("Posterize", float(8 - round(step / 5)), step) for step in range(31)]
     found += [Transform("Solarize", 255.0 - 8.5 * step, step) for step in range(31)]
-    return (*found, *(Transform(name) for name in ("AutoContrast", "Equalize", "Flip", "Cutout", "Crop")))
+    return (
+        *found,
+        *(Transform(name) for name in ("AutoContrast", "Equalize", "Flip", "Cutout", "Crop")),
+    )
 
 # %% ../../nbs/03_deepaa/01_operations.ipynb #c60ba64a
 @dataclass(frozen=True)
 class SearchSpace:
     "An ordered set of transforms; the columns of a policy are indices into it (Section 3.3.2)."
+
     name: str  # a word for people; the hash identifies the space
     transforms: tuple[Transform, ...]  # index n is the transform t_n
-    fill: tuple[int, int, int] = (125, 123, 114)  # colour inside Cutout, and behind Crop unless `crop_fill` is given
+    # colour inside Cutout, and behind Crop unless `crop_fill` is given
+    fill: tuple[int, int, int] = (125, 123, 114)
     pad: int = 4  # Crop "pad": pixels added at each side before the random crop
     cutout: int = 16  # Cutout: side of the square, which includes both its borders
-    translate: str = "fraction"  # unit of the translations: "fraction" of the side, that "whole" (cut to whole pixels), or "pixels"
-    crop: str = "pad"  # "pad" and cut at random (CIFAR), or "resized": a random part, resized to the image's size (ImageNet)
+    # unit of the translations: "fraction" of the side, that "whole" (cut to whole pixels), or
+    # "pixels"
+    translate: str = "fraction"
+    # "pad" and cut at random (CIFAR), or "resized": a random part, resized to the image's size
+    # (ImageNet)
+    crop: str = "pad"
     crop_fill: tuple[int, int, int] | None = None  # colour behind Crop "pad"; None: `fill`
 
     def __post_init__(self):
@@ -125,11 +145,17 @@ class SearchSpace:
         return cls("wide", wide_transforms(), translate="pixels")
 
     @classmethod
-    def of(cls, name: str, operations: Mapping[str, Sequence[float] | None], **constants) -> "SearchSpace":
+    def of(
+        cls, name: str, operations: Mapping[str, Sequence[float] | None], **constants
+    ) -> "SearchSpace":
         "A space of one's own from {operation: its magnitudes, or None}; the constants are the other fields."
         found = []
         for operation, magnitudes in operations.items():
-            found += [Transform(operation)] if magnitudes is None else [Transform(operation, float(m), level) for level, m in enumerate(magnitudes)]
+            found += (
+                [Transform(operation)]
+                if magnitudes is None
+                else [Transform(operation, float(m), level) for level, m in enumerate(magnitudes)]
+            )
         return cls(name, tuple(found), **constants)
 
     def __len__(self) -> int:
@@ -143,12 +169,16 @@ class SearchSpace:
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.name, self.transforms, *(getattr(self, f.name) for f in fields(self)[2:])))
+        return hash(
+            (self.name, self.transforms, *(getattr(self, f.name) for f in fields(self)[2:]))
+        )
 
     def indices(self, name: str) -> list[int]:
         "The indices of all transforms of one operation, in order of their level."
         if not (found := [n for n, t in enumerate(self.transforms) if t.name == name]):
-            raise ValueError(f"space {self.name!r} has no operation {name!r}; it has {self.operations()}")
+            raise ValueError(
+                f"space {self.name!r} has no operation {name!r}; it has {self.operations()}"
+            )
         return found
 
     def operations(self) -> list[str]:
@@ -157,7 +187,11 @@ class SearchSpace:
 
     def hash(self) -> str:
         "16 hexadecimal characters that change with anything that shapes an image; constants added later count where they are not the default."
-        later = {f.name: getattr(self, f.name) for f in fields(self)[6:] if getattr(self, f.name) != f.default}
+        later = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)[6:]
+            if getattr(self, f.name) != f.default
+        }
         constants = [self.fill, self.pad, self.cutout, self.translate] + ([later] if later else [])
         return settings_hash([astuple(t)[:2] for t in self.transforms] + constants)
 
@@ -168,27 +202,49 @@ class SearchSpace:
     def to_dict(self) -> dict:
         "The whole definition, as JSON can hold it."
         constants = {f.name: getattr(self, f.name) for f in fields(self)[2:]}
-        return {"name": self.name, "transforms": [list(astuple(t)) for t in self.transforms], **constants}
+        return {
+            "name": self.name,
+            "transforms": [list(astuple(t)) for t in self.transforms],
+            **constants,
+        }
 
     @classmethod
     def from_dict(cls, found: Mapping) -> "SearchSpace":
         "The space that `to_dict` described; ValueError if keys lack or are unknown."
         if set(found) != (names := {f.name for f in fields(cls)}):
             raise ValueError(f"a space has the keys {sorted(names)}; got {sorted(found)}")
-        colours = {key: None if found[key] is None else tuple(found[key]) for key in ("fill", "crop_fill")}
-        return cls(**{**found, **colours, "transforms": tuple(Transform(*t) for t in found["transforms"])})
+        colours = {
+            key: None if found[key] is None else tuple(found[key]) for key in ("fill", "crop_fill")
+        }
+        return cls(
+            **{**found, **colours, "transforms": tuple(Transform(*t) for t in found["transforms"])}
+        )
 
 # %% ../../nbs/03_deepaa/01_operations.ipynb #0d727324
 def _check_space(space: "SearchSpace") -> None:
     "Raise ValueError unless every transform can be applied."
     if unknown := sorted({t.name for t in space.transforms} - set(OPERATIONS)):
         raise ValueError(f"unknown operations {unknown}; allowed: {list(OPERATIONS)}")
-    if not space.transforms or space.translate not in ("fraction", "whole", "pixels") or space.crop not in ("pad", "resized"):
+    if (
+        not space.transforms
+        or space.translate not in ("fraction", "whole", "pixels")
+        or space.crop not in ("pad", "resized")
+    ):
         found = f"{len(space.transforms)} transforms, translate {space.translate!r}, crop {space.crop!r}"
-        raise ValueError(f"need transforms, translate 'fraction', 'whole' or 'pixels', crop 'pad' or 'resized'; got {found}")
+        raise ValueError(
+            "need transforms, translate 'fraction', 'whole' or 'pixels', crop 'pad' or "
+            f"'resized'; got {found}"
+        )
     colours = [space.fill] if space.crop_fill is None else [space.fill, space.crop_fill]
-    if space.pad < 0 or space.cutout < 1 or any(len(colour) != 3 or not all(0 <= c <= 255 for c in colour) for colour in colours):
-        raise ValueError(f"need pad >= 0, cutout >= 1, colours of three values in 0..255; got {space.pad}, {space.cutout}, {colours}")
+    if (
+        space.pad < 0
+        or space.cutout < 1
+        or any(len(colour) != 3 or not all(0 <= c <= 255 for c in colour) for colour in colours)
+    ):
+        raise ValueError(
+            f"need pad >= 0, cutout >= 1, colours of three values in 0..255; got {space.pad}, "
+            f"{space.cutout}, {colours}"
+        )
     for t in space.transforms:
         _check_transform(t)
 
@@ -197,10 +253,18 @@ def _check_transform(t: Transform) -> None:
     "Raise ValueError unless the magnitude is one that the operation can have."
     if t.name == "Cutout":
         if t.magnitude is not None and not 0.0 <= t.magnitude <= 1.0:
-            raise ValueError(f"Cutout's magnitude is a fraction of the width in 0..1, or None for the space's own; got {t.magnitude}")
+            raise ValueError(
+                "Cutout's magnitude is a fraction of the width in 0..1, or None for the space's "
+                f"own; got {t.magnitude}"
+            )
         return
-    if (t.magnitude is None) != (OPERATIONS[t.name] is None) or not math.isfinite(t.magnitude or 0.0):
-        raise ValueError(f"{t.name} needs {'no' if OPERATIONS[t.name] is None else 'a finite'} magnitude, got {t.magnitude}")
+    if (t.magnitude is None) != (OPERATIONS[t.name] is None) or not math.isfinite(
+        t.magnitude or 0.0
+    ):
+        raise ValueError(
+            f"{t.name} needs {'no' if OPERATIONS[t.name] is None else 'a finite'} magnitude, got "
+            f"{t.magnitude}"
+        )
     if t.name == "Posterize" and not 1.0 <= t.magnitude < 9.0:
         raise ValueError(f"Posterize keeps 1 to 8 bits; got {t.magnitude}")
 
@@ -213,7 +277,13 @@ def _meaning(t: Transform, space: SearchSpace) -> tuple:
         return ("Identity",) if int(t.magnitude) >= 8 else (t.name, max(0, int(t.magnitude)))
     if t.name == "Solarize":
         threshold = math.ceil(t.magnitude)
-        return ("Identity",) if threshold > 255 else ("Invert",) if threshold <= 0 else (t.name, threshold)
+        return (
+            ("Identity",)
+            if threshold > 255
+            else ("Invert",)
+            if threshold <= 0
+            else (t.name, threshold)
+        )
     if t.name != "Cutout" and t.magnitude == (1.0 if OPERATIONS[t.name] == "factor" else 0.0):
         return ("Identity",)
     if t.name == "Cutout":
@@ -238,7 +308,11 @@ def search_space(
     space = SearchSpace.imagenet()
     if image_size >= 224:
         return space
-    return replace(space, name=f"imagenet at {image_size} pixels", cutout=max(1, round(space.cutout * image_size / 224)))
+    return replace(
+        space,
+        name=f"imagenet at {image_size} pixels",
+        cutout=max(1, round(space.cutout * image_size / 224)),
+    )
 
 # %% ../../nbs/03_deepaa/01_operations.ipynb #841599ab
 def _mixed(bits: np.ndarray) -> np.ndarray:
@@ -267,12 +341,22 @@ def resized_crop_boxes(
     width: int,
 ) -> np.ndarray:
     "(n,4) integers left, top, width, height of random resized crops: 8 % to 100 % of the area, ratio 3/4 to 4/3, ten attempts."
-    u = keyed_uniform((noise.detach().cpu().double().numpy() * 2.0**53).astype(np.uint64), 40).reshape(-1, 10, 4)
-    area, ratio = (0.08 + 0.92 * u[..., 0]) * height * width, np.exp(math.log(3 / 4) + math.log(16 / 9) * u[..., 1])
-    w, h = np.rint(np.sqrt(area * ratio)).astype(np.int64), np.rint(np.sqrt(area / ratio)).astype(np.int64)
+    u = keyed_uniform(
+        (noise.detach().cpu().double().numpy() * 2.0**53).astype(np.uint64), 40
+    ).reshape(-1, 10, 4)
+    area, ratio = (
+        (0.08 + 0.92 * u[..., 0]) * height * width,
+        np.exp(math.log(3 / 4) + math.log(16 / 9) * u[..., 1]),
+    )
+    w, h = (
+        np.rint(np.sqrt(area * ratio)).astype(np.int64),
+        np.rint(np.sqrt(area / ratio)).astype(np.int64),
+    )
     fits = (w >= 1) & (w <= width) & (h >= 1) & (h <= height)
     first = np.argmax(fits, axis=1)[:, None]
-    w, h, fits, x, y = (np.take_along_axis(a, first, 1)[:, 0] for a in (w, h, fits, u[..., 2], u[..., 3]))
+    w, h, fits, x, y = (
+        np.take_along_axis(a, first, 1)[:, 0] for a in (w, h, fits, u[..., 2], u[..., 3])
+    )
     widest, tallest = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
     w, h = np.where(fits, w, max(1, widest)), np.where(fits, h, max(1, tallest))
     left = np.where(fits, np.floor(x * (width - w + 1)), (width - w) // 2)
@@ -282,10 +366,18 @@ def resized_crop_boxes(
 # %% ../../nbs/03_deepaa/01_operations.ipynb #6aca88d0
 def _shift(t: Transform, space: SearchSpace, side: int) -> float:
     "How many pixels a translation moves the window along a side."
-    return int(t.magnitude) if space.translate == "pixels" else int(t.magnitude * side) if space.translate == "whole" else t.magnitude * side
+    return (
+        int(t.magnitude)
+        if space.translate == "pixels"
+        else int(t.magnitude * side)
+        if space.translate == "whole"
+        else t.magnitude * side
+    )
 
 
-def _pillow_geometry(image: Image.Image, t: Transform, space: SearchSpace, noise: tuple[float, float]) -> Image.Image:
+def _pillow_geometry(
+    image: Image.Image, t: Transform, space: SearchSpace, noise: tuple[float, float]
+) -> Image.Image:
     "Shear about the top left corner, translate, rotate about the centre, flip or crop; nearest neighbour, black outside."
     (width, height), m = image.size, t.magnitude
     match t.name:
@@ -294,8 +386,12 @@ def _pillow_geometry(image: Image.Image, t: Transform, space: SearchSpace, noise
         case "Flip":
             return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if noise[0] < 0.5 else image
         case "Crop" if space.crop == "resized":
-            left, top, w, h = resized_crop_boxes(torch.tensor([noise], dtype=torch.float64), height, width)[0].tolist()
-            return image.crop((left, top, left + w, top + h)).resize((width, height), Image.Resampling.BICUBIC)
+            left, top, w, h = resized_crop_boxes(
+                torch.tensor([noise], dtype=torch.float64), height, width
+            )[0].tolist()
+            return image.crop((left, top, left + w, top + h)).resize(
+                (width, height), Image.Resampling.BICUBIC
+            )
         case "Crop":
             padded = ImageOps.expand(image, border=space.pad, fill=space.crop_fill or space.fill)
             left, top = (min(int((2 * space.pad + 1) * u), 2 * space.pad) for u in noise)
@@ -303,7 +399,11 @@ def _pillow_geometry(image: Image.Image, t: Transform, space: SearchSpace, noise
         case "ShearX" | "ShearY":
             matrix = (1, m, 0, 0, 1, 0) if t.name == "ShearX" else (1, 0, 0, m, 1, 0)
         case _:
-            matrix = (1, 0, _shift(t, space, width), 0, 1, 0) if t.name == "TranslateX" else (1, 0, 0, 0, 1, _shift(t, space, height))
+            matrix = (
+                (1, 0, _shift(t, space, width), 0, 1, 0)
+                if t.name == "TranslateX"
+                else (1, 0, 0, 0, 1, _shift(t, space, height))
+            )
     return image.transform(image.size, Image.Transform.AFFINE, matrix)
 
 
@@ -317,7 +417,8 @@ def pillow_transform(
     image: Image.Image,  # RGB
     t: Transform,  # what to apply
     space: SearchSpace,  # whose constants (fill, pad, cutout, unit of translations) count
-    noise: tuple[float, float] = (0.0, 0.0),  # two numbers in [0, 1) that decide Flip, Crop and Cutout
+    # two numbers in [0, 1) that decide Flip, Crop and Cutout
+    noise: tuple[float, float] = (0.0, 0.0),
 ) -> Image.Image:
     "Apply one transform to one image with Pillow: the reference that defines the pixels."
     match t.name:
@@ -336,15 +437,37 @@ def pillow_transform(
             if (half := _half_side(t, space, width)) < 0:
                 return image
             x, y = min(int(width * noise[0]), width - 1), min(int(height * noise[1]), height - 1)
-            box = (max(0, x - half), max(0, y - half), min(width - 1, x + half), min(height - 1, y + half))
+            box = (
+                max(0, x - half),
+                max(0, y - half),
+                min(width - 1, x + half),
+                min(height - 1, y + half),
+            )
             ImageDraw.Draw(image).rectangle(box, fill=space.fill)
             return image
     return _pillow_geometry(image, t, space, noise)
 
 # %% ../../nbs/03_deepaa/01_operations.ipynb #bd51a6a4
-_VALUES = ["Invert", "Solarize", "Posterize", "Brightness", "Contrast", "AutoContrast", "Equalize", "Color", "Sharpness"]
+_VALUES = [
+    "Invert",
+    "Solarize",
+    "Posterize",
+    "Brightness",
+    "Contrast",
+    "AutoContrast",
+    "Equalize",
+    "Color",
+    "Sharpness",
+]
 _KINDS = ["Identity", "Move", "Affine", *_VALUES, "Cutout", "Resized"]
-_KIND_OF = {"ShearX": "Affine", "ShearY": "Affine", "Rotate": "Affine", "TranslateX": "Move", "TranslateY": "Move", "Flip": "Move"}
+_KIND_OF = {
+    "ShearX": "Affine",
+    "ShearY": "Affine",
+    "Rotate": "Affine",
+    "TranslateX": "Move",
+    "TranslateY": "Move",
+    "Flip": "Move",
+}
 
 
 def _kind(t: Transform, space: SearchSpace) -> int:
@@ -365,17 +488,28 @@ def _matrix(t: Transform, space: SearchSpace, height: int, width: int) -> tuple[
         case "ShearY":
             return (1.0, 0.0, 0.0, m, 1.0, 0.0)
         case "TranslateX" | "TranslateY":
-            shift = float(math.floor(_shift(t, space, width if t.name == "TranslateX" else height) + 0.5))
-            return (1.0, 0.0, shift, 0.0, 1.0, 0.0) if t.name == "TranslateX" else (1.0, 0.0, 0.0, 0.0, 1.0, shift)
+            shift = float(
+                math.floor(_shift(t, space, width if t.name == "TranslateX" else height) + 0.5)
+            )
+            return (
+                (1.0, 0.0, shift, 0.0, 1.0, 0.0)
+                if t.name == "TranslateX"
+                else (1.0, 0.0, 0.0, 0.0, 1.0, shift)
+            )
         case "Rotate":
             angle = -math.radians(m % 360.0)
-            a, b, d, e = (round(v, 15) for v in (math.cos(angle), math.sin(angle), -math.sin(angle), math.cos(angle)))
+            a, b, d, e = (
+                round(v, 15)
+                for v in (math.cos(angle), math.sin(angle), -math.sin(angle), math.cos(angle))
+            )
             x, y = width / 2, height / 2
             return (a, b, a * -x + b * -y + x, d, e, d * -x + e * -y + y)
     return (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 # %% ../../nbs/03_deepaa/01_operations.ipynb #4bcdc885
-def _corrections(t: Transform, space: SearchSpace, height: int, width: int) -> tuple[list[int], list[int]]:
+def _corrections(
+    t: Transform, space: SearchSpace, height: int, width: int
+) -> tuple[list[int], list[int]]:
     "What Pillow's running sum adds to the whole shift of a translation, for each column and each row; nearly always zeros."
     found = {"TranslateX": [0] * width, "TranslateY": [0] * height}
     if t.name in found and space.translate == "fraction":
@@ -416,41 +550,62 @@ def make_tables(
     coefficients = []
     for t in transforms:
         a, b, c, d, e, f = _matrix(t, space, height, width)
-        coefficients.append([_fixed(v) for v in (a, b, c + a * 0.5 + b * 0.5, d, e, f + d * 0.5 + e * 0.5)])
+        coefficients.append(
+            [_fixed(v) for v in (a, b, c + a * 0.5 + b * 0.5, d, e, f + d * 0.5 + e * 0.5)]
+        )
     columns, rows = zip(*(_corrections(t, space, height, width) for t in transforms), strict=True)
-    colours = [(space.crop_fill or space.fill) if t.name == "Crop" else (0, 0, 0) for t in transforms]
+    colours = [
+        (space.crop_fill or space.fill) if t.name == "Crop" else (0, 0, 0) for t in transforms
+    ]
     lists = {
         "kind": ([_kind(t, space) for t in transforms], torch.int64),
-        "columns": (columns, torch.int32), "rows": (rows, torch.int32), "matrix": (coefficients, torch.int32),
+        "columns": (columns, torch.int32),
+        "rows": (rows, torch.int32),
+        "matrix": (coefficients, torch.int32),
         "random": ([{"Flip": 1, "Crop": 2}.get(t.name, 0) for t in transforms], torch.uint8),
         "border": (colours, torch.uint8),
         "factor": ([t.magnitude or 0.0 for t in transforms], torch.float32),
         "threshold": ([_threshold(t) for t in transforms], torch.uint8),
         "mask": ([_mask(t) for t in transforms], torch.uint8),
-        "half": ([_half_side(t, space, width) if t.name == "Cutout" else 0 for t in transforms], torch.int64),
+        "half": (
+            [_half_side(t, space, width) if t.name == "Cutout" else 0 for t in transforms],
+            torch.int64,
+        ),
     }
-    return {key: torch.tensor(value, dtype=kind, device=device) for key, (value, kind) in lists.items()}
+    return {
+        key: torch.tensor(value, dtype=kind, device=device) for key, (value, kind) in lists.items()
+    }
 
 
 @lru_cache(maxsize=32)
-def _tables(space: SearchSpace, height: int, width: int, device: torch.device) -> dict[str, torch.Tensor]:
+def _tables(
+    space: SearchSpace, height: int, width: int, device: torch.device
+) -> dict[str, torch.Tensor]:
     "`make_tables` of all transforms of a space, kept."
     return make_tables(space.transforms, space, height, width, device)
 
 # %% ../../nbs/03_deepaa/01_operations.ipynb #7fda8c62
-def _gathered(images: torch.Tensor, column: torch.Tensor, row: torch.Tensor, border: torch.Tensor) -> torch.Tensor:
+def _gathered(
+    images: torch.Tensor, column: torch.Tensor, row: torch.Tensor, border: torch.Tensor
+) -> torch.Tensor:
     "Pixels of (n,C,H,W) at integer columns and rows that broadcast to (n,H,W), outside of it the border's colour (n,C)."
     n, channels, height, width = images.shape
     framed = border[:, :, None, None].repeat(1, 1, height + 2, width + 2)
     framed[:, :, 1:-1, 1:-1] = images
     source = row.clamp_(-1, height).add_(1).mul_(width + 2) + column.clamp_(-1, width).add_(1)
-    return framed.view(n, channels, -1).gather(2, source.long().view(n, 1, -1).expand(n, channels, -1)).view_as(images)
+    return (
+        framed.view(n, channels, -1)
+        .gather(2, source.long().view(n, 1, -1).expand(n, channels, -1))
+        .view_as(images)
+    )
 
 
 def _shifts(rows: dict, noise: torch.Tensor, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     "Which images are mirrored, (n,), and by how many pixels the window moves, (n,2)."
     random = rows["random"]
-    drawn = torch.where((random == 2)[:, None], ((2 * pad + 1) * noise).long().clamp_(max=2 * pad) - pad, 0)
+    drawn = torch.where(
+        (random == 2)[:, None], ((2 * pad + 1) * noise).long().clamp_(max=2 * pad) - pad, 0
+    )
     return (random == 1) & (noise[:, 0] < 0.5), (rows["matrix"][:, 2::3].long() >> 16) + drawn
 
 
@@ -472,12 +627,14 @@ def _slide(images: torch.Tensor, rows: dict, noise: torch.Tensor, pad: int) -> t
     height, width = images.shape[-2:]
     out = rows["border"][:, :, None, None].repeat(1, 1, height, width)
     mirrored, shift = _shifts(rows, noise, pad)
-    for image, result, flip, (x, y) in zip(images, out, mirrored.tolist(), shift.tolist(), strict=True):
+    for image, result, flip, (x, y) in zip(
+        images, out, mirrored.tolist(), shift.tolist(), strict=True
+    ):
         if flip:
             result.copy_(image.flip(2))
         elif abs(x) < width and abs(y) < height:
-            seen = image[:, max(0, y):height + min(0, y), max(0, x):width + min(0, x)]
-            result[:, max(0, -y):height - max(0, y), max(0, -x):width - max(0, x)] = seen
+            seen = image[:, max(0, y) : height + min(0, y), max(0, x) : width + min(0, x)]
+            result[:, max(0, -y) : height - max(0, y), max(0, -x) : width - max(0, x)] = seen
     return out
 
 # %% ../../nbs/03_deepaa/01_operations.ipynb #c6e46ff5
@@ -500,7 +657,9 @@ def _solarized(images: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
 # %% ../../nbs/03_deepaa/01_operations.ipynb #d327b7b9
 def _gray(values: torch.Tensor) -> torch.Tensor:
     "Pillow's luminance of whole numbers (n,3,H,W) float32, as (n,H,W) float32; all sums stay below 2^24 and are exact."
-    weighted = (values[:, 0] * 19595.0).add_(values[:, 1], alpha=38470.0).add_(values[:, 2], alpha=7471.0)
+    weighted = (
+        (values[:, 0] * 19595.0).add_(values[:, 1], alpha=38470.0).add_(values[:, 2], alpha=7471.0)
+    )
     return weighted.add_(32768.0).mul_(2.0**-16).floor_()
 
 
@@ -542,18 +701,35 @@ def _equalize_tables(images: torch.Tensor) -> torch.Tensor:
     values = images.reshape(n * channels, -1)
     largest, total = values.amax(1, keepdim=True).long(), values.shape[1]
     rows = torch.arange(n * channels, device=images.device)[:, None] * 256
-    histogram = torch.bincount((values + rows).flatten(), minlength=n * channels * 256).view(n * channels, 256).double()
+    histogram = (
+        torch.bincount((values + rows).flatten(), minlength=n * channels * 256)
+        .view(n * channels, 256)
+        .double()
+    )
     step = ((total - histogram.gather(1, largest)) / 255).floor_()
     before = histogram.cumsum(1).sub_(histogram).add_((step / 2).floor_())
-    spread, plain = (step > 0).double(), torch.arange(256, dtype=torch.float64, device=images.device)
-    equalized = before.div_(step.clamp(min=1)).floor_().clamp_(max=255).mul_(spread).add_(plain * (1 - spread))
+    spread, plain = (
+        (step > 0).double(),
+        torch.arange(256, dtype=torch.float64, device=images.device),
+    )
+    equalized = (
+        before.div_(step.clamp(min=1))
+        .floor_()
+        .clamp_(max=255)
+        .mul_(spread)
+        .add_(plain * (1 - spread))
+    )
     return equalized.to(torch.int16).to(torch.uint8).view(n, channels, 256)
 
 # %% ../../nbs/03_deepaa/01_operations.ipynb #83508671
 def _lookup(images: torch.Tensor, tables: torch.Tensor) -> torch.Tensor:
     "Each value of (n,C,H,W) replaced by its entry in (n,C or 1,256)."
     n, channels = images.shape[:2]
-    return tables.expand(n, channels, 256).gather(2, images.reshape(n, channels, -1).long()).view_as(images)
+    return (
+        tables.expand(n, channels, 256)
+        .gather(2, images.reshape(n, channels, -1).long())
+        .view_as(images)
+    )
 
 # %% ../../nbs/03_deepaa/01_operations.ipynb #8d17d502
 def _color(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
@@ -569,12 +745,20 @@ def _sharpness(images: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
         return out
     values = images.float()
     rows = (values[..., :-2, :] + values[..., 1:-1, :]).add_(values[..., 2:, :])
-    total = (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:]).add_(values[..., 1:-1, 1:-1], alpha=4)
-    out[..., 1:-1, 1:-1] = _blend(total.div_(13).add_(0.5).floor_(), values[..., 1:-1, 1:-1], factor)
+    total = (
+        (rows[..., :-2] + rows[..., 1:-1])
+        .add_(rows[..., 2:])
+        .add_(values[..., 1:-1, 1:-1], alpha=4)
+    )
+    out[..., 1:-1, 1:-1] = _blend(
+        total.div_(13).add_(0.5).floor_(), values[..., 1:-1, 1:-1], factor
+    )
     return out
 
 # %% ../../nbs/03_deepaa/01_operations.ipynb #df0c87c1
-def _cutout(images: torch.Tensor, half: torch.Tensor, noise: torch.Tensor, fill: tuple[int, int, int]) -> torch.Tensor:
+def _cutout(
+    images: torch.Tensor, half: torch.Tensor, noise: torch.Tensor, fill: tuple[int, int, int]
+) -> torch.Tensor:
     "Fill a square around a uniformly drawn pixel, clipped at the border."
     height, width = images.shape[-2:]
     x = torch.arange(width, device=images.device)
@@ -599,20 +783,25 @@ def _bicubic(x: torch.Tensor) -> torch.Tensor:
 def _resize_matrix(start: torch.Tensor, length: torch.Tensor, side: int) -> torch.Tensor:
     "(n,side,side) whole numbers / 2^22: bicubic resize of `length` pixels from `start` on to `side` pixels, as Pillow weights them."
     out = torch.arange(side, dtype=torch.float64, device=start.device).view(1, side, 1)
-    place = torch.arange(side, dtype=torch.float64, device=start.device).view(1, 1, side) - start.view(-1, 1, 1)
+    place = torch.arange(side, dtype=torch.float64, device=start.device).view(
+        1, 1, side
+    ) - start.view(-1, 1, 1)
     length = length.double().view(-1, 1, 1)
     scale = length / side
     widened = scale.clamp(min=1.0)
     centre, support = (out + 0.5) * scale, 2.0 * widened
     first = (centre - support + 0.5).trunc().clamp(min=0)
     last = torch.minimum((centre + support + 0.5).trunc(), length)
-    weight = torch.where((place >= first) & (place < last), _bicubic((place - centre + 0.5) * (1.0 / widened)), 0.0)
+    weight = torch.where(
+        (place >= first) & (place < last), _bicubic((place - centre + 0.5) * (1.0 / widened)), 0.0
+    )
     weight = weight / weight.cumsum(2)[..., -1:]
     return (weight * 2.0**22 + torch.where(weight < 0, -0.5, 0.5)).trunc()
 
 # %% ../../nbs/03_deepaa/01_operations.ipynb #5396472e
 def _resized(images: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
     "Bicubic resize of each image's box (left, top, width, height) to the whole image, exact on any device."
+
     def rounded(sums):
         return ((sums + 2.0**21) / 2.0**22).floor_().clamp_(0, 255)
 
@@ -629,14 +818,24 @@ def check_images(
 ) -> None:
     "Raise ValueError (TypeError) unless images is a uint8 RGB batch large enough for the space."
     if images.dtype != torch.uint8:
-        raise TypeError(f"images must be torch.uint8 in 0..255, before any normalisation; got {images.dtype}")
+        raise TypeError(
+            f"images must be torch.uint8 in 0..255, before any normalisation; got {images.dtype}"
+        )
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images must have shape (N, 3, H, W), RGB; got {tuple(images.shape)}")
     smallest = min(images.shape[-2:])
-    if smallest < space.cutout and any(t.name == "Cutout" and t.magnitude is None for t in space.transforms):
-        raise ValueError(f"images of {images.shape[-2]}x{images.shape[-1]} are smaller than the space's Cutout of {space.cutout} pixels")
+    if smallest < space.cutout and any(
+        t.name == "Cutout" and t.magnitude is None for t in space.transforms
+    ):
+        raise ValueError(
+            f"images of {images.shape[-2]}x{images.shape[-1]} are smaller than the space's "
+            f"Cutout of {space.cutout} pixels"
+        )
     if max(images.shape[-2:]) > 8192:
-        raise ValueError(f"images of {images.shape[-2]}x{images.shape[-1]} exceed 8192 pixels, the limit of 32 bit fixed point positions")
+        raise ValueError(
+            f"images of {images.shape[-2]}x{images.shape[-1]} exceed 8192 pixels, the limit of "
+            "32 bit fixed point positions"
+        )
 
 # %% ../../nbs/03_deepaa/01_operations.ipynb #cd16bf8e
 def draw_noise(
@@ -648,11 +847,15 @@ def draw_noise(
     return torch.rand(n, 2, dtype=torch.float64, generator=generator, device=device)
 
 # %% ../../nbs/03_deepaa/01_operations.ipynb #afe79def
-def _apply_kind(kind: str, images: torch.Tensor, rows: dict, noise: torch.Tensor, space: SearchSpace) -> torch.Tensor:
+def _apply_kind(
+    kind: str, images: torch.Tensor, rows: dict, noise: torch.Tensor, space: SearchSpace
+) -> torch.Tensor:
     "One kind of operation on images that all need it; rows: their rows of the tables."
     match kind:
         case "Move":
-            large = images.device.type == "cpu" and images.shape[-1] * images.shape[-2] >= SLIDE_FROM
+            large = (
+                images.device.type == "cpu" and images.shape[-1] * images.shape[-2] >= SLIDE_FROM
+            )
             return (_slide if large else _move)(images, rows, noise, space.pad)
         case "Affine":
             return _affine(images, rows)
@@ -670,23 +873,36 @@ def _apply_kind(kind: str, images: torch.Tensor, rows: dict, noise: torch.Tensor
             return _cutout(images, rows["half"], noise, space.fill)
         case "Resized":
             return _resized(images, torch.from_numpy(resized_crop_boxes(noise, *images.shape[-2:])))
-    return {"Brightness": _brightness, "Contrast": _contrast, "Color": _color, "Sharpness": _sharpness}[kind](images, rows["factor"])
+    return {
+        "Brightness": _brightness,
+        "Contrast": _contrast,
+        "Color": _color,
+        "Sharpness": _sharpness,
+    }[kind](images, rows["factor"])
 
 # %% ../../nbs/03_deepaa/01_operations.ipynb #d39dda50
 PIECE = 2**17  # pixels in a piece, on a CPU
 SLIDE_FROM = 64**2  # pixels of an image from which on rectangles are copied instead of gathered
-PILLOW_FROM = {"Resized": 0, "Affine": 192**2, "Equalize": 192**2}  # pixels from which on Pillow is faster on a CPU; the other kinds never
+# pixels from which on Pillow is faster on a CPU; the other kinds never
+PILLOW_FROM = {"Resized": 0, "Affine": 192**2, "Equalize": 192**2}
 
 
 def _to_pillow(image: torch.Tensor) -> list[Image.Image]:
     "The three planes of a contiguous (3,H,W) image, without a copy."
-    return [Image.frombuffer("L", (image.shape[2], image.shape[1]), plane.numpy(), "raw", "L", 0, 1) for plane in image]
+    return [
+        Image.frombuffer("L", (image.shape[2], image.shape[1]), plane.numpy(), "raw", "L", 0, 1)
+        for plane in image
+    ]
 
 
-def _pillow_batch(images: torch.Tensor, transforms: Sequence[Transform], noise: torch.Tensor, space: SearchSpace) -> torch.Tensor:
+def _pillow_batch(
+    images: torch.Tensor, transforms: Sequence[Transform], noise: torch.Tensor, space: SearchSpace
+) -> torch.Tensor:
     "The loop over Pillow, from and to a batch of tensors; AutoContrast and Equalize plane by plane, which they treat apart anyway."
     out = torch.empty_like(images, memory_format=torch.contiguous_format)
-    for image, result, t, u in zip(images.contiguous(), out, transforms, noise.tolist(), strict=True):
+    for image, result, t, u in zip(
+        images.contiguous(), out, transforms, noise.tolist(), strict=True
+    ):
         planes = _to_pillow(image)
         if t.name in ("AutoContrast", "Equalize"):
             planes = [getattr(ImageOps, t.name.lower())(plane) for plane in planes]
@@ -697,28 +913,48 @@ def _pillow_batch(images: torch.Tensor, transforms: Sequence[Transform], noise: 
     return out
 
 # %% ../../nbs/03_deepaa/01_operations.ipynb #f3791a7f
-def _piece(kind, images, indices, tables, transforms, noise, space: SearchSpace, by_pillow: bool) -> torch.Tensor:
+def _piece(
+    kind, images, indices, tables, transforms, noise, space: SearchSpace, by_pillow: bool
+) -> torch.Tensor:
     "One kind for a few images that all need it."
     if kind == "Identity":
         return images
     if by_pillow:
         return _pillow_batch(images, [transforms[n] for n in indices.tolist()], noise, space)
-    return _apply_kind(kind, images, {key: value[indices] for key, value in tables.items()}, noise, space)
+    return _apply_kind(
+        kind, images, {key: value[indices] for key, value in tables.items()}, noise, space
+    )
 
 
-def _apply_rows(images, indices, tables, transforms, space, noise, path: str = "auto") -> torch.Tensor:
+def _apply_rows(
+    images, indices, tables, transforms, space, noise, path: str = "auto"
+) -> torch.Tensor:
     "Row indices[i] of the tables for image i; transforms: what the rows mean; path: 'auto', 'tensor' or 'pillow'."
     kinds, order = torch.sort(tables["kind"][indices], stable=True)
-    counts, pixels = torch.bincount(kinds, minlength=len(_KINDS)).tolist(), images.shape[-1] * images.shape[-2]
+    counts, pixels = (
+        torch.bincount(kinds, minlength=len(_KINDS)).tolist(),
+        images.shape[-1] * images.shape[-2],
+    )
     on_cpu, indices, noise, begin = images.device.type == "cpu", indices[order], noise[order], 0
     large, size = on_cpu and pixels >= SLIDE_FROM, max(1, PIECE // pixels) if on_cpu else 4096
     out = torch.empty_like(images, memory_format=torch.contiguous_format)
     done = out if large else torch.empty_like(out)
     for kind, count in zip(_KINDS, counts, strict=True):
-        by_pillow = path == "pillow" or (path == "auto" and on_cpu and pixels >= PILLOW_FROM.get(kind, math.inf))
+        by_pillow = path == "pillow" or (
+            path == "auto" and on_cpu and pixels >= PILLOW_FROM.get(kind, math.inf)
+        )
         for first in range(begin, begin + count, size):
             part = slice(first, min(first + size, begin + count))
-            result = _piece(kind, images.index_select(0, order[part]), indices[part], tables, transforms, noise[part], space, by_pillow)
+            result = _piece(
+                kind,
+                images.index_select(0, order[part]),
+                indices[part],
+                tables,
+                transforms,
+                noise[part],
+                space,
+                by_pillow,
+            )
             if large:
                 for place, image in zip(order[part].tolist(), result, strict=True):
                     out[place] = image
@@ -732,9 +968,11 @@ def apply_transforms(
     images: torch.Tensor,  # (N,3,H,W) uint8, not modified
     indices: torch.Tensor,  # (N,) transform of each image, in 0..len(space)-1
     space: SearchSpace,  # what the indices mean
-    generator: torch.Generator | None = None,  # draws Flip, Crop and Cutout; None: PyTorch's global one
+    # draws Flip, Crop and Cutout; None: PyTorch's global one
+    generator: torch.Generator | None = None,
     noise: torch.Tensor | None = None,  # (N,2) draws to repeat instead of drawing
-    path: str = "auto",  # "tensor" or "pillow": how to compute; "auto": the faster of both; the pixels are the same
+    # "tensor" or "pillow": how to compute; "auto": the faster of both; the pixels are the same
+    path: str = "auto",
 ) -> torch.Tensor:
     """Apply to every image its own transform; returns (N,3,H,W) uint8 on the images' device (Section 3.3.2).
 
@@ -743,16 +981,34 @@ def apply_transforms(
     """
     check_images(images, space)
     if indices.shape != (len(images),) or indices.is_floating_point():
-        raise ValueError(f"indices must be {len(images)} integers, one for each image; got {indices.dtype} of shape {tuple(indices.shape)}")
-    if path not in ("auto", "tensor", "pillow") or (path == "pillow" and images.device.type != "cpu"):
-        raise ValueError(f"path is 'auto', 'tensor' or, on a CPU, 'pillow'; got {path!r} on {images.device}")
+        raise ValueError(
+            f"indices must be {len(images)} integers, one for each image; got {indices.dtype} of "
+            f"shape {tuple(indices.shape)}"
+        )
+    if path not in ("auto", "tensor", "pillow") or (
+        path == "pillow" and images.device.type != "cpu"
+    ):
+        raise ValueError(
+            f"path is 'auto', 'tensor' or, on a CPU, 'pillow'; got {path!r} on {images.device}"
+        )
     noise = draw_noise(len(images), generator) if noise is None else noise
     if len(images) == 0:
         return images.clone()
     if not 0 <= int(indices.min()) <= int(indices.max()) < len(space):
-        raise ValueError(f"indices must lie in 0..{len(space) - 1}; got {int(indices.min())}..{int(indices.max())}")
+        raise ValueError(
+            f"indices must lie in 0..{len(space) - 1}; got "
+            f"{int(indices.min())}..{int(indices.max())}"
+        )
     tables = _tables(space, *images.shape[-2:], images.device)
-    return _apply_rows(images, indices.to(images.device), tables, space.transforms, space, noise.to(images.device), path)
+    return _apply_rows(
+        images,
+        indices.to(images.device),
+        tables,
+        space.transforms,
+        space,
+        noise.to(images.device),
+        path,
+    )
 
 # %% ../../nbs/03_deepaa/01_operations.ipynb #59387a7f
 def apply_drawn(
@@ -764,10 +1020,19 @@ def apply_drawn(
     "`apply_transforms` for transforms that lie on no grid; ValueError unless there is one valid transform for each image."
     check_images(images, space)
     if len(transforms) != len(images):
-        raise ValueError(f"need one transform for each of {len(images)} images; got {len(transforms)}")
+        raise ValueError(
+            f"need one transform for each of {len(images)} images; got {len(transforms)}"
+        )
     for t in set(transforms):
         _check_transform(t)
     if len(images) == 0:
         return images.clone()
     tables = make_tables(transforms, space, *images.shape[-2:], images.device)
-    return _apply_rows(images, torch.arange(len(images), device=images.device), tables, transforms, space, noise.to(images.device))
+    return _apply_rows(
+        images,
+        torch.arange(len(images), device=images.device),
+        tables,
+        transforms,
+        space,
+        noise.to(images.device),
+    )

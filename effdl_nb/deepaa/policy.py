@@ -22,7 +22,15 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import Dataset
 
-from .operations import SearchSpace, Transform, apply_drawn, apply_transforms, check_images, keyed_uniform, pillow_transform
+from effdl_nb.deepaa.operations import (
+    SearchSpace,
+    Transform,
+    apply_drawn,
+    apply_transforms,
+    check_images,
+    keyed_uniform,
+    pillow_transform,
+)
 from ..files import read_json, write_json
 
 # %% ../../nbs/03_deepaa/02_policy.ipynb #3bd4326d
@@ -33,27 +41,42 @@ def check_probabilities(
     "The probabilities as a float64 tensor on the CPU; ValueError unless every row is a distribution over the space."
     found = torch.as_tensor(probabilities, dtype=torch.float64).detach().cpu()
     if found.ndim != 2 or found.shape[0] < 1 or found.shape[1] != len(space):
-        raise ValueError(f"probabilities must have shape (layers >= 1, {len(space)}) for space {space.name!r}; got {tuple(found.shape)}")
+        raise ValueError(
+            f"probabilities must have shape (layers >= 1, {len(space)}) for space "
+            f"{space.name!r}; got {tuple(found.shape)}"
+        )
     if not torch.isfinite(found).all() or (found < 0).any():
-        raise ValueError(f"probabilities must be finite and not negative; smallest {found.min().item()}, finite {bool(torch.isfinite(found).all())}")
+        raise ValueError(
+            f"probabilities must be finite and not negative; smallest {found.min().item()}, "
+            f"finite {bool(torch.isfinite(found).all())}"
+        )
     sums = found.sum(1)
     if (worst := (sums - 1).abs().max().item()) > 1e-5:
-        raise ValueError(f"every layer's probabilities must sum to 1 (within 1e-5); the sums are {sums.tolist()}, off by up to {worst:.2g}")
+        raise ValueError(
+            "every layer's probabilities must sum to 1 (within 1e-5); the sums are "
+            f"{sums.tolist()}, off by up to {worst:.2g}"
+        )
     return found if worst < 1e-12 else found / sums[:, None]
 
 # %% ../../nbs/03_deepaa/02_policy.ipynb #eccdef95
 @dataclass(frozen=True)
 class Draw:
     "What a policy drew for N images: enough to repeat the augmentation exactly."
+
     indices: torch.Tensor  # (N,K) int64, transform of each image in each layer
     noise: torch.Tensor  # (N,K,2) float64 in [0,1), decides Flip, Crop and Cutout
-    magnitudes: torch.Tensor | None = None  # (N,K) float64 for methods whose magnitudes lie on no grid; NaN: the transform's own
+    # (N,K) float64 for methods whose magnitudes lie on no grid; NaN: the transform's own
+    magnitudes: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, images: slice) -> "Draw":
-        return Draw(self.indices[images], self.noise[images], None if self.magnitudes is None else self.magnitudes[images])
+        return Draw(
+            self.indices[images],
+            self.noise[images],
+            None if self.magnitudes is None else self.magnitudes[images],
+        )
 
 # %% ../../nbs/03_deepaa/02_policy.ipynb #6237b16b
 def _cumulated(probabilities: torch.Tensor) -> torch.Tensor:
@@ -71,6 +94,7 @@ def _invert(cumulated: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
 # %% ../../nbs/03_deepaa/02_policy.ipynb #9d06ffb1
 class Augmentation:
     "An augmentation method; call it on uint8 batches. Subclasses define `layers`, `numbers` and `_draw`, and what their file holds."
+
     kind: str  # its name in files
     space: SearchSpace
     provenance: dict
@@ -82,14 +106,24 @@ class Augmentation:
     def sample(self, n: int, generator: torch.Generator | None = None) -> Draw:
         "Draw the transforms of n images; consumes the same count of numbers of the generator for each image."
         device = generator.device if generator is not None else "cpu"
-        return self._draw(torch.rand(n, self.numbers, dtype=torch.float64, generator=generator, device=device))
+        return self._draw(
+            torch.rand(n, self.numbers, dtype=torch.float64, generator=generator, device=device)
+        )
 
     def sample_at(self, indices: Sequence[int], seed: int, epoch: int = 0) -> Draw:
         "The draws of the images with these indices in a data set, in this epoch: a fixed function of (seed, epoch, index)."
         keys = [[seed, epoch, int(index)] for index in indices]
-        return self._draw(torch.from_numpy(keyed_uniform(torch.tensor(keys, dtype=torch.int64).view(-1, 3).numpy(), self.numbers)))
+        return self._draw(
+            torch.from_numpy(
+                keyed_uniform(
+                    torch.tensor(keys, dtype=torch.int64).view(-1, 3).numpy(), self.numbers
+                )
+            )
+        )
 
-    def draw_one(self, generator: torch.Generator | None = None) -> list[tuple[Transform, tuple[float, float]]]:
+    def draw_one(
+        self, generator: torch.Generator | None = None
+    ) -> list[tuple[Transform, tuple[float, float]]]:
         "`sample(1)` as a list of transforms with their noise, for a single image."
         draw = self.sample(1, generator)
         return list(zip(self.transforms(draw)[0], map(tuple, draw.noise[0].tolist()), strict=True))
@@ -99,9 +133,13 @@ class Augmentation:
         chains = None if draw.magnitudes is None else self.transforms(draw)
         for layer in range(draw.indices.shape[1]):
             if chains is None:
-                images = apply_transforms(images, draw.indices[:, layer], self.space, noise=draw.noise[:, layer])
+                images = apply_transforms(
+                    images, draw.indices[:, layer], self.space, noise=draw.noise[:, layer]
+                )
             else:
-                images = apply_drawn(images, [chain[layer] for chain in chains], self.space, draw.noise[:, layer])
+                images = apply_drawn(
+                    images, [chain[layer] for chain in chains], self.space, draw.noise[:, layer]
+                )
         return images
 
     def transforms(self, draw: Draw) -> list[list[Transform]]:
@@ -109,10 +147,14 @@ class Augmentation:
         chains = [[self.space[n] for n in row] for row in draw.indices.tolist()]
         if draw.magnitudes is None:
             return chains
-        return [[t if m != m else Transform(t.name, m) for t, m in zip(chain, row, strict=True)]
-                for chain, row in zip(chains, draw.magnitudes.tolist(), strict=True)]
+        return [
+            [t if m != m else Transform(t.name, m) for t, m in zip(chain, row, strict=True)]
+            for chain, row in zip(chains, draw.magnitudes.tolist(), strict=True)
+        ]
 
-    def __call__(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    def __call__(
+        self, images: torch.Tensor, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
         "Augment (N,3,H,W) uint8 images, each by its own draw; None draws from PyTorch's global generator."
         check_images(images, self.space)
         return self.apply(images, self.sample(len(images), generator))
@@ -124,6 +166,7 @@ class Augmentation:
 # %% ../../nbs/03_deepaa/02_policy.ipynb #597566dc
 class Policy(Augmentation):
     "K layers of categorical distributions over the transforms of a space; call it on uint8 batches (Section 3.3.2)."
+
     kind = "layers"
 
     def __init__(
@@ -158,11 +201,18 @@ class Policy(Augmentation):
         uniform = uniform.view(len(uniform), self.layers, 3)
         return Draw(_invert(self._cumulated.to(uniform.device), uniform[..., 0]), uniform[..., 1:])
 
-    def draw_one(self, generator: torch.Generator | None = None) -> list[tuple[Transform, tuple[float, float]]]:
+    def draw_one(
+        self, generator: torch.Generator | None = None
+    ) -> list[tuple[Transform, tuple[float, float]]]:
         "`sample(1)` as a list of transforms with their noise; the same draw without tensors, whose overhead one image would feel."
         device = generator.device if generator is not None else "cpu"
-        u = torch.rand(3 * len(self._rows), dtype=torch.float64, generator=generator, device=device).tolist()
-        return [(self.space.transforms[bisect_right(row, u[3 * k])], (u[3 * k + 1], u[3 * k + 2])) for k, row in enumerate(self._rows)]
+        u = torch.rand(
+            3 * len(self._rows), dtype=torch.float64, generator=generator, device=device
+        ).tolist()
+        return [
+            (self.space.transforms[bisect_right(row, u[3 * k])], (u[3 * k + 1], u[3 * k + 2]))
+            for k, row in enumerate(self._rows)
+        ]
 
     def body(self) -> dict:
         "What a file holds of it."
@@ -176,7 +226,11 @@ class Policy(Augmentation):
 # %% ../../nbs/03_deepaa/02_policy.ipynb #48d846f1
 def uniform_policy(space: SearchSpace, layers: int = 1) -> Policy:
     "Every index equally likely in every layer."
-    return Policy(torch.full((layers, len(space)), 1 / len(space), dtype=torch.float64), space, {"method": "uniform over indices", "layers": layers})
+    return Policy(
+        torch.full((layers, len(space)), 1 / len(space), dtype=torch.float64),
+        space,
+        {"method": "uniform over indices", "layers": layers},
+    )
 
 
 def deep_ta_policy(
@@ -203,7 +257,17 @@ def identity_policy(space: SearchSpace, layers: int = 1) -> Policy:
     return single_policy(space, *["Identity"] * layers)
 
 # %% ../../nbs/03_deepaa/02_policy.ipynb #f339be60
-SIGNED = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness")
+SIGNED = (
+    "ShearX",
+    "ShearY",
+    "TranslateX",
+    "TranslateY",
+    "Rotate",
+    "Brightness",
+    "Color",
+    "Contrast",
+    "Sharpness",
+)
 
 
 def trivial_augment_wide_policy(
@@ -216,11 +280,19 @@ def trivial_augment_wide_policy(
     for name in names:
         for n in space.indices(name):
             level = space[n].level
-            row[n] = 1 / len(names) * (1 if level is None else 1 / 31 if name not in SIGNED or level == 0 else 1 / 62)
+            row[n] = (
+                1
+                / len(names)
+                * (1 if level is None else 1 / 31 if name not in SIGNED or level == 0 else 1 / 62)
+            )
     provenance = {"method": "TrivialAugment (Wide)", "defaults": defaults}
     if not defaults:
         return Policy(row[None], space, provenance)
-    return Policy(torch.cat([row[None], single_policy(space, "Crop", "Flip", "Cutout").probabilities]), space, provenance)
+    return Policy(
+        torch.cat([row[None], single_policy(space, "Crop", "Flip", "Cutout").probabilities]),
+        space,
+        provenance,
+    )
 
 # %% ../../nbs/03_deepaa/02_policy.ipynb #b7d01e96
 def operation_probabilities(
@@ -229,7 +301,9 @@ def operation_probabilities(
     "For each layer the probability of each operation, summed over its levels, largest first (Figure 3.3)."
     found = []
     for row in policy.probabilities:
-        total = {name: float(row[policy.space.indices(name)].sum()) for name in policy.space.operations()}
+        total = {
+            name: float(row[policy.space.indices(name)].sum()) for name in policy.space.operations()
+        }
         found.append(dict(sorted(total.items(), key=lambda item: -item[1])))
     return found
 
@@ -239,23 +313,37 @@ def top_operations(
     count: int = 5,  # how many of each layer
 ) -> list[list[tuple[str, float]]]:
     "The most probable operations of each layer with their probabilities, to 4 digits."
-    return [[(name, round(p, 4)) for name, p in list(layer.items())[:count]] for layer in operation_probabilities(policy)]
+    return [
+        [(name, round(p, 4)) for name, p in list(layer.items())[:count]]
+        for layer in operation_probabilities(policy)
+    ]
 
 # %% ../../nbs/03_deepaa/02_policy.ipynb #0d4fb53d
 def prefix_policy(policy: Policy, layers: int) -> Policy:
     "The first layers of a policy, 1 to all of them."
     if not 1 <= layers <= policy.layers:
-        raise ValueError(f"prefix of {layers} layers asked of a policy of {policy.layers}; allowed 1..{policy.layers}")
+        raise ValueError(
+            f"prefix of {layers} layers asked of a policy of {policy.layers}; allowed "
+            f"1..{policy.layers}"
+        )
     return Policy(policy.probabilities[:layers], policy.space, policy.provenance)
 
 
 def mirrored_policy(policy: Policy) -> Policy:
     "The policy with the sign of every geometric magnitude decided by a fair coin; ValueError if the space lacks a mirror image."
     rows, space = policy.probabilities.clone(), policy.space
-    for name in set(space.operations()) & {"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"}:
+    for name in set(space.operations()) & {
+        "ShearX",
+        "ShearY",
+        "TranslateX",
+        "TranslateY",
+        "Rotate",
+    }:
         at = {round(space[n].magnitude, 9): n for n in space.indices(name)}
         if missing := [m for m in at if -m not in at]:
-            raise ValueError(f"space {space.name!r} has {name} with {missing} but not with the opposite sign")
+            raise ValueError(
+                f"space {space.name!r} has {name} with {missing} but not with the opposite sign"
+            )
         for m, n in at.items():
             rows[:, n] = (policy.probabilities[:, n] + policy.probabilities[:, at[-m]]) / 2
     return Policy(rows, space, {**policy.provenance, "mirrored": True})
@@ -268,9 +356,15 @@ def augment_one(
 ):
     "The image with the draw applied, in the form it came in."
     if isinstance(image, Image.Image):
-        return _by_pillow(image, zip(policy.transforms(draw)[0], map(tuple, draw.noise[0].tolist()), strict=True), policy.space)
+        return _by_pillow(
+            image,
+            zip(policy.transforms(draw)[0], map(tuple, draw.noise[0].tolist()), strict=True),
+            policy.space,
+        )
     if not isinstance(image, torch.Tensor):
-        raise TypeError(f"the image must be a PIL image or a uint8 tensor; got {type(image).__name__}")
+        raise TypeError(
+            f"the image must be a PIL image or a uint8 tensor; got {type(image).__name__}"
+        )
     plain = image.as_subclass(torch.Tensor)
     batch = plain[None] if plain.ndim == 3 else plain
     check_images(batch, policy.space)
@@ -290,6 +384,7 @@ def _by_pillow(image: Image.Image, chain, space: SearchSpace) -> Image.Image:
 def _wrapped(out: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     "A tensor of torchvision's type again; only called where torchvision made the input."
     from torchvision.tv_tensors import wrap
+
     return wrap(out, like=like)
 
 # %% ../../nbs/03_deepaa/02_policy.ipynb #e4cd1612
@@ -302,8 +397,17 @@ class PolicyTransform(nn.Module):
 
     def forward(self, image, *others):
         "The augmented image, and whatever came beside it unchanged."
-        if others and (moved := [type(o).__name__ for o in others if type(o).__name__ in ("BoundingBoxes", "Mask", "KeyPoints")]):
-            raise TypeError(f"a policy moves pixels but not {', '.join(moved)}: only labels may come beside the image")
+        if others and (
+            moved := [
+                type(o).__name__
+                for o in others
+                if type(o).__name__ in ("BoundingBoxes", "Mask", "KeyPoints")
+            ]
+        ):
+            raise TypeError(
+                f"a policy moves pixels but not {', '.join(moved)}: only labels may come beside "
+                "the image"
+            )
         if isinstance(image, Image.Image):
             image = _by_pillow(image, self.policy.draw_one(), self.policy.space)
         else:
@@ -326,7 +430,8 @@ class Augmented(Dataset):
         then=None,  # applied to the augmented image: normalisation and the like
     ):
         self.dataset, self.policy, self.seed, self.then = dataset, policy, seed, then
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # seen by workers that live on
+        # seen by workers that live on
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
         "Call before each epoch: every epoch draws anew."
@@ -337,8 +442,12 @@ class Augmented(Dataset):
 
     def __getitem__(self, index: int):
         item = self.dataset[index]
-        image, others = (item[0], tuple(item[1:])) if isinstance(item, (tuple, list)) else (item, None)
-        image = augment_one(self.policy, image, self.policy.sample_at([index], self.seed, int(self._epoch)))
+        image, others = (
+            (item[0], tuple(item[1:])) if isinstance(item, (tuple, list)) else (item, None)
+        )
+        image = augment_one(
+            self.policy, image, self.policy.sample_at([index], self.seed, int(self._epoch))
+        )
         image = image if self.then is None else self.then(image)
         return image if others is None else (image, *others)
 
@@ -346,12 +455,21 @@ class Augmented(Dataset):
 SCHEMA = "effdl_nb/deepaa-policy/2"
 _FIRST_SCHEMA = "effdl_nb/deepaa-policy/1"
 _KNOWN = {"cifar": SearchSpace.cifar, "wide": SearchSpace.wide, "imagenet": SearchSpace.imagenet}
-_KINDS = {"layers": "policy:Policy", "sub-policies": "rivals:SubPolicies", "continuous": "rivals:ContinuousPolicy"}
+_KINDS = {
+    "layers": "policy:Policy",
+    "sub-policies": "rivals:SubPolicies",
+    "continuous": "rivals:ContinuousPolicy",
+}
 
 
 def _checksum(body: dict) -> str:
     "SHA-256 of everything in the file but the checksum."
-    text = json.dumps({key: value for key, value in body.items() if key != "checksum"}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(
+        {key: value for key, value in body.items() if key != "checksum"},
+        sort_keys=True,
+        separators=(",", ":"),
+        allow_nan=False,
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -361,7 +479,13 @@ def save_policy(
 ) -> None:
     "Write a policy as versioned JSON with its space and the space's hash, its provenance and a checksum."
     space = {"hash": policy.space.hash(), "size": len(policy.space), **policy.space.to_dict()}
-    body = {"schema": SCHEMA, "kind": policy.kind, "space": space, "provenance": policy.provenance, **policy.body()}
+    body = {
+        "schema": SCHEMA,
+        "kind": policy.kind,
+        "space": space,
+        "provenance": policy.provenance,
+        **policy.body(),
+    }
     write_json(path, {**body, "checksum": _checksum(body)})
 
 # %% ../../nbs/03_deepaa/02_policy.ipynb #764441b6
@@ -374,7 +498,10 @@ def _checked_body(path: str | Path) -> dict:
     if missing := {"space", "provenance", "checksum"} - set(body):
         raise ValueError(f"{path} lacks {sorted(missing)}: it is incomplete")
     if body["checksum"] != _checksum(body):
-        raise ValueError(f"{path} was changed after it was written: its checksum is {body['checksum']}, its contents give {_checksum(body)}")
+        raise ValueError(
+            f"{path} was changed after it was written: its checksum is {body['checksum']}, its "
+            f"contents give {_checksum(body)}"
+        )
     return body
 
 
@@ -382,25 +509,37 @@ def _file_space(body: dict, path: str | Path, space: SearchSpace | None) -> Sear
     "The space of a file, which must be the one that was asked for."
     named = body["space"]
     if space is None and body["schema"] == _FIRST_SCHEMA and named["name"] not in _KNOWN:
-        raise ValueError(f"{path} needs the space {named['name']!r}: pass it; known by name are {sorted(_KNOWN)}")
+        raise ValueError(
+            f"{path} needs the space {named['name']!r}: pass it; known by name are {sorted(_KNOWN)}"
+        )
     if space is None:
         defined = {key: value for key, value in named.items() if key not in ("hash", "size")}
-        space = _KNOWN[named["name"]]() if body["schema"] == _FIRST_SCHEMA else SearchSpace.from_dict(defined)
+        space = (
+            _KNOWN[named["name"]]()
+            if body["schema"] == _FIRST_SCHEMA
+            else SearchSpace.from_dict(defined)
+        )
     if named["hash"] != space.hash():
         found = f"{named['name']!r} with hash {named['hash']} and size {named['size']}"
-        raise ValueError(f"{path} was made for space {found}, not for {space.name!r} with hash {space.hash()} and size {len(space)}")
+        raise ValueError(
+            f"{path} was made for space {found}, not for {space.name!r} with hash {space.hash()} "
+            f"and size {len(space)}"
+        )
     return space
 
 # %% ../../nbs/03_deepaa/02_policy.ipynb #e5d90635
 def load_policy(
     path: str | Path,  # a file written by `save_policy`
-    space: SearchSpace | None = None,  # the space it must belong to; None: the one that the file defines
+    # the space it must belong to; None: the one that the file defines
+    space: SearchSpace | None = None,
 ) -> Augmentation:
     "Read a policy or a rival; ValueError if the file is truncated, edited, of another schema or kind, or made for another space."
     body = _checked_body(path)
     space = _file_space(body, path, space)
     if (kind := body.get("kind", "layers")) not in _KINDS:
-        raise ValueError(f"{path} holds an augmentation of kind {kind!r}; known are {sorted(_KINDS)}")
+        raise ValueError(
+            f"{path} holds an augmentation of kind {kind!r}; known are {sorted(_KINDS)}"
+        )
     module, name = _KINDS[kind].split(":")
     found = getattr(importlib.import_module(f"effdl_nb.deepaa.{module}"), name)
     try:

@@ -33,7 +33,9 @@ from effdl_nb.deepaa.search import (
 def search_cost(
     config: SearchConfig,
     space: SearchSpace,
-    layers: int | None = None,  # layers that were searched, one that was left out at the end included; None: all of the settings
+    # layers that were searched, one that was left out at the end included; None: all of the
+    # settings
+    layers: int | None = None,
 ) -> int:
     "Forward passes of one image that a search costs, a gradient and a forward-mode pass counted as 3; ValueError for layers < 1."
     if (layers := config.layers if layers is None else layers) < 1:
@@ -55,7 +57,9 @@ def random_policy(
     rows = np.zeros((rng.integers(1, layers + 1), len(space)))
     for row in rows:
         alpha = 10 ** rng.uniform(np.log10(0.003), 1)
-        for name, share in zip(space.operations(), rng.dirichlet([alpha] * len(space.operations())), strict=True):
+        for name, share in zip(
+            space.operations(), rng.dirichlet([alpha] * len(space.operations())), strict=True
+        ):
             levels = space.indices(name)
             row[levels] = share * rng.dirichlet([alpha] * len(levels))
     return Policy(rows, space, {"method": "random", "seed": seed, "number": n})
@@ -65,33 +69,58 @@ def affordable_pairs(config: SearchConfig, space: SearchSpace, candidates: int) 
     "Pairs on which every candidate can be scored for what a search of all layers would cost; ValueError if not one."
     if not isinstance(candidates, int) or candidates < 1:
         raise ValueError(f"candidates is {candidates!r}; allowed: whole numbers from 1")
-    budget, each = search_cost(config, space), 3 * (config.validation_images + candidates * config.chains)
+    budget, each = (
+        search_cost(config, space),
+        3 * (config.validation_images + candidates * config.chains),
+    )
     if budget < each:
         most = (budget // 3 - config.validation_images) // config.chains
-        raise ValueError(f"{candidates} candidates cost {each:,} forward passes on a single pair, the search only {budget:,}; allowed: up to {most}")
+        raise ValueError(
+            f"{candidates} candidates cost {each:,} forward passes on a single pair, the search "
+            f"only {budget:,}; allowed: up to {most}"
+        )
     return budget // each
 
 
 def affordable_candidates(config: SearchConfig, space: SearchSpace, pairs: int = 32) -> int:
     "Candidates that can be scored on at least `pairs` pairs for what a search of all layers would cost; at least one."
-    return max(1, (search_cost(config, space) // (3 * pairs) - config.validation_images) // config.chains)
+    return max(
+        1, (search_cost(config, space) // (3 * pairs) - config.validation_images) // config.chains
+    )
 
 
-def _scores(data: SearchData, pair: tuple, candidates: list[Policy], config: SearchConfig, n: int) -> torch.Tensor:
+def _scores(
+    data: SearchData, pair: tuple, candidates: list[Policy], config: SearchConfig, n: int
+) -> torch.Tensor:
     "Cosine of every candidate on the pair number n, (C,); DegenerateGradient if one has none."
     x, rows = pair
     device = next(data.model.parameters()).device
-    image, label, v, found = data.train.images[x : x + 1].to(device), data.train.labels[x].to(device), data.gradient(rows), []
+    image, label, v, found = (
+        data.train.images[x : x + 1].to(device),
+        data.train.labels[x].to(device),
+        data.gradient(rows),
+        [],
+    )
     for policy in candidates:
-        chains = sampled_chains(image, policy, config.chains, step_generator(config.seed, 0, n + 1))[0]
-        found.append(cosine(v, batch_gradient(data.model, data.inputs(chains), label.expand(len(chains)), chunk=config.chunk)))
+        chains = sampled_chains(
+            image, policy, config.chains, step_generator(config.seed, 0, n + 1)
+        )[0]
+        found.append(
+            cosine(
+                v,
+                batch_gradient(
+                    data.model, data.inputs(chains), label.expand(len(chains)), chunk=config.chunk
+                ),
+            )
+        )
     return torch.stack(found).double().cpu()
 
 # %% ../../nbs/03_deepaa/04a_random_search.ipynb #5f4ad5ce
 def random_search(
     data: SearchData,  # as for `PolicySearch`
     space: SearchSpace,
-    config: SearchConfig,  # of the search whose cost is spent; layers, pairs' images, chains and seed count here too
+    # of the search whose cost is spent; layers, pairs' images, chains and seed count here too
+    config: SearchConfig,
     *,
     candidates: int | None = None,  # policies to draw; None: as many as can be scored on 32 pairs
     progress: bool = True,
@@ -104,19 +133,41 @@ def random_search(
     candidates = affordable_candidates(config, space) if candidates is None else candidates
     pairs = affordable_pairs(config, space, candidates)
     pools = validation_pools(data.validation.labels, data.train.labels.unique().tolist(), config)
-    drawn = draw_pairs(data.train.labels, pools, replace(config, pairs=pairs), step_generator(config.seed, 0, 0))
-    policies, scores = [random_policy(space, config.layers, config.seed, n) for n in range(candidates)], []
+    drawn = draw_pairs(
+        data.train.labels, pools, replace(config, pairs=pairs), step_generator(config.seed, 0, 0)
+    )
+    policies, scores = (
+        [random_policy(space, config.layers, config.seed, n) for n in range(candidates)],
+        [],
+    )
     with frozen(data.model) as fast, float32_products(config.precision):
         looked_at = replace(data, model=fast)
-        for n, pair in enumerate(tqdm(drawn, desc="random search", unit="pair", disable=not progress)):
+        for n, pair in enumerate(
+            tqdm(drawn, desc="random search", unit="pair", disable=not progress)
+        ):
             try:
                 scores.append(_scores(looked_at, pair, policies, config, n))
             except DegenerateGradient:
                 if n + 1 - len(scores) > config.max_skipped:
-                    raise SearchFailed(f"more than {config.max_skipped} pairs had no usable gradient: is the proxy trained?") from None
+                    raise SearchFailed(
+                        f"more than {config.max_skipped} pairs had no usable gradient: is the "
+                        "proxy trained?"
+                    ) from None
     if not scores:
-        raise SearchFailed(f"none of {pairs} pairs had a usable gradient: is the proxy trained, are the inputs normalised?")
+        raise SearchFailed(
+            f"none of {pairs} pairs had a usable gradient: is the proxy trained, are the inputs "
+            "normalised?"
+        )
     mean = torch.stack(scores).mean(0)
-    origin = {"method": "random search", **search_fingerprint(data, space, config), "candidates": candidates, "pairs": pairs}
+    origin = {
+        "method": "random search",
+        **search_fingerprint(data, space, config),
+        "candidates": candidates,
+        "pairs": pairs,
+    }
     best = int(mean.argmax())
-    return Policy(policies[best].probabilities, space, {**origin, "chosen": best, "cosine": round(mean[best].item(), 6)})
+    return Policy(
+        policies[best].probabilities,
+        space,
+        {**origin, "chosen": best, "cosine": round(mean[best].item(), 6)},
+    )

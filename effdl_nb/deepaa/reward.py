@@ -28,10 +28,19 @@ _WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
 
 def weight_names(model: nn.Module) -> tuple[str, ...]:
     "Names of the parameters that make up w: of convolutions and linear layers only; ValueError if there are none."
-    owners = ((name, module) for name, module in model.named_modules() if isinstance(module, _WEIGHTED))
-    names = tuple(f"{name}.{key}" if name else key for name, module in owners for key, _ in module.named_parameters(recurse=False))
+    owners = (
+        (name, module) for name, module in model.named_modules() if isinstance(module, _WEIGHTED)
+    )
+    names = tuple(
+        f"{name}.{key}" if name else key
+        for name, module in owners
+        for key, _ in module.named_parameters(recurse=False)
+    )
     if not names:
-        raise ValueError(f"{type(model).__name__} has no convolution and no linear layer, so there are no weights to take gradients of")
+        raise ValueError(
+            f"{type(model).__name__} has no convolution and no linear layer, so there are no "
+            "weights to take gradients of"
+        )
     return names
 
 
@@ -66,8 +75,12 @@ class FrozenNorm(nn.Module):
 
     def __init__(self, norm: nn.modules.batchnorm._BatchNorm):
         super().__init__()
-        scale = (norm.running_var.double() + norm.eps).rsqrt() * (1 if norm.weight is None else norm.weight.detach().double())
-        shift = (0 if norm.bias is None else norm.bias.detach().double()) - scale * norm.running_mean.double()
+        scale = (norm.running_var.double() + norm.eps).rsqrt() * (
+            1 if norm.weight is None else norm.weight.detach().double()
+        )
+        shift = (
+            0 if norm.bias is None else norm.bias.detach().double()
+        ) - scale * norm.running_mean.double()
         self.register_buffer("scale", scale.to(norm.running_var))
         self.register_buffer("shift", shift.to(norm.running_var))
 
@@ -88,8 +101,13 @@ def _load_forward_mode() -> None:
 # %% ../../nbs/03_deepaa/03_reward.ipynb #039aea9e
 def _replaceable(module: nn.Module) -> bool:
     "Whether a module is batch norm with running statistics and nothing added to it."
-    plain = type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) and module.running_mean is not None
-    return plain and not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+    plain = (
+        type(module) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+        and module.running_mean is not None
+    )
+    return plain and not (
+        module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    )
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:
@@ -99,7 +117,11 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     """
     if not any(module.training or _replaceable(module) for module in model.modules()):
         return model
-    shared = (t for module in model.modules() for t in (*module._parameters.values(), *module._buffers.values(), *vars(module).values()))
+    shared = (
+        t
+        for module in model.modules()
+        for t in (*module._parameters.values(), *module._buffers.values(), *vars(module).values())
+    )
     found = copy.deepcopy(model, {id(t): t for t in shared if isinstance(t, torch.Tensor)}).eval()
     if _replaceable(found):
         return FrozenNorm(found).eval()
@@ -117,7 +139,9 @@ def frozen(model: nn.Module) -> Iterator[nn.Module]:
         yield frozen_copy(model)
 
 
-def _losses(model: nn.Module, weights: dict[str, torch.Tensor], images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def _losses(
+    model: nn.Module, weights: dict[str, torch.Tensor], images: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
     "Cross-entropy of each image, (N,), with w replaced by `weights`."
     return F.cross_entropy(functional_call(model, weights, (images,)), labels, reduction="none")
 
@@ -125,29 +149,49 @@ def _losses(model: nn.Module, weights: dict[str, torch.Tensor], images: torch.Te
 def check_batch(images: torch.Tensor, labels: torch.Tensor) -> None:
     "Raise unless images are a non-empty float (N,C,H,W) batch with one integer label each."
     if not images.is_floating_point():
-        raise TypeError(f"images must be floating point and normalised as in the model's training; got {images.dtype}")
+        raise TypeError(
+            "images must be floating point and normalised as in the model's training; got "
+            f"{images.dtype}"
+        )
     if images.ndim != 4 or len(images) == 0:
-        raise ValueError(f"images must be a non-empty batch (N,C,H,W); got shape {tuple(images.shape)}")
+        raise ValueError(
+            f"images must be a non-empty batch (N,C,H,W); got shape {tuple(images.shape)}"
+        )
     if labels.shape != (len(images),) or labels.is_floating_point():
-        raise ValueError(f"labels must be {len(images)} integers, one for each image; got {labels.dtype} of shape {tuple(labels.shape)}")
+        raise ValueError(
+            f"labels must be {len(images)} integers, one for each image; got {labels.dtype} of "
+            f"shape {tuple(labels.shape)}"
+        )
 
 # %% ../../nbs/03_deepaa/03_reward.ipynb #55d3f27d
 def batch_gradient(
     model: nn.Module,  # in any mode; used in evaluation mode and left as it was
     images: torch.Tensor,  # (N,C,H,W) float, normalised
     labels: torch.Tensor,  # (N,) int64
-    weights: torch.Tensor | None = None,  # (N,) weight of each image's gradient; None: 1/N each, the mean
+    # (N,) weight of each image's gradient; None: 1/N each, the mean
+    weights: torch.Tensor | None = None,
     chunk: int | None = None,  # images in one pass; bounds memory, not the result; None: all
 ) -> torch.Tensor:
     "The weighted sum of the images' gradients with respect to w, flat (D,): v of Eq 3.1, or g of Eq 3.3 with weights p."
     check_batch(images, labels)
-    weights = images.new_full((len(images),), 1 / len(images)) if weights is None else weights.to(images)
+    weights = (
+        images.new_full((len(images),), 1 / len(images)) if weights is None else weights.to(images)
+    )
     if weights.shape != (len(images),):
-        raise ValueError(f"weights must be {len(images)} numbers, one for each image; got shape {tuple(weights.shape)}")
+        raise ValueError(
+            f"weights must be {len(images)} numbers, one for each image; got shape "
+            f"{tuple(weights.shape)}"
+        )
     with frozen(model) as fast, torch.enable_grad():
         w = {name: value.requires_grad_() for name, value in weights_of(fast).items()}
-        pieces = zip(*(values.split(chunk or len(images)) for values in (images, labels, weights)), strict=True)
-        found = (torch.autograd.grad((c * _losses(fast, w, x, y)).sum(), list(w.values())) for x, y, c in pieces)
+        pieces = zip(
+            *(values.split(chunk or len(images)) for values in (images, labels, weights)),
+            strict=True,
+        )
+        found = (
+            torch.autograd.grad((c * _losses(fast, w, x, y)).sum(), list(w.values()))
+            for x, y, c in pieces
+        )
         return sum(torch.cat([value.flatten() for value in part]) for part in found)
 
 # %% ../../nbs/03_deepaa/03_reward.ipynb #7e208d21
@@ -161,7 +205,10 @@ def check_norms(v: torch.Tensor, g: torch.Tensor) -> tuple[torch.Tensor, torch.T
     tiny = 100 * torch.finfo(g.dtype).tiny ** 0.5
     for name, norm in zip(("v", "g"), norms, strict=True):
         if not torch.isfinite(norm) or norm <= tiny:
-            raise DegenerateGradient(f"the norm of {name} is {norm.item():.3g}; it must be finite and above {tiny:.3g} for a cosine to exist")
+            raise DegenerateGradient(
+                f"the norm of {name} is {norm.item():.3g}; it must be finite and above "
+                f"{tiny:.3g} for a cosine to exist"
+            )
     return norms
 
 
@@ -180,17 +227,27 @@ def direction(v: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
 def split_like(flat: torch.Tensor, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     "A flat (D,) vector as tensors of the weights' names and shapes."
     if flat.shape != (total := sum(value.numel() for value in weights.values()),):
-        raise ValueError(f"a direction in weight space must have shape ({total},), got {tuple(flat.shape)}")
+        raise ValueError(
+            f"a direction in weight space must have shape ({total},), got {tuple(flat.shape)}"
+        )
     parts = flat.split([value.numel() for value in weights.values()])
-    return {name: part.view_as(value) for part, (name, value) in zip(parts, weights.items(), strict=True)}
+    return {
+        name: part.view_as(value)
+        for part, (name, value) in zip(parts, weights.items(), strict=True)
+    }
 
 # %% ../../nbs/03_deepaa/03_reward.ipynb #bdf1603c
-def _forward_mode(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+def _forward_mode(
+    model: nn.Module, images: torch.Tensor, labels: torch.Tensor, u: torch.Tensor
+) -> torch.Tensor:
     "Derivative of each image's loss along u by dual numbers."
     _load_forward_mode()
     w = weights_of(model)
     with torch.no_grad(), forward_ad.dual_level():
-        duals = {name: forward_ad.make_dual(value, tangent) for (name, value), tangent in zip(w.items(), split_like(u, w).values(), strict=True)}
+        duals = {
+            name: forward_ad.make_dual(value, tangent)
+            for (name, value), tangent in zip(w.items(), split_like(u, w).values(), strict=True)
+        }
         return forward_ad.unpack_dual(_losses(model, duals, images, labels)).tangent
 
 
@@ -223,7 +280,8 @@ def directional_derivatives(
     labels: torch.Tensor,  # (N,) int64
     u: torch.Tensor,  # (D,) direction in weight space
     chunk: int = 512,  # images in one pass; bounds memory, not the result
-    compiled: bool = False,  # compile the pass; the model should be a frozen copy, or each call compiles anew
+    # compile the pass; the model should be a frozen copy, or each call compiles anew
+    compiled: bool = False,
 ) -> torch.Tensor:
     "(N,) derivative of every image's loss when w moves along u: G^T u without G, in three forward passes."
     check_batch(images, labels)
@@ -235,13 +293,20 @@ def directional_derivatives(
         except RuntimeError as error:
             if not _is_missing_formula(error):
                 raise
-            warnings.warn(f"{type(model).__name__} has a layer without forward-mode formula, using a backward pass per image: {error}", stacklevel=2)
+            warnings.warn(
+                f"{type(model).__name__} has a layer without forward-mode formula, using a "
+                f"backward pass per image: {error}",
+                stacklevel=2,
+            )
     return explicit_jacobian(model, images, labels).T @ u
 
 # %% ../../nbs/03_deepaa/03_reward.ipynb #6f0ee310
 def explicit_jacobian(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     "G of Eq 3.3, (D,N): the gradient of every image, by one backward pass each."
-    return torch.stack([batch_gradient(model, images[n : n + 1], labels[n : n + 1]) for n in range(len(images))], dim=1)
+    return torch.stack(
+        [batch_gradient(model, images[n : n + 1], labels[n : n + 1]) for n in range(len(images))],
+        dim=1,
+    )
 
 # %% ../../nbs/03_deepaa/03_reward.ipynb #02f39348
 def reward(
@@ -261,14 +326,20 @@ def reward(
 
 # %% ../../nbs/03_deepaa/03_reward.ipynb #1c14e589
 def double_backward_reward(
-    model: nn.Module, transformed: torch.Tensor, labels: torch.Tensor, probs: torch.Tensor, v: torch.Tensor
+    model: nn.Module,
+    transformed: torch.Tensor,
+    labels: torch.Tensor,
+    probs: torch.Tensor,
+    v: torch.Tensor,
 ) -> torch.Tensor:
     "d cos(v, g(p)) / dp by automatic differentiation of the cosine through the gradient: an independent and slow form of `reward`."
     check_batch(transformed, labels)
     with frozen(model) as fast, torch.enable_grad():
         w = {name: value.requires_grad_() for name, value in weights_of(fast).items()}
         p = probs.to(transformed).detach().requires_grad_()
-        parts = torch.autograd.grad((p * _losses(fast, w, transformed, labels)).sum(), list(w.values()), create_graph=True)
+        parts = torch.autograd.grad(
+            (p * _losses(fast, w, transformed, labels)).sum(), list(w.values()), create_graph=True
+        )
         g = torch.cat([part.flatten() for part in parts])
         return torch.autograd.grad(v @ g / (v.norm() * g.norm()), p)[0]
 
@@ -280,7 +351,8 @@ def logit_gradient(p: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
 # %% ../../nbs/03_deepaa/03_reward.ipynb #b6e8c585
 def monte_carlo_reward(
     model: nn.Module,  # used in evaluation mode and left as it was
-    prefixed: torch.Tensor,  # (P,T,C,H,W) float: P sampled prefixes of one image, each followed by every transform
+    # (P,T,C,H,W) float: P sampled prefixes of one image, each followed by every transform
+    prefixed: torch.Tensor,
     chains: torch.Tensor,  # (M,C,H,W) float: M sampled chains of layers 1..k of the same image
     label: torch.Tensor,  # () int64: the image's label
     v: torch.Tensor,  # (D,) validation gradient
@@ -289,11 +361,16 @@ def monte_carlo_reward(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     "Estimates of the reward of layer k, (T,), and of cos(v, g): Eqs 3.7 to 3.9 with means and 1/||v||."
     if prefixed.ndim != 5 or prefixed.numel() == 0:
-        raise ValueError(f"prefixed must be (prefixes, transforms, C, H, W), none of them 0; got {tuple(prefixed.shape)}")
+        raise ValueError(
+            "prefixed must be (prefixes, transforms, C, H, W), none of them 0; got "
+            f"{tuple(prefixed.shape)}"
+        )
     prefixes, transforms = prefixed.shape[:2]
     g = batch_gradient(model, chains, label.expand(len(chains)), chunk=chunk)
     images = prefixed.flatten(0, 1)
-    derivatives = directional_derivatives(model, images, label.expand(len(images)), direction(v, g), chunk, compiled)
+    derivatives = directional_derivatives(
+        model, images, label.expand(len(images)), direction(v, g), chunk, compiled
+    )
     return derivatives.view(prefixes, transforms).mean(0), cosine(v, g)
 
 # %% ../../nbs/03_deepaa/03_reward.ipynb #f3876f4d
@@ -303,5 +380,8 @@ def regularized_reward(
 ) -> torch.Tensor:
     "Mean over the pairs minus c population standard deviations, (T,) (Eq 3.10)."
     if rewards.ndim != 2 or len(rewards) == 0 or c < 0:
-        raise ValueError(f"rewards must be (pairs, transforms) with at least one pair and c >= 0; got {tuple(rewards.shape)} and c = {c}")
+        raise ValueError(
+            "rewards must be (pairs, transforms) with at least one pair and c >= 0; got "
+            f"{tuple(rewards.shape)} and c = {c}"
+        )
     return rewards.mean(0) - c * rewards.std(0, correction=0)

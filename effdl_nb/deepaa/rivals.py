@@ -36,12 +36,29 @@ from effdl_nb.deepaa.policy import (
 def rival_space(
     space: SearchSpace,  # whose constants (Cutout's side, kind of Crop, padding) are kept
     method: str,  # goes into the name
-    transforms: Sequence[Transform],  # without Identity, Flip, Cutout and Crop, which are added where they lack
+    # without Identity, Flip, Cutout and Crop, which are added where they lack
+    transforms: Sequence[Transform],
     translate: str = "fraction",  # unit of the translations
 ) -> SearchSpace:
     "The space of a rival on the data of another space: its own transforms, and a crop with black."
-    own = list(dict.fromkeys([Transform("Identity"), *transforms, Transform("Flip"), Transform("Cutout"), Transform("Crop")]))
-    return replace(space, name=f"{space.name}, {method}", transforms=tuple(own), translate=translate, crop_fill=(0, 0, 0))
+    own = list(
+        dict.fromkeys(
+            [
+                Transform("Identity"),
+                *transforms,
+                Transform("Flip"),
+                Transform("Cutout"),
+                Transform("Crop"),
+            ]
+        )
+    )
+    return replace(
+        space,
+        name=f"{space.name}, {method}",
+        transforms=tuple(own),
+        translate=translate,
+        crop_fill=(0, 0, 0),
+    )
 
 
 def default_operations(space: SearchSpace) -> list[str]:
@@ -52,18 +69,27 @@ def default_operations(space: SearchSpace) -> list[str]:
 def _default_index(space: SearchSpace, name: str) -> int:
     "Where a default operation stands: Cutout with the space's own side, not one with a magnitude."
     if (wanted := Transform(name)) not in space.transforms:
-        raise ValueError(f"space {space.name!r} lacks the default operation {name}; it has {space.operations()}")
+        raise ValueError(
+            f"space {space.name!r} lacks the default operation {name}; it has {space.operations()}"
+        )
     return space.transforms.index(wanted)
 
 
 def _before_defaults(layers: list, space: SearchSpace, defaults: bool, one) -> list:
     "Layers with those of the defaults after them; `one` makes a layer that always applies an operation."
-    return [*layers, *(one(_default_index(space, name)) for name in default_operations(space))] if defaults else layers
+    return (
+        [*layers, *(one(_default_index(space, name)) for name in default_operations(space))]
+        if defaults
+        else layers
+    )
 
 
 def _row(shares: Mapping[Transform, float], space: SearchSpace) -> torch.Tensor:
     "A layer's distribution from the probabilities of transforms; what is missing to 1 is Identity's."
-    row, at = torch.zeros(len(space), dtype=torch.float64), {t: n for n, t in enumerate(space.transforms)}
+    row, at = (
+        torch.zeros(len(space), dtype=torch.float64),
+        {t: n for n, t in enumerate(space.transforms)},
+    )
     for t, p in shares.items():
         row[at[t]] += p
     row[at[Transform("Identity")]] += 1 - math.fsum(shares.values())
@@ -80,19 +106,28 @@ def _product(rows: list, space: SearchSpace, defaults: bool, provenance: dict) -
 def baseline_policy(space: SearchSpace) -> Policy:
     "Crop and flip, and nothing else: the Baseline column of Tables 3.2 and 3.3 (without ImageNet's colour jitter)."
     own, one = rival_space(space, "baseline", []), torch.eye(4, dtype=torch.float64)
-    return Policy(torch.stack([one[own.indices(name)[0]] for name in ("Crop", "Flip")]), own, {"method": "crop and flip"})
+    return Policy(
+        torch.stack([one[own.indices(name)[0]] for name in ("Crop", "Flip")]),
+        own,
+        {"method": "crop and flip"},
+    )
 
 # %% ../../nbs/03_deepaa/05_rivals.ipynb #a2578f53
 def _torchvision_table(name: str, bins: int) -> dict[str, tuple[list[float], bool]]:
     "Operation: its magnitudes (empty where it has none) and whether they are signed, in torchvision's units for an image of one pixel."
     from torchvision.transforms import autoaugment
+
     space = getattr(autoaugment, name)()._augmentation_space(bins, (1, 1))
-    return {key: (magnitudes.double().tolist() if magnitudes.ndim else [], signed) for key, (magnitudes, signed) in space.items()}
+    return {
+        key: (magnitudes.double().tolist() if magnitudes.ndim else [], signed)
+        for key, (magnitudes, signed) in space.items()
+    }
 
 
 def from_torchvision(
     name: str,  # an operation, named alike here and there
-    magnitude: float | None,  # in torchvision's unit, sign included; translations in fractions of the side
+    # in torchvision's unit, sign included; translations in fractions of the side
+    magnitude: float | None,
 ) -> Transform:
     "The transform of a space with translate='whole' that makes the same pixels."
     if magnitude is None:
@@ -104,7 +139,11 @@ def from_torchvision(
 
 def _signs(name: str, magnitude: float | None, signed: bool) -> list[Transform]:
     "The transforms that one bin stands for, equally likely: two with a random sign, else one."
-    return [from_torchvision(name, sign * magnitude) for sign in (1.0, -1.0)] if signed else [from_torchvision(name, magnitude)]
+    return (
+        [from_torchvision(name, sign * magnitude) for sign in (1.0, -1.0)]
+        if signed
+        else [from_torchvision(name, magnitude)]
+    )
 
 # %% ../../nbs/03_deepaa/05_rivals.ipynb #bdc33e20
 def rand_augment_policy(
@@ -135,7 +174,11 @@ def trivial_augment_policy(
     shares = {}
     if wide:
         found = trivial_augment_wide_policy(defaults=False)
-        shares = {t: p for t, p in zip(found.space.transforms, found.probabilities[0].tolist(), strict=True) if p > 0}
+        shares = {
+            t: p
+            for t, p in zip(found.space.transforms, found.probabilities[0].tolist(), strict=True)
+            if p > 0
+        }
     else:
         for name, (magnitudes, signed) in (table := _torchvision_table("RandAugment", 31)).items():
             choices = [t for m in magnitudes or [None] for t in _signs(name, m, signed)]
@@ -148,38 +191,80 @@ def trivial_augment_policy(
 # %% ../../nbs/03_deepaa/05_rivals.ipynb #d2a0fc06
 def _checked_choices(weights, choices, size: int) -> None:
     "Raise ValueError unless weights and the layers of all sub-policies are distributions over existing transforms."
-    if not choices or len(weights) != len(choices) or len({len(sub) for sub in choices}) != 1 or not choices[0]:
+    if (
+        not choices
+        or len(weights) != len(choices)
+        or len({len(sub) for sub in choices}) != 1
+        or not choices[0]
+    ):
         depths = sorted({len(sub) for sub in choices})
-        raise ValueError(f"need sub-policies of one depth and a weight for each; got {len(weights)} weights, depths {depths}")
+        raise ValueError(
+            f"need sub-policies of one depth and a weight for each; got {len(weights)} weights, "
+            f"depths {depths}"
+        )
     for numbers in (weights, *([p for _, p in layer] for sub in choices for layer in sub)):
-        if not all(isinstance(p, (int, float)) and 0 <= p <= 1 for p in numbers) or abs(math.fsum(numbers) - 1) > 1e-9:
-            raise ValueError(f"weights and each layer's probabilities must lie in 0..1 and sum to 1; got {list(numbers)}")
-    if wrong := {n for sub in choices for layer in sub for n, _ in layer if not isinstance(n, int) or not 0 <= n < size}:
-        raise ValueError(f"transforms must be integers in 0..{size - 1}; got {sorted(map(str, wrong))}")
+        if (
+            not all(isinstance(p, (int, float)) and 0 <= p <= 1 for p in numbers)
+            or abs(math.fsum(numbers) - 1) > 1e-9
+        ):
+            raise ValueError(
+                "weights and each layer's probabilities must lie in 0..1 and sum to 1; got "
+                f"{list(numbers)}"
+            )
+    if wrong := {
+        n
+        for sub in choices
+        for layer in sub
+        for n, _ in layer
+        if not isinstance(n, int) or not 0 <= n < size
+    }:
+        raise ValueError(
+            f"transforms must be integers in 0..{size - 1}; got {sorted(map(str, wrong))}"
+        )
 
 # %% ../../nbs/03_deepaa/05_rivals.ipynb #203dc806
 class SubPolicies(Augmentation):
     "A mixture of policies of few transforms: one sub-policy is drawn for each image, then each of its layers (AutoAugment and its descendants)."
+
     kind = "sub-policies"
 
     def __init__(
         self,
-        choices: Sequence,  # for each sub-policy its layers, for each layer the pairs [transform's index, probability]
+        # for each sub-policy its layers, for each layer the pairs [transform's index, probability]
+        choices: Sequence,
         space: SearchSpace,  # what the indices mean
         provenance: Mapping | None = None,  # JSON-able: where the numbers come from
         weights: Sequence[float] | None = None,  # probability of each sub-policy; None: equal
     ):
         self.space, self.provenance = space, dict(provenance or {})
-        self.weights = [1 / len(choices)] * len(choices) if weights is None and len(choices) else list(weights or [])
+        self.weights = (
+            [1 / len(choices)] * len(choices)
+            if weights is None and len(choices)
+            else list(weights or [])
+        )
         self.choices = [[[(n, p) for n, p in layer] for layer in sub] for sub in choices]
         _checked_choices(self.weights, self.choices, len(space))
-        shape = (len(choices), self.layers, max(len(layer) for sub in self.choices for layer in sub))
-        self._index, total = torch.zeros(shape, dtype=torch.int64), torch.ones(shape, dtype=torch.float64)
+        shape = (
+            len(choices),
+            self.layers,
+            max(len(layer) for sub in self.choices for layer in sub),
+        )
+        self._index, total = (
+            torch.zeros(shape, dtype=torch.int64),
+            torch.ones(shape, dtype=torch.float64),
+        )
         for (s, sub), k in itertools.product(enumerate(self.choices), range(self.layers)):
             possible = [(n, p) for n, p in sub[k] if p > 0]
-            self._index[s, k] = torch.tensor([n for n, _ in possible] + [possible[-1][0]] * (shape[2] - len(possible)))
-            total[s, k, :len(possible) - 1] = torch.tensor([p for _, p in possible], dtype=torch.float64).cumsum(0)[:-1]
-        self._cumulated, self._mixture = total, torch.tensor(self.weights, dtype=torch.float64).cumsum(0)[:-1].contiguous()
+            self._index[s, k] = torch.tensor(
+                [n for n, _ in possible] + [possible[-1][0]] * (shape[2] - len(possible))
+            )
+            total[s, k, : len(possible) - 1] = torch.tensor(
+                [p for _, p in possible], dtype=torch.float64
+            ).cumsum(0)[:-1]
+        self._cumulated, self._mixture = (
+            total,
+            torch.tensor(self.weights, dtype=torch.float64).cumsum(0)[:-1].contiguous(),
+        )
 
     @property
     def layers(self) -> int:
@@ -205,7 +290,9 @@ class SubPolicies(Augmentation):
         return f"SubPolicies({len(self.choices)} of {self.layers} layers over {self.space.name!r})"
 
     def _draw(self, uniform: torch.Tensor) -> Draw:
-        sub = torch.searchsorted(self._mixture.to(uniform.device), uniform[:, 0].contiguous(), right=True)
+        sub = torch.searchsorted(
+            self._mixture.to(uniform.device), uniform[:, 0].contiguous(), right=True
+        )
         uniform = uniform[:, 1:].view(len(uniform), self.layers, 3)
         place = (uniform[..., :1] >= self._cumulated.to(uniform.device)[sub]).sum(2, keepdim=True)
         return Draw(self._index.to(uniform.device)[sub].gather(2, place)[..., 0], uniform[..., 1:])
@@ -221,32 +308,40 @@ class SubPolicies(Augmentation):
 
 # %% ../../nbs/03_deepaa/05_rivals.ipynb #af87abfd
 def sub_policies(
-    found: Sequence[Sequence[Mapping[Transform, float]]],  # for each sub-policy, for each layer: transforms and probabilities; the rest is Identity's
+    # for each sub-policy, for each layer: transforms and probabilities; the rest is Identity's
+    found: Sequence[Sequence[Mapping[Transform, float]]],
     space: SearchSpace,  # the data's
     method: str,  # for the name and the provenance
     translate: str = "fraction",  # unit of translations
     defaults: bool = True,  # add the hand-picked operations after them
 ) -> SubPolicies:
     "Equally likely sub-policies with the defaults behind each."
-    own = rival_space(space, method, [t for sub in found for layer in sub for t in layer], translate)
+    own = rival_space(
+        space, method, [t for sub in found for layer in sub for t in layer], translate
+    )
     at, depth = {t: n for n, t in enumerate(own.transforms)}, max(len(sub) for sub in found)
     choices = []
     for sub in found:
         layers = []
         for layer in [*sub, *[{}] * (depth - len(sub))]:
             rest = 1 - math.fsum(layer.values())
-            layers.append([(at[t], p) for t, p in layer.items()] + ([(at[Transform("Identity")], rest)] if rest > 1e-12 else []))
+            layers.append(
+                [(at[t], p) for t, p in layer.items()]
+                + ([(at[Transform("Identity")], rest)] if rest > 1e-12 else [])
+            )
         choices.append(_before_defaults(layers, own, defaults, lambda n: [(n, 1.0)]))
     return SubPolicies(choices, own, {"method": method, "defaults": defaults})
 
 # %% ../../nbs/03_deepaa/05_rivals.ipynb #ef13a99b
 def auto_augment(
     space: SearchSpace,  # the data's
-    policy: str | None = None,  # "cifar10", "imagenet" or "svhn"; None: ImageNet's where Crop is resized, else CIFAR-10's
+    # "cifar10", "imagenet" or "svhn"; None: ImageNet's where Crop is resized, else CIFAR-10's
+    policy: str | None = None,
     defaults: bool = True,  # add the hand-picked operations after it
 ) -> SubPolicies:
     "AutoAugment's published policy (AA of Tables 3.2 and 3.3), as the installed torchvision holds it."
     from torchvision.transforms import autoaugment
+
     policy = ("imagenet" if space.crop == "resized" else "cifar10") if policy is None else policy
     if policy not in (allowed := [p.value for p in autoaugment.AutoAugmentPolicy]):
         raise ValueError(f"unknown AutoAugment policy {policy!r}; allowed: {sorted(allowed)}")
@@ -262,12 +357,14 @@ def auto_augment(
 # %% ../../nbs/03_deepaa/05_rivals.ipynb #ca92487e
 class ContinuousPolicy(Augmentation):
     "K independent layers like `Policy`, where some transforms take a magnitude drawn uniformly from a range."
+
     kind = "continuous"
 
     def __init__(
         self,
         probabilities,  # (K,T)
-        ranges: Mapping[int, tuple[float, float]],  # index of a transform: lowest and highest magnitude
+        # index of a transform: lowest and highest magnitude
+        ranges: Mapping[int, tuple[float, float]],
         space: SearchSpace,  # what the T columns mean
         provenance: Mapping | None = None,  # JSON-able: where the numbers come from
     ):
@@ -277,8 +374,13 @@ class ContinuousPolicy(Augmentation):
         self._low, self._span = torch.full((2, len(space)), math.nan, dtype=torch.float64)
         for n, (low, high) in self.ranges.items():
             if space[n].magnitude is None or not low <= high:
-                raise ValueError(f"a range belongs to a transform with a magnitude and rises; got {low}..{high} for {space[n]}")
-            replace(space, transforms=(Transform(space[n].name, low), Transform(space[n].name, high)))
+                raise ValueError(
+                    "a range belongs to a transform with a magnitude and rises; got "
+                    f"{low}..{high} for {space[n]}"
+                )
+            replace(
+                space, transforms=(Transform(space[n].name, low), Transform(space[n].name, high))
+            )
             self._low[n], self._span[n] = low, high - low
 
     @property
@@ -297,21 +399,36 @@ class ContinuousPolicy(Augmentation):
     def _draw(self, uniform: torch.Tensor) -> Draw:
         uniform = uniform.view(len(uniform), self.layers, 4)
         found = self._fixed._draw(uniform[..., :3].reshape(len(uniform), 3 * self.layers))
-        low, span = self._low.to(uniform.device)[found.indices], self._span.to(uniform.device)[found.indices]
+        low, span = (
+            self._low.to(uniform.device)[found.indices],
+            self._span.to(uniform.device)[found.indices],
+        )
         return Draw(found.indices, found.noise, low + span * uniform[..., 3])
 
     def body(self) -> dict:
         "What a file holds of it."
-        return {"probabilities": self.probabilities.tolist(), "ranges": [[n, *bounds] for n, bounds in self.ranges.items()]}
+        return {
+            "probabilities": self.probabilities.tolist(),
+            "ranges": [[n, *bounds] for n, bounds in self.ranges.items()],
+        }
 
     @classmethod
     def from_body(cls, body: Mapping, space: SearchSpace) -> "ContinuousPolicy":
         "The inverse of `body`."
-        return cls(body["probabilities"], {n: (low, high) for n, low, high in body["ranges"]}, space, body["provenance"])
+        return cls(
+            body["probabilities"],
+            {n: (low, high) for n, low, high in body["ranges"]},
+            space,
+            body["provenance"],
+        )
 
 # %% ../../nbs/03_deepaa/05_rivals.ipynb #5b81d6e9
-CONTINUOUS_RANGES = {**{name: bounds[:2] for name, bounds in STANDARD_RANGES.items()}, "Cutout": (0.0, 0.2)}
-WITHOUT_MAGNITUDE = ("AutoContrast", "Invert", "Equalize")  # of the 15 operations that Fast AutoAugment, UniformAugment and DADA share
+CONTINUOUS_RANGES = {
+    **{name: bounds[:2] for name, bounds in STANDARD_RANGES.items()},
+    "Cutout": (0.0, 0.2),
+}
+# of the 15 operations that Fast AutoAugment, UniformAugment and DADA share
+WITHOUT_MAGNITUDE = ("AutoContrast", "Invert", "Equalize")
 
 
 def uniform_augment(
@@ -322,12 +439,25 @@ def uniform_augment(
 ) -> ContinuousPolicy:
     "UniformAugment (UA of Tables 3.2 and 3.3): operations and magnitudes uniform, the magnitude from a continuum."
     if layers < 1 or not 0 <= probability <= 1:
-        raise ValueError(f"need layers >= 1 and a probability in 0..1; got {layers} and {probability}")
-    transforms = [Transform(name, high) for name, (_, high) in CONTINUOUS_RANGES.items()] + [Transform(name) for name in WITHOUT_MAGNITUDE]
+        raise ValueError(
+            f"need layers >= 1 and a probability in 0..1; got {layers} and {probability}"
+        )
+    transforms = [Transform(name, high) for name, (_, high) in CONTINUOUS_RANGES.items()] + [
+        Transform(name) for name in WITHOUT_MAGNITUDE
+    ]
     own = rival_space(space, "UniformAugment", transforms)
     row = _row({t: probability / len(transforms) for t in transforms}, own)
-    found = _product([row] * layers, own, defaults, {"method": "UniformAugment", "layers": layers, "probability": probability})
-    ranges = {own.transforms.index(t): CONTINUOUS_RANGES[t.name] for t in transforms if t.magnitude is not None}
+    found = _product(
+        [row] * layers,
+        own,
+        defaults,
+        {"method": "UniformAugment", "layers": layers, "probability": probability},
+    )
+    ranges = {
+        own.transforms.index(t): CONTINUOUS_RANGES[t.name]
+        for t in transforms
+        if t.magnitude is not None
+    }
     return ContinuousPolicy(found.probabilities, ranges, own, found.provenance)
 
 # %% ../../nbs/03_deepaa/05_rivals.ipynb #31e39dc6
@@ -335,7 +465,9 @@ def deepaa_simple(policy: Policy) -> Policy:
     "DeepAA-simple (Section 3.4.4): the first searched layer, then the hand-picked default operations."
     first, one = prefix_policy(policy, 1), torch.eye(len(policy.space), dtype=torch.float64)
     rows = _before_defaults([first.probabilities[0]], policy.space, True, lambda n: one[n])
-    return Policy(torch.stack(rows), policy.space, {**policy.provenance, "variant": "DeepAA-simple"})
+    return Policy(
+        torch.stack(rows), policy.space, {**policy.provenance, "variant": "DeepAA-simple"}
+    )
 
 # %% ../../nbs/03_deepaa/05_rivals.ipynb #2de2f2b2
 def read_sub_policies(
@@ -349,7 +481,9 @@ def read_sub_policies(
         try:
             found = ast.literal_eval(text.strip())
         except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError) as error:
-            raise ValueError(f"{path} is neither JSON nor a Python literal: {str(error).partition(': <ast')[0]}") from error
+            raise ValueError(
+                f"{path} is neither JSON nor a Python literal: {str(error).partition(': <ast')[0]}"
+            ) from error
     try:
         return checked_sub_policies(found)
     except ValueError as error:
@@ -359,17 +493,36 @@ def read_sub_policies(
 def checked_sub_policies(found) -> list[list[tuple[str, float, float]]]:
     "Sub-policies as lists of (operation, probability, level); ValueError that names the first thing that is wrong, and what is allowed."
     allowed = [*CONTINUOUS_RANGES, *WITHOUT_MAGNITUDE]
-    if not isinstance(found, (list, tuple)) or not found or not all(isinstance(sub, (list, tuple)) and sub for sub in found):
-        raise ValueError(f"need a list of sub-policies, each a list of [operation, probability, level]; got {str(found)[:80]}")
+    if (
+        not isinstance(found, (list, tuple))
+        or not found
+        or not all(isinstance(sub, (list, tuple)) and sub for sub in found)
+    ):
+        raise ValueError(
+            "need a list of sub-policies, each a list of [operation, probability, level]; got "
+            f"{str(found)[:80]}"
+        )
     checked = []
     for place, sub in enumerate(found):
         for entry in sub:
             if not isinstance(entry, (list, tuple)) or len(entry) != 3:
-                raise ValueError(f"sub-policy {place}: need [operation, probability, level]; got {str(entry)[:80]}")
+                raise ValueError(
+                    f"sub-policy {place}: need [operation, probability, level]; got "
+                    f"{str(entry)[:80]}"
+                )
             if entry[0] not in allowed:
-                raise ValueError(f"sub-policy {place}: unknown operation {entry[0]!r}; allowed: {', '.join(allowed)}")
-            if not all(isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v <= 1 for v in entry[1:]):
-                raise ValueError(f"sub-policy {place}: probability and level must be numbers in 0..1; got {list(entry)}")
+                raise ValueError(
+                    f"sub-policy {place}: unknown operation {entry[0]!r}; allowed: "
+                    f"{', '.join(allowed)}"
+                )
+            if not all(
+                isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v <= 1
+                for v in entry[1:]
+            ):
+                raise ValueError(
+                    f"sub-policy {place}: probability and level must be numbers in 0..1; got "
+                    f"{list(entry)}"
+                )
         checked.append([(name, float(p), float(level)) for name, p, level in sub])
     return checked
 
@@ -381,7 +534,9 @@ def found_policy(
     defaults: bool = True,  # add the hand-picked operations after them
 ) -> SubPolicies:
     "Sub-policies in the form of Fast AutoAugment and DADA, equally likely; levels 0..1 across Table 3.1's ranges, geometry with a random sign."
-    listed = read_sub_policies(found) if isinstance(found, (str, Path)) else checked_sub_policies(found)
+    listed = (
+        read_sub_policies(found) if isinstance(found, (str, Path)) else checked_sub_policies(found)
+    )
     layered = []
     for sub in listed:
         layers = []
@@ -410,10 +565,17 @@ ROWS = {
     "fast_aa": "Fast AutoAugment, needs file=",
     "faster_aa": "Faster AutoAugment, needs file=",
     "dada": "DADA, needs file=",
-}  # PBA's policy is a schedule and Adversarial AutoAugment's a network: neither is a fixed distribution, and neither is here
+    # PBA's policy is a schedule and Adversarial AutoAugment's a network: neither is a fixed
+    # distribution, and neither is here
+}
 _MAKERS = {
-    "none": identity_policy, "baseline": baseline_policy, "aa": auto_augment, "ra": rand_augment_policy, "ua": uniform_augment,
-    "ta_ra": trivial_augment_policy, "deepta": deep_ta_policy,
+    "none": identity_policy,
+    "baseline": baseline_policy,
+    "aa": auto_augment,
+    "ra": rand_augment_policy,
+    "ua": uniform_augment,
+    "ta_ra": trivial_augment_policy,
+    "deepta": deep_ta_policy,
 }
 
 
@@ -421,7 +583,8 @@ def rival(
     row: str,  # a key of `ROWS`
     space: SearchSpace | None = None,  # of the data: SearchSpace.cifar() (None) or .imagenet()
     policy: Policy | None = None,  # "deepaa" and "deepaa_simple": the searched policy
-    file: str | Path | None = None,  # "fast_aa", "faster_aa" and "dada": sub-policies, see `read_sub_policies`
+    # "fast_aa", "faster_aa" and "dada": sub-policies, see `read_sub_policies`
+    file: str | Path | None = None,
     **options,  # of the method: layers, magnitude, probability, defaults
 ) -> Augmentation:
     "The augmentation of a row of Tables 3.2 to 3.4; ValueError for an unknown row or one that lacks what it needs."
@@ -436,7 +599,9 @@ def rival(
         return policy if row == "deepaa" else deepaa_simple(policy)
     if row in ("fast_aa", "faster_aa", "dada"):
         if file is None:
-            raise ValueError(f"row {row!r} needs file=, the published sub-policies; none come with this project")
+            raise ValueError(
+                f"row {row!r} needs file=, the published sub-policies; none come with this project"
+            )
         return found_policy(file, space, row, **options)
     raise ValueError(f"unknown row {row!r}; allowed: {', '.join(ROWS)}")
 
@@ -452,7 +617,12 @@ def operation_sequences(policy: Augmentation, most: int = 500_000) -> dict[tuple
             shares = {}
             for n, p in layer:
                 shares[names[n]] = shares.get(names[n], 0.0) + p
-            partial = {(*chain, name): p * q for chain, p in partial.items() for name, q in shares.items() if q > 0}
+            partial = {
+                (*chain, name): p * q
+                for chain, p in partial.items()
+                for name, q in shares.items()
+                if q > 0
+            }
             if len(partial) > most:
                 raise ValueError(f"more than {most} sequences of operations; take fewer layers")
         for chain, p in partial.items():

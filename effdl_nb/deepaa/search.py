@@ -29,7 +29,13 @@ from tqdm.auto import tqdm
 
 import effdl_nb
 from ..data import Split, normalize
-from .operations import SearchSpace, _meaning, apply_transforms, check_images, draw_noise
+from effdl_nb.deepaa.operations import (
+    SearchSpace,
+    _meaning,
+    apply_transforms,
+    check_images,
+    draw_noise,
+)
 from .policy import Policy, single_policy, top_operations
 from effdl_nb.deepaa.reward import (
     DegenerateGradient,
@@ -54,6 +60,7 @@ PRECISIONS = ("fp32", "tf32")
 @dataclass(frozen=True)
 class SearchConfig:
     "The settings of a search; the defaults are the thesis's protocol for CIFAR-10."
+
     layers: int = 5  # largest depth K
     steps: int = 512  # updates of each layer
     pairs: int = 16  # pairs (x, v) in a step (Eq 3.10)
@@ -65,35 +72,59 @@ class SearchConfig:
     penalty: float = 1.0  # c of Eq 3.10, for the layers from the second on
     same_class: bool = True  # v from validation images of x's class; False: of any class
     unit_v: bool = True  # keep the factor 1/||v|| of r*; False: Eq 3.5 as printed
-    stop_identity: float = 0.9  # a layer from the second on whose identity ends above this is left out, and ends the search
+    # a layer from the second on whose identity ends above this is left out, and ends the search
+    stop_identity: float = 0.9
     seed: int = 0  # decides all draws
-    chunk: int = 512  # images in one pass; bounds memory, not the result. On a CPU about 64 is fastest
+    # images in one pass; bounds memory, not the result. On a CPU about 64 is fastest
+    chunk: int = 512
     max_skipped: int = 64  # pairs without a usable gradient before the search gives up
-    precision: str = "fp32"  # of products in convolutions and linear layers: "fp32", or on a GPU "tf32"
+    # of products in convolutions and linear layers: "fp32", or on a GPU "tf32"
+    precision: str = "fp32"
     compile: bool = False  # on a GPU: compile the forward-mode pass
 
     def __post_init__(self):
-        for name in ("layers", "steps", "pairs", "validation_images", "prefixes", "chains", "chunk"):
+        for name in (
+            "layers",
+            "steps",
+            "pairs",
+            "validation_images",
+            "prefixes",
+            "chains",
+            "chunk",
+        ):
             if not isinstance(value := getattr(self, name), int) or value < 1:
                 raise ValueError(f"{name} is {value!r}; allowed: whole numbers from 1")
         for name in ("seed", "max_skipped"):
             if not isinstance(value := getattr(self, name), int) or value < 0:
                 raise ValueError(f"{name} is {value!r}; allowed: whole numbers from 0")
         for name in ("lr", "identity_logit", "penalty", "stop_identity"):
-            if not isinstance(value := getattr(self, name), (int, float)) or not math.isfinite(value) or value < 0 or (name == "lr" and value == 0):
-                raise ValueError(f"{name} is {value!r}; allowed: finite numbers from 0 (lr: above 0)")
+            if (
+                not isinstance(value := getattr(self, name), (int, float))
+                or not math.isfinite(value)
+                or value < 0
+                or (name == "lr" and value == 0)
+            ):
+                raise ValueError(
+                    f"{name} is {value!r}; allowed: finite numbers from 0 (lr: above 0)"
+                )
         for name in ("same_class", "unit_v", "compile"):
             if not isinstance(value := getattr(self, name), bool):
                 raise ValueError(f"{name} is {value!r}; allowed: True or False")
         if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}; allowed: {', '.join(map(repr, PRECISIONS))}")
+            raise ValueError(
+                f"precision is {self.precision!r}; allowed: {', '.join(map(repr, PRECISIONS))}"
+            )
 
 # %% ../../nbs/03_deepaa/04_search.ipynb #2edb2fd2
 def warn_if_too_short(config: SearchConfig) -> None:
     "Warn when the steps cannot carry the logits away from the identity they start at."
     reach, need = config.steps * config.lr, 1.2 * config.identity_logit
     if reach < need:
-        warnings.warn(f"steps x lr = {reach:.3g} is below 1.2 x identity_logit = {need:.3g}: the search may never leave the identity", stacklevel=3)
+        warnings.warn(
+            f"steps x lr = {reach:.3g} is below 1.2 x identity_logit = {need:.3g}: the search "
+            "may never leave the identity",
+            stacklevel=3,
+        )
 
 # %% ../../nbs/03_deepaa/04_search.ipynb #c1c6d778
 @contextmanager
@@ -114,31 +145,45 @@ def check_device(config: SearchConfig, device: torch.device) -> None:
     "ValueError if the settings ask for what only a GPU has and the proxy is elsewhere."
     if device.type != "cuda" and (config.precision != "fp32" or config.compile):
         asked = f"precision={config.precision!r}, compile={config.compile}"
-        raise ValueError(f"{asked} needs a GPU, but the proxy is on the {device.type}; allowed there: precision='fp32', compile=False")
+        raise ValueError(
+            f"{asked} needs a GPU, but the proxy is on the {device.type}; allowed there: "
+            "precision='fp32', compile=False"
+        )
 
 # %% ../../nbs/03_deepaa/04_search.ipynb #98f8069a
 def step_generator(seed: int, layer: int, step: int) -> torch.Generator:
     "The generator of one step: a function of its three numbers."
-    return torch.Generator().manual_seed(int(settings_hash(["deepaa search", seed, layer, step]), 16) >> 1)
+    return torch.Generator().manual_seed(
+        int(settings_hash(["deepaa search", seed, layer, step]), 16) >> 1
+    )
 
 # %% ../../nbs/03_deepaa/04_search.ipynb #556ebefa
 def class_members(labels: torch.Tensor, needed: int) -> dict[int, torch.Tensor]:
     "Positions of each class; ValueError naming the classes with fewer than `needed` images."
     members = {int(k): (labels == k).nonzero().flatten() for k in labels.unique()}
     if short := {k: len(rows) for k, rows in members.items() if len(rows) < needed}:
-        raise ValueError(f"each v needs {needed} validation images of its class; classes with fewer: {short}")
+        raise ValueError(
+            f"each v needs {needed} validation images of its class; classes with fewer: {short}"
+        )
     return members
 
 
-def validation_pools(labels: torch.Tensor, classes: Iterable[int], config: SearchConfig) -> dict[int, torch.Tensor]:
+def validation_pools(
+    labels: torch.Tensor, classes: Iterable[int], config: SearchConfig
+) -> dict[int, torch.Tensor]:
     "For each class of x the validation positions that v may be drawn from; ValueError if there are too few."
     if not config.same_class:
         if len(labels) < config.validation_images:
-            raise ValueError(f"each v needs {config.validation_images} validation images; there are {len(labels)}")
+            raise ValueError(
+                f"each v needs {config.validation_images} validation images; there are "
+                f"{len(labels)}"
+            )
         return dict.fromkeys(classes, torch.arange(len(labels)))
     members = class_members(labels, config.validation_images)
     if absent := sorted(set(classes) - set(members)):
-        raise ValueError(f"classes {absent} have images to augment but none in the validation split")
+        raise ValueError(
+            f"classes {absent} have images to augment but none in the validation split"
+        )
     return members
 
 
@@ -151,13 +196,19 @@ def draw_pairs(
     "For each pair the position of x and those of its validation batch, without repetition."
     chosen = torch.randint(len(labels), (config.pairs,), generator=generator).tolist()
     pools = [members[int(labels[x])] for x in chosen]
-    return [(x, pool[torch.randperm(len(pool), generator=generator)[: config.validation_images]]) for x, pool in zip(chosen, pools, strict=True)]
+    return [
+        (x, pool[torch.randperm(len(pool), generator=generator)[: config.validation_images]])
+        for x, pool in zip(chosen, pools, strict=True)
+    ]
 
 # %% ../../nbs/03_deepaa/04_search.ipynb #03059129
 @lru_cache(maxsize=16)
 def distinct_transforms(space: SearchSpace) -> tuple[torch.Tensor, torch.Tensor]:
     "Indices (D,) of the first of each set of equal maps, and for each transform (T,) its place among them."
-    keys = [(t.name, n) if t.name in ("Flip", "Crop", "Cutout") else _meaning(t, space) for n, t in enumerate(space.transforms)]
+    keys = [
+        (t.name, n) if t.name in ("Flip", "Crop", "Cutout") else _meaning(t, space)
+        for n, t in enumerate(space.transforms)
+    ]
     first = {key: n for n, key in reversed(list(enumerate(keys)))}
     kept = sorted(first.values())
     return torch.tensor(kept), torch.tensor([kept.index(first[key]) for key in keys])
@@ -167,24 +218,32 @@ def every_transform(
     images: torch.Tensor,  # (N,3,H,W) uint8
     space: SearchSpace,
     generator: torch.Generator,
-    kept: torch.Tensor | None = None,  # (D,) indices of the transforms to apply; None: all T. The draws are those of all
+    # (D,) indices of the transforms to apply; None: all T. The draws are those of all
+    kept: torch.Tensor | None = None,
 ) -> torch.Tensor:
     "Every transform of each image: (N,D,3,H,W) uint8."
     n = len(images)
     noise = draw_noise(n * len(space), generator).view(n, len(space), 2)
     kept = torch.arange(len(space)) if kept is None else kept
     repeated = images.repeat_interleave(len(kept), 0)
-    return apply_transforms(repeated, kept.repeat(n), space, noise=noise[:, kept].flatten(0, 1)).view(n, len(kept), *images.shape[1:])
+    return apply_transforms(
+        repeated, kept.repeat(n), space, noise=noise[:, kept].flatten(0, 1)
+    ).view(n, len(kept), *images.shape[1:])
 
 
-def sampled_chains(images: torch.Tensor, policy: Policy, count: int, generator: torch.Generator) -> torch.Tensor:
+def sampled_chains(
+    images: torch.Tensor, policy: Policy, count: int, generator: torch.Generator
+) -> torch.Tensor:
     "`count` augmentations of each of N images by a policy: (N,count,3,H,W) uint8."
-    return policy(images.repeat_interleave(count, 0), generator).view(len(images), count, *images.shape[1:])
+    return policy(images.repeat_interleave(count, 0), generator).view(
+        len(images), count, *images.shape[1:]
+    )
 
 # %% ../../nbs/03_deepaa/04_search.ipynb #a24ebf80
 @dataclass(frozen=True)
 class SearchData:
     "What a search looks at: a frozen network, images to augment, images to be faithful to."
+
     model: nn.Module  # the proxy; used in evaluation mode
     train: Split  # uint8 images x is drawn from
     validation: Split  # uint8 images v is made of
@@ -194,13 +253,19 @@ class SearchData:
     def inputs(self, images: torch.Tensor) -> torch.Tensor:
         "uint8 images of any leading shape as the proxy's float inputs, on its device."
         device = next(self.model.parameters()).device
-        flat = normalize(images.flatten(0, -4).to(device), self.mean, self.std).contiguous(memory_format=torch.channels_last)
+        flat = normalize(images.flatten(0, -4).to(device), self.mean, self.std).contiguous(
+            memory_format=torch.channels_last
+        )
         return flat if images.ndim == 4 else flat.unflatten(0, images.shape[:-3])
 
     def gradient(self, positions: torch.Tensor) -> torch.Tensor:
         "v: the mean gradient of validation images."
         device = next(self.model.parameters()).device
-        return batch_gradient(self.model, self.inputs(self.validation.images[positions]), self.validation.labels[positions].to(device))
+        return batch_gradient(
+            self.model,
+            self.inputs(self.validation.images[positions]),
+            self.validation.labels[positions].to(device),
+        )
 
 # %% ../../nbs/03_deepaa/04_search.ipynb #e027fd46
 def _pair_rewards(
@@ -217,9 +282,22 @@ def _pair_rewards(
     if chains is None:
         images, labels = data.inputs(transformed[0]), label.expand(transformed.shape[1])
         g = batch_gradient(data.model, images, labels, p, config.chunk)
-        found, similarity = directional_derivatives(data.model, images, labels, direction(v, g), config.chunk, config.compile), cosine(v, g)
+        found, similarity = (
+            directional_derivatives(
+                data.model, images, labels, direction(v, g), config.chunk, config.compile
+            ),
+            cosine(v, g),
+        )
     else:
-        found, similarity = monte_carlo_reward(data.model, data.inputs(transformed), data.inputs(chains), label, v, config.chunk, config.compile)
+        found, similarity = monte_carlo_reward(
+            data.model,
+            data.inputs(transformed),
+            data.inputs(chains),
+            label,
+            v,
+            config.chunk,
+            config.compile,
+        )
     if not torch.isfinite(found).all():
         raise DegenerateGradient("a reward is not finite")
     found = found if config.unit_v else found * v.norm()
@@ -229,15 +307,35 @@ def _pair_rewards(
 _GROUP_BYTES = 1 << 28  # of augmented images at a time
 
 
-def _augmented(images: torch.Tensor, config: SearchConfig, done: Policy | None, current: Policy, generator: torch.Generator):
+def _augmented(
+    images: torch.Tensor,
+    config: SearchConfig,
+    done: Policy | None,
+    current: Policy,
+    generator: torch.Generator,
+):
     "For each image its prefixes under every distinct transform (P,D,3,H,W) and, but for the first layer, its chains (M,3,H,W); uint8."
     kept, _ = distinct_transforms(current.space)
-    whole = None if done is None else Policy(torch.cat([done.probabilities, current.probabilities]), current.space)
+    whole = (
+        None
+        if done is None
+        else Policy(torch.cat([done.probabilities, current.probabilities]), current.space)
+    )
     each = (config.prefixes * len(kept) + config.chains if done else len(kept)) * images[0].numel()
     for group in images.split(max(1, _GROUP_BYTES // each)):
-        starts = group[:, None] if done is None else sampled_chains(group, done, config.prefixes, generator)
-        transformed = every_transform(starts.flatten(0, 1), current.space, generator, kept).unflatten(0, starts.shape[:2])
-        chains = [None] * len(group) if done is None else sampled_chains(group, whole, config.chains, generator)
+        starts = (
+            group[:, None]
+            if done is None
+            else sampled_chains(group, done, config.prefixes, generator)
+        )
+        transformed = every_transform(
+            starts.flatten(0, 1), current.space, generator, kept
+        ).unflatten(0, starts.shape[:2])
+        chains = (
+            [None] * len(group)
+            if done is None
+            else sampled_chains(group, whole, config.chains, generator)
+        )
         yield from zip(transformed, chains, strict=True)
 
 
@@ -250,15 +348,25 @@ def step_rewards(
     generator: torch.Generator,  # decides the pairs and all draws of the step
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
     "Rewards (X,T) and cosines (X,) of the usable pairs of one step, and how many pairs were not usable (Eqs 3.3 to 3.9)."
-    pairs, (kept, place) = draw_pairs(data.train.labels, members, config, generator), distinct_transforms(current.space)
+    pairs, (kept, place) = (
+        draw_pairs(data.train.labels, members, config, generator),
+        distinct_transforms(current.space),
+    )
     images = data.train.images[[x for x, _ in pairs]].to(next(data.model.parameters()).device)
     p = torch.zeros(len(kept), dtype=torch.float64).index_add(0, place, current.probabilities[0])
-    rewards, cosines = [torch.empty(0, len(current.space), dtype=torch.float64)], [torch.empty(0, dtype=torch.float64)]
+    rewards, cosines = (
+        [torch.empty(0, len(current.space), dtype=torch.float64)],
+        [torch.empty(0, dtype=torch.float64)],
+    )
     with frozen(data.model) as fast, float32_products(config.precision):
         data = replace(data, model=fast)
-        for (x, rows), (transformed, chains) in zip(pairs, _augmented(images, config, done, current, generator), strict=True):
+        for (x, rows), (transformed, chains) in zip(
+            pairs, _augmented(images, config, done, current, generator), strict=True
+        ):
             try:
-                found, similarity = _pair_rewards(data, data.train.labels[x], data.gradient(rows), p, transformed, chains, config)
+                found, similarity = _pair_rewards(
+                    data, data.train.labels[x], data.gradient(rows), p, transformed, chains, config
+                )
             except DegenerateGradient:
                 continue
             rewards.append(found[place][None])
@@ -278,23 +386,40 @@ def _digest(tensors) -> str:
     "16 hexadecimal characters of the bytes of some tensors."
     total = hashlib.sha256()
     for tensor in tensors:
-        total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+        total.update(
+            tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
+            if tensor.numel()
+            else b""
+        )
     return total.hexdigest()[:16]
 
 
 def search_fingerprint(data: SearchData, space: SearchSpace, config: SearchConfig) -> dict:
     "Plain values that change with anything a search's result depends on; `chunk` is not among them."
-    splits = {name: _digest([split.images, split.labels]) for name, split in (("train", data.train), ("validation", data.validation))}
+    splits = {
+        name: _digest([split.images, split.labels])
+        for name, split in (("train", data.train), ("validation", data.validation))
+    }
     numbers = [float(value) for value in (*data.mean, *data.std)]
     model = _digest(data.model.state_dict().values())
     settings = {name: value for name, value in asdict(config).items() if name != "chunk"}
-    return {"config": settings, "space": space.hash(), "model": model, **splits, "normalisation": numbers}
+    return {
+        "config": settings,
+        "space": space.hash(),
+        "model": model,
+        **splits,
+        "normalisation": numbers,
+    }
 
 # %% ../../nbs/03_deepaa/04_search.ipynb #52d8ec9f
 def _save_state(path: Path, tensors: dict[str, torch.Tensor], header: dict) -> None:
     "Tensors and a JSON header as one safetensors file, atomically."
     with atomic_write(path) as part:
-        save_file({name: value.detach().contiguous().clone() for name, value in tensors.items()}, part, metadata={"search": json.dumps(header)})
+        save_file(
+            {name: value.detach().contiguous().clone() for name, value in tensors.items()},
+            part,
+            metadata={"search": json.dumps(header)},
+        )
 
 
 def _load_state(path: Path, fingerprint: dict) -> tuple[dict[str, torch.Tensor], dict]:
@@ -304,13 +429,23 @@ def _load_state(path: Path, fingerprint: dict) -> tuple[dict[str, torch.Tensor],
             header = json.loads(file.metadata()["search"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (safe_open is no dict)
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise SearchStateError(f"{path} is not a whole search state ({error}); delete it to start the search again") from error
+        raise SearchStateError(
+            f"{path} is not a whole search state ({error}); delete it to start the search again"
+        ) from error
     if header["fingerprint"] != fingerprint:
-        differ = sorted(key for key in fingerprint if header["fingerprint"].get(key) != fingerprint[key])
+        differ = sorted(
+            key for key in fingerprint if header["fingerprint"].get(key) != fingerprint[key]
+        )
         if "config" in differ:
             theirs, ours = header["fingerprint"]["config"], fingerprint["config"]
-            differ += [f"{key} ({theirs.get(key)!r} there, {value!r} here)" for key, value in ours.items() if theirs.get(key) != value]
-        raise SearchStateError(f"{path} belongs to another search; they differ in {', '.join(differ)}")
+            differ += [
+                f"{key} ({theirs.get(key)!r} there, {value!r} here)"
+                for key, value in ours.items()
+                if theirs.get(key) != value
+            ]
+        raise SearchStateError(
+            f"{path} belongs to another search; they differ in {', '.join(differ)}"
+        )
     return tensors, header
 
 # %% ../../nbs/03_deepaa/04_search.ipynb #6820968b
@@ -331,9 +466,15 @@ class SearchState:
         self.data = replace(data, model=frozen_copy(data.model))
         check_images(data.train.images[:1], space)
         check_device(self.config, next(data.model.parameters()).device)
-        self.members = validation_pools(data.validation.labels, data.train.labels.unique().tolist(), self.config)
+        self.members = validation_pools(
+            data.validation.labels, data.train.labels.unique().tolist(), self.config
+        )
         self.identity = space.indices("Identity")[0]
-        self.state, self.save_every, self.provenance = None if state is None else Path(state), save_every, dict(provenance or {})
+        self.state, self.save_every, self.provenance = (
+            None if state is None else Path(state),
+            save_every,
+            dict(provenance or {}),
+        )
         self.fingerprint = search_fingerprint(data, space, self.config)
         self.rows, self.history, self.skipped, self.seconds, self.stopped = [], [], 0, 0.0, None
         self._start_layer()
@@ -356,8 +497,19 @@ class SearchState:
         return Policy(torch.stack(self.rows), self.space, self._origin()) if self.rows else None
 
     def _origin(self) -> dict:
-        found = {"method": "DeepAA", "library": effdl_nb.__version__, "torch": torch.__version__, **self.fingerprint}
-        return {**found, "seconds": round(self.seconds, 1), "skipped_pairs": self.skipped, "stopped": self.stopped, **self.provenance}
+        found = {
+            "method": "DeepAA",
+            "library": effdl_nb.__version__,
+            "torch": torch.__version__,
+            **self.fingerprint,
+        }
+        return {
+            **found,
+            "seconds": round(self.seconds, 1),
+            "skipped_pairs": self.skipped,
+            "stopped": self.stopped,
+            **self.provenance,
+        }
 
     def _restore(self):
         "Continue where the stored state ends."
@@ -366,15 +518,27 @@ class SearchState:
         self.step, self.history, self.skipped = header["step"], header["history"], header["skipped"]
         self.seconds, self.stopped = header["seconds"], header["stopped"]
         self.logits.copy_(tensors["logits"])
-        if "exp_avg" in tensors:   # Adam has no moments before the first pair with a gradient
-            self.adam.state[self.logits] = {key: tensors[key].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
+        if "exp_avg" in tensors:  # Adam has no moments before the first pair with a gradient
+            self.adam.state[self.logits] = {
+                key: tensors[key].clone() for key in ("step", "exp_avg", "exp_avg_sq")
+            }
 
     def save(self):
         "Write the state; nothing if the search has no state file."
         if self.state is not None:
             empty = torch.empty(0, len(self.space), dtype=torch.float64)
-            tensors = {"rows": torch.stack(self.rows) if self.rows else empty, "logits": self.logits, **self.adam.state.get(self.logits, {})}
-            header = {"step": self.step, "history": self.history, "skipped": self.skipped, "seconds": self.seconds, "stopped": self.stopped}
+            tensors = {
+                "rows": torch.stack(self.rows) if self.rows else empty,
+                "logits": self.logits,
+                **self.adam.state.get(self.logits, {}),
+            }
+            header = {
+                "step": self.step,
+                "history": self.history,
+                "skipped": self.skipped,
+                "seconds": self.seconds,
+                "stopped": self.stopped,
+            }
             _save_state(self.state, tensors, {**header, "fingerprint": self.fingerprint})
 
 # %% ../../nbs/03_deepaa/04_search.ipynb #9b2060d1
@@ -388,19 +552,37 @@ class PolicySearch(SearchState):
         "One step of the current layer; returns its record. SearchFailed if too many pairs were unusable."
         begin, current = time.perf_counter(), Policy(self.logits.softmax(0)[None], self.space)
         generator = step_generator(self.config.seed, self.layer, self.step)
-        rewards, cosines, skipped = step_rewards(self.data, self.members, self.config, self.policy(), current, generator)
+        rewards, cosines, skipped = step_rewards(
+            self.data, self.members, self.config, self.policy(), current, generator
+        )
         self.skipped += skipped
         if self.skipped > self.config.max_skipped:
             allowed = self.config.max_skipped
-            raise SearchFailed(f"{self.skipped} pairs had no usable gradient (allowed {allowed}): is the proxy trained, are the inputs normalised?")
+            raise SearchFailed(
+                f"{self.skipped} pairs had no usable gradient (allowed {allowed}): is the proxy "
+                "trained, are the inputs normalised?"
+            )
         if len(rewards):
-            self.logits.grad = logit_gradient(current.probabilities[0], regularized_reward(rewards, self.config.penalty if self.rows else 0.0))
+            self.logits.grad = logit_gradient(
+                current.probabilities[0],
+                regularized_reward(rewards, self.config.penalty if self.rows else 0.0),
+            )
             self.adam.step()
         self.step += 1
         self.seconds += time.perf_counter() - begin
         name, share = top_operations(current, 1)[0][0]
-        similarity, entropy = round(cosines.mean().item(), 6) if len(cosines) else None, round(current.entropy().item(), 4)
-        record = {"layer": self.layer, "step": self.step, "cosine": similarity, "entropy": entropy, "top": name, "share": share}
+        similarity, entropy = (
+            round(cosines.mean().item(), 6) if len(cosines) else None,
+            round(current.entropy().item(), 4),
+        )
+        record = {
+            "layer": self.layer,
+            "step": self.step,
+            "cosine": similarity,
+            "entropy": entropy,
+            "top": name,
+            "share": share,
+        }
         self.history.append(record)
         return record
 
@@ -408,7 +590,9 @@ class PolicySearch(SearchState):
         "Freeze the layer, or end the search with it if it has become the identity."
         row = self.logits.softmax(0)
         if self.rows and row[self.identity] > self.config.stop_identity:
-            self.stopped = f"layer {self.layer} became the identity with probability {row[self.identity]:.4f}"
+            self.stopped = (
+                f"layer {self.layer} became the identity with probability {row[self.identity]:.4f}"
+            )
         else:
             self.rows.append(row)
         if not self.stopped and len(self.rows) >= self.config.layers:
@@ -420,11 +604,19 @@ class PolicySearch(SearchState):
         "Search until all layers are done or one is the identity; returns the policy."
         warn_if_too_short(self.config)
         while not self.stopped:
-            with tqdm(total=self.config.steps, initial=self.step, desc=f"layer {self.layer} of {self.config.layers}", disable=not progress) as bar:
+            with tqdm(
+                total=self.config.steps,
+                initial=self.step,
+                desc=f"layer {self.layer} of {self.config.layers}",
+                disable=not progress,
+            ) as bar:
                 while self.step < self.config.steps:
                     record = self.advance()
                     bar.update()
-                    bar.set_postfix_str(f"cos {record['cosine']}, entropy {record['entropy']:.2f}, {record['top']} {record['share']:.2f}")
+                    bar.set_postfix_str(
+                        f"cos {record['cosine']}, entropy {record['entropy']:.2f}, "
+                        f"{record['top']} {record['share']:.2f}"
+                    )
                     if self.step % self.save_every == 0:
                         self.save()
             self._finish_layer()
@@ -443,23 +635,41 @@ def held_out_cosine(
 
     Returns a record per depth: depth, cosine (mean), deviation (std over pairs), improvement (mean over depth 0), improvement_deviation.
     """
-    data, members = replace(data, model=frozen_copy(data.model)), class_members(data.validation.labels, validation_images + 1)
+    data, members = (
+        replace(data, model=frozen_copy(data.model)),
+        class_members(data.validation.labels, validation_images + 1),
+    )
     device = next(data.model.parameters()).device
     values = torch.empty(pairs, policy.layers + 1, dtype=torch.float64)
     with float32_products("fp32"):
         for i in range(pairs):
             generator = step_generator(seed, 0, i)
-            label = data.validation.labels[torch.randint(len(data.validation), (1,), generator=generator)]
+            label = data.validation.labels[
+                torch.randint(len(data.validation), (1,), generator=generator)
+            ]
             pool = members[int(label)]
-            x, *rows = pool[torch.randperm(len(pool), generator=generator)[: validation_images + 1]].tolist()
+            x, *rows = pool[
+                torch.randperm(len(pool), generator=generator)[: validation_images + 1]
+            ].tolist()
             image, v = data.validation.images[x : x + 1], data.gradient(torch.tensor(rows))
             draw = policy.sample(chains, generator)
             views, repeated = [image], image.expand(chains, -1, -1, -1)
             for layer in range(policy.layers):
-                repeated = apply_transforms(repeated, draw.indices[:, layer], policy.space, noise=draw.noise[:, layer])
+                repeated = apply_transforms(
+                    repeated, draw.indices[:, layer], policy.space, noise=draw.noise[:, layer]
+                )
                 views.append(repeated)
             for depth, view in enumerate(views):
-                values[i, depth] = cosine(v, batch_gradient(data.model, data.inputs(view), label.to(device).expand(len(view)))).double().cpu()
+                values[i, depth] = (
+                    cosine(
+                        v,
+                        batch_gradient(
+                            data.model, data.inputs(view), label.to(device).expand(len(view))
+                        ),
+                    )
+                    .double()
+                    .cpu()
+                )
     return _depth_records(values)
 
 
@@ -468,8 +678,15 @@ def _depth_records(values: torch.Tensor) -> list[dict]:
     records = []
     for depth in range(values.shape[1]):
         now, gain = values[:, depth], values[:, depth] - values[:, 0]
-        stats = {"cosine": now.mean(), "deviation": now.std(), "improvement": gain.mean(), "improvement_deviation": gain.std()}
-        records.append({"depth": depth, **{name: round(value.item(), 5) for name, value in stats.items()}})
+        stats = {
+            "cosine": now.mean(),
+            "deviation": now.std(),
+            "improvement": gain.mean(),
+            "improvement_deviation": gain.std(),
+        }
+        records.append(
+            {"depth": depth, **{name: round(value.item(), 5) for name, value in stats.items()}}
+        )
     return records
 
 # %% ../../nbs/03_deepaa/04_search.ipynb #0310053a
@@ -484,7 +701,8 @@ def pretrain_proxy(
     num_classes: int,
     augment: bool = True,  # crop, flip and Cutout while it trains
     device: torch.device | str | None = None,
-    checkpoint: str | Path | None = None,  # file to resume the training from and to keep the network in
+    # file to resume the training from and to keep the network in
+    checkpoint: str | Path | None = None,
     progress: bool = True,
 ) -> nn.Module:
     "A network trained on the images, in evaluation mode and without gradients; the same for the same arguments (Section 3.4.1)."
@@ -492,10 +710,22 @@ def pretrain_proxy(
         torch.manual_seed(config.seed)
         model = build(network, num_classes, image_size=images.shape[-1])
     policy = single_policy(SearchSpace.cifar(), "Crop", "Flip", "Cutout") if augment else None
-    train(model, images, labels, config, mean=mean, std=std, augment=policy, device=device, checkpoint=checkpoint, progress=progress)
+    train(
+        model,
+        images,
+        labels,
+        config,
+        mean=mean,
+        std=std,
+        augment=policy,
+        device=device,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
     return model.to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
 # %% ../../nbs/03_deepaa/04_search.ipynb #076fba23
-if __name__ == "__main__" and "__file__" in globals():   # a notebook has no __file__
+if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__
     from effdl_nb.deepaa.command import main
+
     sys.exit(main())

@@ -54,7 +54,10 @@ def _same_shapes(*features: Tensor) -> None:
     "ValueError unless all have the same shape, with a batch and at least one value each."
     shapes = [tuple(f.shape) for f in features]
     if len(set(shapes)) > 1 or features[0].dim() < 2 or features[0].numel() == 0:
-        raise ValueError(f"features are {', '.join(map(str, shapes))}; three equal shapes (B, ...) with at least one value are needed")
+        raise ValueError(
+            f"features are {', '.join(map(str, shapes))}; three equal shapes (B, ...) with at "
+            "least one value are needed"
+        )
 
 # %% ../../nbs/02_msunet/03_consistency.ipynb #7ac156ae
 PASSES = ("joint", "separate", "interleaved")
@@ -89,9 +92,14 @@ def features_and_logits(
 ) -> tuple[Tensor, Tensor]:
     "What goes into the classifier (B, ...) and what comes out (B, C). ValueError naming what the model lacks."
     inner = unwrapped(model)
-    missing = [name for name in ("features", "classifier") if not callable(getattr(inner, name, None))]
+    missing = [
+        name for name in ("features", "classifier") if not callable(getattr(inner, name, None))
+    ]
     if missing:
-        raise ValueError(f"{type(inner).__name__} has no {' and no '.join(missing)}; consistency of features needs both, at='logits' needs neither")
+        raise ValueError(
+            f"{type(inner).__name__} has no {' and no '.join(missing)}; consistency of features "
+            "needs both, at='logits' needs neither"
+        )
     if not isinstance(model, nn.parallel.DistributedDataParallel):
         features = inner.features(inputs)
         return features, inner.classifier(features)
@@ -101,7 +109,13 @@ def features_and_logits(
 
 # %% ../../nbs/02_msunet/03_consistency.ipynb #5103bfe7
 CHOICES = {"at": ("features", "logits"), "mix": ("mixup", "cutmix"), "passes": PASSES}
-RELEASED = {"at": "logits", "mix": "cutmix", "alpha": 1.0, "probability": 0.5, "passes": "interleaved"}
+RELEASED = {
+    "at": "logits",
+    "mix": "cutmix",
+    "alpha": 1.0,
+    "probability": 0.5,
+    "passes": "interleaved",
+}
 
 
 def _check_options(loss: "ConsistencyLoss") -> None:
@@ -113,10 +127,19 @@ def _check_options(loss: "ConsistencyLoss") -> None:
         object.__setattr__(loss, name, value)
     for name, allowed in CHOICES.items():
         if getattr(loss, name) not in allowed:
-            raise ValueError(f"{name} is {getattr(loss, name)!r}; allowed: {', '.join(map(repr, allowed))}")
-    if not 0 <= loss.probability <= 1 or not 0 <= loss.weight < math.inf or not 0 < loss.alpha < math.inf:
+            raise ValueError(
+                f"{name} is {getattr(loss, name)!r}; allowed: {', '.join(map(repr, allowed))}"
+            )
+    if (
+        not 0 <= loss.probability <= 1
+        or not 0 <= loss.weight < math.inf
+        or not 0 < loss.alpha < math.inf
+    ):
         seen = f"probability is {loss.probability!r}, weight {loss.weight!r}, alpha {loss.alpha!r}"
-        raise ValueError(f"{seen}; allowed: a probability from 0 to 1, a finite weight >= 0 and a finite alpha > 0")
+        raise ValueError(
+            f"{seen}; allowed: a probability from 0 to 1, a finite weight >= 0 and a finite "
+            "alpha > 0"
+        )
 
 # %% ../../nbs/02_msunet/03_consistency.ipynb #e49007d5
 @dataclass(frozen=True)
@@ -135,7 +158,8 @@ class ConsistencyLoss:
     _: KW_ONLY
     alias: bool = True  # with as_released: its aliasing error too
     passes: str = "joint"  # how images reach the network: "joint", "separate" or "interleaved"
-    generator: torch.Generator | None = field(default=None, repr=False, compare=False)  # None: the global one of the CPU
+    # None: the global one of the CPU
+    generator: torch.Generator | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self):
         _check_options(self)
@@ -144,12 +168,20 @@ class ConsistencyLoss:
 
     def __call__(self, model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         "The loss of a batch; a scalar."
-        mixed, partner, lam = draw_mix(inputs, self.mix, self.alpha, self.probability, self.generator)
+        mixed, partner, lam = draw_mix(
+            inputs, self.mix, self.alpha, self.probability, self.generator
+        )
         if mixed is None:
             return F.cross_entropy(_single(model(inputs)), labels)
-        outputs, logits = _both_sides(model, self, mixed, inputs, partner) if self.weight else (None, model(mixed))
+        outputs, logits = (
+            _both_sides(model, self, mixed, inputs, partner)
+            if self.weight
+            else (None, model(mixed))
+        )
         logits = _single(logits)
-        cross_entropy = lam * F.cross_entropy(logits, labels) + (1 - lam) * F.cross_entropy(logits, labels[partner])
+        cross_entropy = lam * F.cross_entropy(logits, labels) + (1 - lam) * F.cross_entropy(
+            logits, labels[partner]
+        )
         if not self.weight:
             return cross_entropy
         measure = released_consistency if self.as_released else mixup_consistency
@@ -185,16 +217,24 @@ def _passed(model: nn.Module, loss: ConsistencyLoss, images: Tensor) -> tuple[Te
     return logits, logits
 
 
-def _both_sides(model: nn.Module, loss: ConsistencyLoss, mixed: Tensor, inputs: Tensor, partner: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+def _both_sides(
+    model: nn.Module, loss: ConsistencyLoss, mixed: Tensor, inputs: Tensor, partner: Tensor
+) -> tuple[tuple[Tensor, ...], Tensor]:
     "Compared outputs of the mixed images, the first and the second ones, and the logits of the mixed images."
     B, aliased = len(inputs), loss.as_released and loss.alias
     if loss.passes == "interleaved":
         order = _exchange(B, 3).to(inputs.device)
         batches = torch.cat([mixed, mixed if aliased else inputs, inputs[partner]])[order].split(B)
-        outputs, logits = (torch.cat(parts)[order] for parts in zip(*(_passed(model, loss, images) for images in batches), strict=True))
+        outputs, logits = (
+            torch.cat(parts)[order]
+            for parts in zip(*(_passed(model, loss, images) for images in batches), strict=True)
+        )
         return outputs.split(B), logits[:B]
     if loss.passes == "separate":
-        (of_mixed, logits), (originals, _) = _passed(model, loss, mixed), _passed(model, loss, inputs)
+        (of_mixed, logits), (originals, _) = (
+            _passed(model, loss, mixed),
+            _passed(model, loss, inputs),
+        )
     else:
         outputs, logits = _passed(model, loss, torch.cat([mixed, inputs]))
         of_mixed, originals, logits = outputs[:B], outputs[B:], logits[:B]

@@ -32,15 +32,25 @@ def counting_policy(
 def count(
     s: MSUNetSettings,  # which network
     zeros: dict[str, float] | None = None,  # share of zeros by layer name; None: the design's
-    policy: str | None = None,  # rules, as `micronet_score` names them; None: the authors' for this variant
+    # rules, as `micronet_score` names them; None: the authors' for this variant
+    policy: str | None = None,
 ) -> Score:
     "Operations and parameters of the full-width network for 100 classes; nothing is trained."
     on, quantization = switches(s), None if s.quantization == "none" else s.quantization
     if zeros is None:
-        zeros = {"se": on.sparse_se, "depthwise": on.sparse_depthwise} | ({"ternary": DESIGN_ZEROS} if quantization == "ternary" else {})
-    with torch.random.fork_rng(devices=[]):  # the weights do not matter: leave the global random state alone
+        zeros = {"se": on.sparse_se, "depthwise": on.sparse_depthwise} | (
+            {"ternary": DESIGN_ZEROS} if quantization == "ternary" else {}
+        )
+    # the weights do not matter: leave the global random state alone
+    with torch.random.fork_rng(devices=[]):
         model = msunet(s.variant, recipe=s.recipe, quantization=None)
-    return micronet_score(model, policy=policy or counting_policy(s), quantization=quantization, precision=on.precision, sparsity=zeros)
+    return micronet_score(
+        model,
+        policy=policy or counting_policy(s),
+        quantization=quantization,
+        precision=on.precision,
+        sparsity=zeros,
+    )
 
 # %% ../../nbs/02_msunet/08_experiments.ipynb #977d25a8
 def zeros_by_layer(
@@ -48,9 +58,14 @@ def zeros_by_layer(
 ) -> dict[str, float]:
     "Share of zeros of each ternary, squeeze-excitation and depthwise layer."
     ternary, roles = dict(ternary_layers(model)), model.layer_roles()
-    weights = {name: ternary[name].signs_and_scale()[0] if name in ternary else module.weight.detach()
-               for name, module in model.named_modules() if roles.get(name) in ("ternary", "se", "depthwise")}
-    return {name: 1 - int(weight.count_nonzero()) / weight.numel() for name, weight in weights.items()}
+    weights = {
+        name: ternary[name].signs_and_scale()[0] if name in ternary else module.weight.detach()
+        for name, module in model.named_modules()
+        if roles.get(name) in ("ternary", "se", "depthwise")
+    }
+    return {
+        name: 1 - int(weight.count_nonzero()) / weight.numel() for name, weight in weights.items()
+    }
 
 # %% ../../nbs/02_msunet/08_experiments.ipynb #35c3e4b8
 COUNTED = ("flops", "params", "score")
@@ -69,18 +84,25 @@ def trained_and_counted(
     zeros, on = zeros_by_layer(trained.model), switches(settings)
     ours = count(settings, zeros)
     metrics = {"accuracy": trained.accuracy} | {what: getattr(designed, what) for what in COUNTED}
-    metrics |= {f"{what}_trained": getattr(ours, what) for what in COUNTED} | {"score_official": count(settings, policy="official").score}
+    metrics |= {f"{what}_trained": getattr(ours, what) for what in COUNTED} | {
+        "score_official": count(settings, policy="official").score
+    }
     metrics["details"] = {
         "counted": f"{settings.variant} network, expansions {','.join(map(str, on.expansions))}, width 1, 100 classes, "
-                   f"{on.precision} bit, policy {counting_policy(settings)}",
-        "zeros_designed": {"ternary": DESIGN_ZEROS if settings.quantization == "ternary" else 0.0, "se": on.sparse_se,
-                           "depthwise": on.sparse_depthwise},
+        f"{on.precision} bit, policy {counting_policy(settings)}",
+        "zeros_designed": {
+            "ternary": DESIGN_ZEROS if settings.quantization == "ternary" else 0.0,
+            "se": on.sparse_se,
+            "depthwise": on.sparse_depthwise,
+        },
         "zeros_trained": zero_fraction(trained.model) if settings.quantization != "none" else 0.0,
         "zeros_by_layer": {name: round(share, 5) for name, share in zeros.items()},
         "consistency": consistency_form(settings),
         "trained_parameters": sum(p.numel() for p in trained.model.parameters()),
         "accuracy_stage1": trained.accuracy_stage1,
-        "loss": [round(value, 5) for value in trained.loss], "seconds": trained.seconds, "steps": trained.steps,
+        "loss": [round(value, 5) for value in trained.loss],
+        "seconds": trained.seconds,
+        "steps": trained.steps,
     }
     return metrics
 
@@ -106,5 +128,11 @@ def techniques(
     with torch.random.fork_rng(devices=[]):
         model = msunet(settings.variant, recipe=settings.recipe)
     on = variant_of(settings.variant, settings.recipe)
-    return {"ternary_layers": len(list(ternary_layers(model))), "se_sparsity": 100 * on.sparse_se, "depthwise_sparsity": 100 * on.sparse_depthwise,
-            "consistency": float(on.consistency), "bits": on.precision, "parameters": sum(p.numel() for p in model.parameters())}
+    return {
+        "ternary_layers": len(list(ternary_layers(model))),
+        "se_sparsity": 100 * on.sparse_se,
+        "depthwise_sparsity": 100 * on.sparse_depthwise,
+        "consistency": float(on.consistency),
+        "bits": on.precision,
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }

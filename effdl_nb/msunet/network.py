@@ -23,7 +23,9 @@ def split_channels(
 ) -> list[int]:
     "Equal parts, the remainder in the first; ValueError if a part would be empty."
     if not 1 <= parts <= channels:
-        raise ValueError(f"{channels} channels cannot be split into {parts} parts; 1 to {channels} are possible")
+        raise ValueError(
+            f"{channels} channels cannot be split into {parts} parts; 1 to {channels} are possible"
+        )
     part = channels // parts
     return [channels - part * (parts - 1)] + [part] * (parts - 1)
 
@@ -45,11 +47,14 @@ class SplitConv2d(nn.Module):
         self.sizes = split_channels(c_in, len(kernels))
         outs = split_channels(c_out, len(kernels))
         self.parts = nn.ModuleList(
-            nn.Conv2d(a, b, k, stride, k // 2, groups=a if depthwise else 1, bias=False) for a, b, k in zip(self.sizes, outs, kernels, strict=True)
+            nn.Conv2d(a, b, k, stride, k // 2, groups=a if depthwise else 1, bias=False)
+            for a, b, k in zip(self.sizes, outs, kernels, strict=True)
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([part(piece) for part, piece in zip(self.parts, x.split(self.sizes, 1), strict=True)], 1)
+        return torch.cat(
+            [part(piece) for part, piece in zip(self.parts, x.split(self.sizes, 1), strict=True)], 1
+        )
 
 # %% ../../nbs/02_msunet/04_network.ipynb #9efa88bb
 class SqueezeExcite(nn.Module):
@@ -97,7 +102,11 @@ class InvertedResidual(nn.Module):
         super().__init__()
         m = c_in * expansion
         self.residual = stride == 1 and c_in == c_out
-        self.expand = nn.Sequential(_pointwise(c_in, m, parts[0]), nn.BatchNorm2d(m), act()) if expansion > 1 else nn.Identity()
+        self.expand = (
+            nn.Sequential(_pointwise(c_in, m, parts[0]), nn.BatchNorm2d(m), act())
+            if expansion > 1
+            else nn.Identity()
+        )
         self.depthwise = nn.Sequential(_depthwise(m, kernels, stride), nn.BatchNorm2d(m), act())
         self.se = SqueezeExcite(m, reduced) if reduced else nn.Identity()
         self.project = nn.Sequential(_pointwise(m, c_out, parts[1]), nn.BatchNorm2d(c_out))
@@ -155,16 +164,25 @@ def configuration_table(
     rows = []
     for name in ("v0", "v1", "v2", "v3"):
         v = variant_of(name, recipe)
-        marks = {"Ternary Convolutional": v.ternary, "Sparse Squeeze-excite": v.sparse_se > 0, "Consistency Regularizer": v.consistency}
+        marks = {
+            "Ternary Convolutional": v.ternary,
+            "Sparse Squeeze-excite": v.sparse_se > 0,
+            "Consistency Regularizer": v.consistency,
+        }
         marks["Mixed-precision Training"] = v.precision == 16
-        rows.append({"Model": f"MSUNet-{name.upper()}"} | {column: "✓" if on else "" for column, on in marks.items()})
+        rows.append(
+            {"Model": f"MSUNet-{name.upper()}"}
+            | {column: "✓" if on else "" for column, on in marks.items()}
+        )
     return rows
 
 # %% ../../nbs/02_msunet/04_network.ipynb #9cb3d7fa
 def _initialise(module: nn.Module) -> None:
     "The released initialisation of one layer."
     if isinstance(module, nn.Conv2d):
-        nn.init.normal_(module.weight, 0, math.sqrt(2 / (math.prod(module.kernel_size) * module.out_channels)))
+        nn.init.normal_(
+            module.weight, 0, math.sqrt(2 / (math.prod(module.kernel_size) * module.out_channels))
+        )
     elif isinstance(module, nn.Linear):
         nn.init.uniform_(module.weight, -(module.out_features**-0.5), module.out_features**-0.5)
     if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
@@ -201,15 +219,19 @@ class MSUNet(nn.Module):
         c1, c2, c3 = (scaled(c, width) for c in (64, 128, 256))
         e20, e21, e30, e31 = expansions
         swish, relu = nn.SiLU, nn.ReLU
-        self.stem = nn.Sequential(nn.Conv2d(3, c1, 3, padding=1, bias=False), nn.BatchNorm2d(c1), relu())
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, c1, 3, padding=1, bias=False), nn.BatchNorm2d(c1), relu()
+        )
         self.stages = nn.Sequential(
             nn.Sequential(InvertedResidual(c1, c1, 1, (3,), 1, (1, 1), 0, relu)),
             nn.Sequential(InvertedResidual(c1, c1, 6, (3,), 1, (2, 2), 0, relu)),
             nn.Sequential(
-                InvertedResidual(c1, c2, e20, (3, 5, 7), 2, (1, 1), c1 // 2, swish), InvertedResidual(c2, c2, e21, (3, 5), 1, (2, 2), c2 // 2, swish)
+                InvertedResidual(c1, c2, e20, (3, 5, 7), 2, (1, 1), c1 // 2, swish),
+                InvertedResidual(c2, c2, e21, (3, 5), 1, (2, 2), c2 // 2, swish),
             ),
             nn.Sequential(
-                InvertedResidual(c2, c3, e30, (3, 5, 7), 2, (1, 2), c2 // 4, swish), InvertedResidual(c3, c3, e31, (3, 5), 1, (1, 2), c3 // 4, swish)
+                InvertedResidual(c2, c3, e30, (3, 5, 7), 2, (1, 2), c2 // 4, swish),
+                InvertedResidual(c3, c3, e31, (3, 5), 1, (1, 2), c3 // 4, swish),
             ),
         )
         self.head = nn.Sequential(nn.Conv2d(c3, c3, 1, bias=False), nn.BatchNorm2d(c3), relu())
@@ -227,7 +249,11 @@ class MSUNet(nn.Module):
 
     def layer_roles(self) -> dict[str, str]:
         "Role of each convolution and linear layer by name: ternary, se, depthwise (the ten that are pruned) or other."
-        return {name: _role(name) for name, module in self.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+        return {
+            name: _role(name)
+            for name, module in self.named_modules()
+            if isinstance(module, nn.Conv2d | nn.Linear)
+        }
 
 # %% ../../nbs/02_msunet/04_network.ipynb #a6469723
 def msunet(
@@ -244,9 +270,14 @@ def msunet(
     as in `micronet_score(model, precision=variant_of("v3").precision)`. Raises ValueError naming the allowed values."""
     expansions = variant_of(variant, recipe).expansions
     if quantization not in (None, "binary", "ternary"):
-        raise ValueError(f"quantization is {quantization!r}; allowed are 'ternary', 'binary' and None")
+        raise ValueError(
+            f"quantization is {quantization!r}; allowed are 'ternary', 'binary' and None"
+        )
     if not 0 < width < float("inf") or num_classes < 1:
-        raise ValueError(f"width is {width} and num_classes {num_classes}; a finite width > 0 and at least one class are needed")
+        raise ValueError(
+            f"width is {width} and num_classes {num_classes}; a finite width > 0 and at least "
+            "one class are needed"
+        )
     model = MSUNet(expansions, width, num_classes)
     if quantization:
         convert_ternary_(model, alpha=0.0 if quantization == "binary" else alpha)

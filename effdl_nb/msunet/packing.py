@@ -25,7 +25,16 @@ from torch.nn import functional as F
 
 from ..files import atomic_write
 from .network import MSUNet, SplitConv2d, scaled
-from .ternary import MODES, TERNARY_KEYS, TernaryConv2d, TernaryLinear, convert_ternary_, ternarize, ternary_layers, unwrapped
+from effdl_nb.msunet.ternary import (
+    MODES,
+    TERNARY_KEYS,
+    TernaryConv2d,
+    TernaryLinear,
+    convert_ternary_,
+    ternarize,
+    ternary_layers,
+    unwrapped,
+)
 
 # %% ../../nbs/02_msunet/06_packing.ipynb #5f9b6b81
 class PackedError(ValueError):
@@ -98,7 +107,9 @@ def pack_gaps(
     """Zeros before each non-zero as 4-bit numbers (uint8, low half first): below 15, so many zeros, then a weight; 15, fifteen zeros and no weight.
 
     Zeros after the last weight are skipped by fifteens while fifteen are left. A half byte 0 fills the last byte."""
-    ends = torch.cat([torch.tensor([-1]), nonzero.nonzero().flatten(), torch.tensor([len(nonzero)])])
+    ends = torch.cat(
+        [torch.tensor([-1]), nonzero.nonzero().flatten(), torch.tensor([len(nonzero)])]
+    )
     zeros = ends.diff() - 1
     stops = (zeros // 15 + 1).cumsum(0) - 1
     halves = torch.full((int(stops[-1]) + 1,), 15, dtype=torch.uint8)
@@ -121,7 +132,10 @@ def unpack_gaps(
     reached = torch.where(weight, halves.long() + 1, 15).cumsum(0)
     total = int(reached[-1]) if len(reached) else 0
     if int(weight.sum()) != weights or not 0 <= count - total < 15:
-        raise DamagedFile(f"gaps place {int(weight.sum())} weights in {total} positions; {weights} in {count} are needed")
+        raise DamagedFile(
+            f"gaps place {int(weight.sum())} weights in {total} positions; {weights} in {count} "
+            "are needed"
+        )
     nonzero = torch.zeros(count, dtype=torch.bool)
     nonzero[reached[weight] - 1] = True
     return nonzero
@@ -167,9 +181,19 @@ def _unpack_positions(encoding: str, data: Tensor, count: int, weights: int) -> 
     "The N bits of `_positions`."
     if encoding == "gaps":
         return unpack_gaps(data, count, weights)
-    nonzero = unpack_bits(data, count) if encoding == "mask" else torch.ones(count, dtype=torch.bool)
-    if encoding not in ("mask", "all") or int(nonzero.sum()) != weights or encoding == "all" and len(data):
-        raise DamagedFile(f"encoding {encoding!r} has {int(nonzero.sum())} non-zeros of {count} in {len(data)} bytes; the record says {weights}")
+    nonzero = (
+        unpack_bits(data, count) if encoding == "mask" else torch.ones(count, dtype=torch.bool)
+    )
+    if (
+        encoding not in ("mask", "all")
+        or int(nonzero.sum()) != weights
+        or encoding == "all"
+        and len(data)
+    ):
+        raise DamagedFile(
+            f"encoding {encoding!r} has {int(nonzero.sum())} non-zeros of {count} in {len(data)} "
+            f"bytes; the record says {weights}"
+        )
     return nonzero
 
 
@@ -184,7 +208,9 @@ def decode_signs(
     if encoding == "trits":
         signs = unpack_trits(data, count)
         if int(signs.count_nonzero()) != weights:
-            raise DamagedFile(f"trits hold {int(signs.count_nonzero())} non-zeros; the record says {weights}")
+            raise DamagedFile(
+                f"trits hold {int(signs.count_nonzero())} non-zeros; the record says {weights}"
+            )
         return signs
     cut = max(len(data) - -(-weights // 8), 0)
     nonzero = _unpack_positions(encoding, data[:cut], count, weights)
@@ -216,15 +242,29 @@ def _norm_pairs(
     "Names of convolutions and of the batch norm that alone reads them: neighbours in a Sequential, used once, no shared weights, no hooks."
     named = dict(model.named_modules(remove_duplicate=False))
     times = Counter(id(m) for m in named.values())
-    weights = Counter(id(m.weight) for m in set(named.values()) if type(m) in (nn.Conv2d, TernaryConv2d))
+    weights = Counter(
+        id(m.weight) for m in set(named.values()) if type(m) in (nn.Conv2d, TernaryConv2d)
+    )
     for name, parent in model.named_modules():
-        for (a, before), (b, norm) in pairwise(parent.named_children()) if isinstance(parent, nn.Sequential) else ():
+        for (a, before), (b, norm) in (
+            pairwise(parent.named_children()) if isinstance(parent, nn.Sequential) else ()
+        ):
             prefix = f"{name}." if name else ""
             split = isinstance(before, SplitConv2d)
-            convs = {f"{prefix}{a}.parts.{i}": m for i, m in enumerate(before.parts)} if split else {prefix + a: before}
-            plain = all(type(m) in (nn.Conv2d, TernaryConv2d) and weights[id(m.weight)] == 1 for m in convs.values())
+            convs = (
+                {f"{prefix}{a}.parts.{i}": m for i, m in enumerate(before.parts)}
+                if split
+                else {prefix + a: before}
+            )
+            plain = all(
+                type(m) in (nn.Conv2d, TernaryConv2d) and weights[id(m.weight)] == 1
+                for m in convs.values()
+            )
             used = [before, norm, *convs.values()]
-            alone = all(times[id(m)] == 1 and not m._forward_hooks and not m._forward_pre_hooks for m in used)
+            alone = all(
+                times[id(m)] == 1 and not m._forward_hooks and not m._forward_pre_hooks
+                for m in used
+            )
             if plain and alone and type(norm) is nn.BatchNorm2d and norm.track_running_stats:
                 yield list(convs), prefix + b
 
@@ -232,7 +272,10 @@ def _norm_pairs(
 def _set_signs(layer: nn.Module, signs: Tensor, scale: Tensor) -> None:
     "Freeze a ternary layer with these signs and scale; its latent weight becomes their product."
     weight = layer.weight.requires_grad_(False)
-    layer.signs, layer.scale = torch.empty_like(weight, dtype=torch.int8).copy_(signs), scale.to(weight.device)
+    layer.signs, layer.scale = (
+        torch.empty_like(weight, dtype=torch.int8).copy_(signs),
+        scale.to(weight.device),
+    )
     weight.copy_(layer.signs.to(weight.dtype) * layer.scale.to(weight.dtype))
 
 
@@ -248,15 +291,23 @@ def _remove_norm(model: nn.Module, convs: list[str], norm: str) -> None:
 # %% ../../nbs/02_msunet/06_packing.ipynb #87fd79fa
 def _check_finalized(model: nn.Module) -> None:
     "PackedError if a layer has a pruner's mask: its weight may hold values that the mask is about to zero."
-    masked = [name for name, module in model.named_modules() if getattr(module._buffers.get("weight_mask"), "dtype", None) == torch.bool]
+    masked = [
+        name
+        for name, module in model.named_modules()
+        if getattr(module._buffers.get("weight_mask"), "dtype", None) == torch.bool
+    ]
     if masked:
-        raise PackedError(f"{len(masked)} layers have a weight_mask, the first {masked[0]!r}: call the pruner's finalize() first")
+        raise PackedError(
+            f"{len(masked)} layers have a weight_mask, the first {masked[0]!r}: call the "
+            "pruner's finalize() first"
+        )
 
 
 @torch.no_grad()
 def deploy(
     model: nn.Module,  # trained; not changed
-    precision: int = 16,  # 16: every stored number is a half; 32: batch norms are folded, nothing is rounded
+    # 16: every stored number is a half; 32: batch norms are folded, nothing is rounded
+    precision: int = 16,
 ) -> nn.Module:
     """A copy for inference: ternary layers frozen, batch norm folded into the convolution before it, numbers rounded to `precision` bits.
 
@@ -270,7 +321,9 @@ def deploy(
         _set_signs(layer, *_signs_of(name, layer))
     for convs, norm in list(_norm_pairs(model)):
         bn = model.get_submodule(norm)
-        factor = (bn.running_var.double() + bn.eps).rsqrt() * (1 if bn.weight is None else bn.weight.double())
+        factor = (bn.running_var.double() + bn.eps).rsqrt() * (
+            1 if bn.weight is None else bn.weight.double()
+        )
         shift = (0 if bn.bias is None else bn.bias.double()) - bn.running_mean.double() * factor
         _remove_norm(model, convs, norm)
         start = 0
@@ -310,7 +363,10 @@ def _round_halves(model: nn.Module) -> None:
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and key not in thresholds:
             rounded = tensor.half().to(tensor.dtype)
             if not torch.equal(rounded.isfinite(), tensor.isfinite()):
-                raise PackedError(f"{key} reaches {float(tensor.abs().max()):.3g}; a half holds at most {torch.finfo(torch.float16).max:.0f}")
+                raise PackedError(
+                    f"{key} reaches {float(tensor.abs().max()):.3g}; a half holds at most "
+                    f"{torch.finfo(torch.float16).max:.0f}"
+                )
             tensor.copy_(rounded)
     for layer in layers.values():
         _set_signs(layer, layer.signs, layer.scale)
@@ -320,8 +376,16 @@ FORMAT, VERSION = "effdl_packed", 1
 _KEY = FORMAT  # of the safetensors metadata
 _RECORD = 100  # bytes that a record takes: a sparse form must save more
 _NAMES = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.bool: "BOOL", torch.uint8: "U8",
-    torch.int8: "I8", torch.int16: "I16", torch.int32: "I32", torch.int64: "I64",
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.int16: "I16",
+    torch.int32: "I32",
+    torch.int64: "I64",
 }
 _USUAL = {"mode": "msunet", "dtype": "F32"}  # what a ternary layer's record leaves out
 _TYPES = {name: dtype for dtype, name in _NAMES.items()}
@@ -353,7 +417,13 @@ def _ternary_entry(name: str, layer: nn.Module) -> tuple[Tensor, dict]:
     if not scale.isfinite().all():
         raise PackedError(f"layer {name!r} has a scale that is not finite")
     encoding, data = encode_signs(signs.detach().cpu().contiguous())
-    record = {"kind": "ternary", "shape": list(signs.shape), "encoding": encoding, "nonzero": int(signs.count_nonzero()), "alpha": float(layer.alpha)}
+    record = {
+        "kind": "ternary",
+        "shape": list(signs.shape),
+        "encoding": encoding,
+        "nonzero": int(signs.count_nonzero()),
+        "alpha": float(layer.alpha),
+    }
     record |= {"scale": float(scale)} if scale.dim() == 0 else {}
     return data, record | _but(mode=layer.mode, dtype=_NAMES[layer.weight.dtype])
 
@@ -374,7 +444,11 @@ def _plain_entry(tensor: Tensor, halves: bool) -> tuple[Tensor, dict | None]:
     if len(data) + _RECORD >= tensor.nbytes:
         return tensor, None
     return data, {
-        "kind": "sparse", "shape": list(tensor.shape), "encoding": encoding, "nonzero": int(tensor.count_nonzero()), "dtype": _NAMES[tensor.dtype]
+        "kind": "sparse",
+        "shape": list(tensor.shape),
+        "encoding": encoding,
+        "nonzero": int(tensor.count_nonzero()),
+        "dtype": _NAMES[tensor.dtype],
     }
 
 # %% ../../nbs/02_msunet/06_packing.ipynb #58ab01a8
@@ -384,16 +458,31 @@ def _entries(model: nn.Module, halves: bool) -> Iterator[tuple[str, tuple, Tenso
     own = {_join(name, key) for name in layers for key in ("weight", *TERNARY_KEYS)}
     for name, layer in layers.items():
         data, record = _ternary_entry(name, layer)
-        yield _join(name, "weight"), (id(layer.weight), data.numpy().tobytes(), str(record)), data, record
+        yield (
+            _join(name, "weight"),
+            (id(layer.weight), data.numpy().tobytes(), str(record)),
+            data,
+            record,
+        )
         if "scale" not in record:
             yield _join(name, "scale"), (id(layer.scale),), *_plain_entry(layer.scale, halves)
     for key, tensor in model.state_dict().items():
         if key in own:
             continue
-        if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.dtype not in _NAMES:
+        if (
+            not isinstance(tensor, Tensor)
+            or tensor.layout != torch.strided
+            or tensor.dtype not in _NAMES
+        ):
             kind = getattr(tensor, "dtype", type(tensor).__name__)
-            raise PackedError(f"{key} is {kind}; dense tensors of {', '.join(_NAMES.values())} can be packed")
-        identity = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()) if tensor.numel() else (key,)
+            raise PackedError(
+                f"{key} is {kind}; dense tensors of {', '.join(_NAMES.values())} can be packed"
+            )
+        identity = (
+            (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+            if tensor.numel()
+            else (key,)
+        )
         yield key, identity, *_plain_entry(tensor, halves)
 
 # %% ../../nbs/02_msunet/06_packing.ipynb #89419a83
@@ -422,8 +511,18 @@ def save_packed(
             continue
         tensors[key] = tensor
         coded |= {} if record is None else {key: record}
-    header = {"format": FORMAT, "version": VERSION, "halves": "F32" if halves else "F16", "network": _network_record(model)}
-    text = '",' + json.dumps(header | {"coded": coded, "shared": shared}, separators=(",", ":"), allow_nan=False)[1:]
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "halves": "F32" if halves else "F16",
+        "network": _network_record(model),
+    }
+    text = (
+        '",'
+        + json.dumps(
+            header | {"coded": coded, "shared": shared}, separators=(",", ":"), allow_nan=False
+        )[1:]
+    )
     with atomic_write(path) as part:
         save_file(tensors, part, metadata={_KEY: '{"sha256":"' + _digest(text, tensors) + text})
     return coded
@@ -445,8 +544,17 @@ def _network_record(model: nn.Module) -> dict | None:
     high = min((c + 4) / base for c, base in ((c1, 64), (c2, 128), (c3, 256)))
     for width in (c3 / 256, c1 / 64, (low + high) / 2):
         expansions = [w // c for w, c in zip(wide, (c1, c2, c2, c3), strict=True)]
-        record = {"name": "MSUNet", "expansions": expansions, "width": width, "num_classes": classes}
-        if (scaled(64, width), scaled(128, width), scaled(256, width)) == (c1, c2, c3) and _weight_shapes(_network(record, "meta")) == shapes:
+        record = {
+            "name": "MSUNet",
+            "expansions": expansions,
+            "width": width,
+            "num_classes": classes,
+        }
+        if (scaled(64, width), scaled(128, width), scaled(256, width)) == (
+            c1,
+            c2,
+            c3,
+        ) and _weight_shapes(_network(record, "meta")) == shapes:
             return record
     return None
 
@@ -458,9 +566,22 @@ def _weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 def _network(record: dict, device: str) -> nn.Module:
     "The network of a record; DamagedFile if the record is not one that `_network_record` makes."
-    name, expansions, width, classes = (record.get(key) for key in ("name", "expansions", "width", "num_classes"))
-    whole = isinstance(expansions, list) and len(expansions) == 4 and all(type(n) is int and 0 < n <= 64 for n in [*expansions])
-    if name != "MSUNet" or not whole or type(classes) is not int or not 0 < classes < 2**24 or type(width) is not float or not 0 < width <= 64:
+    name, expansions, width, classes = (
+        record.get(key) for key in ("name", "expansions", "width", "num_classes")
+    )
+    whole = (
+        isinstance(expansions, list)
+        and len(expansions) == 4
+        and all(type(n) is int and 0 < n <= 64 for n in [*expansions])
+    )
+    if (
+        name != "MSUNet"
+        or not whole
+        or type(classes) is not int
+        or not 0 < classes < 2**24
+        or type(width) is not float
+        or not 0 < width <= 64
+    ):
         raise DamagedFile(f"{record} is no network that this reader builds")
     with torch.device(device):
         return MSUNet(tuple(expansions), width, classes)
@@ -472,23 +593,39 @@ def _read(path: str | Path) -> tuple[dict, dict[str, Tensor]]:
         with safe_open(path, "pt") as f:
             text = (f.metadata() or {}).get(_KEY)
             if text is None:
-                raise ForeignFile(f"{path} is a safetensors file without {_KEY!r} in its metadata, so not a packed network")
+                raise ForeignFile(
+                    f"{path} is a safetensors file without {_KEY!r} in its metadata, so not a "
+                    "packed network"
+                )
             record = json.loads(text)
             if not isinstance(record, dict) or record.get("format") != FORMAT:
                 raise ForeignFile(f"{path} does not say that its format is {FORMAT}")
             if type(record.get("version")) is not int or record["version"] != VERSION:
-                raise WrongVersion(f"{path} has version {record.get('version')!r} of the format; this reader knows {VERSION}")
+                raise WrongVersion(
+                    f"{path} has version {record.get('version')!r} of the format; this reader "
+                    f"knows {VERSION}"
+                )
             tensors = {name: f.get_tensor(name) for name in f.keys()}
     except (SafetensorError, json.JSONDecodeError, RecursionError) as error:
         raise ForeignFile(f"{path} is not a whole packed network: {error}") from error
-    if not all(t.dtype in _NAMES for t in tensors.values()) or _digest(text[75:], tensors) != text[11:75]:
+    if (
+        not all(t.dtype in _NAMES for t in tensors.values())
+        or _digest(text[75:], tensors) != text[11:75]
+    ):
         raise DamagedFile(f"{path} does not have the contents that its checksum was made from")
     return record, tensors
 
 # %% ../../nbs/02_msunet/06_packing.ipynb #ec99f993
 def _check_threshold(key: str, info: dict) -> None:
-    if info["mode"] not in MODES or type(info["alpha"]) not in (int, float) or not 0 <= info["alpha"] < math.inf:
-        raise DamagedFile(f"{key} has mode {info['mode']!r} and alpha {info['alpha']!r}; a mode of {', '.join(MODES)} and a number >= 0 are needed")
+    if (
+        info["mode"] not in MODES
+        or type(info["alpha"]) not in (int, float)
+        or not 0 <= info["alpha"] < math.inf
+    ):
+        raise DamagedFile(
+            f"{key} has mode {info['mode']!r} and alpha {info['alpha']!r}; a mode of "
+            f"{', '.join(MODES)} and a number >= 0 are needed"
+        )
 
 # %% ../../nbs/02_msunet/06_packing.ipynb #1bacefdf
 def _decode(record: dict, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, tuple]]:
@@ -501,8 +638,16 @@ def _decode(record: dict, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor]
         if info["kind"] == "ternary":
             _check_threshold(key, info)
             scale, dtype = info.get("scale"), _TYPES[info["dtype"]]
-            scale = None if scale is None else torch.tensor(scale, dtype=dtype if dtype == torch.float64 else torch.float32)
-            ternary[key.removesuffix("weight").removesuffix(".")] = decode_signs(*args).view(shape), scale, info
+            scale = (
+                None
+                if scale is None
+                else torch.tensor(scale, dtype=dtype if dtype == torch.float64 else torch.float32)
+            )
+            ternary[key.removesuffix("weight").removesuffix(".")] = (
+                decode_signs(*args).view(shape),
+                scale,
+                info,
+            )
         elif info["kind"] == "sparse":
             plain[key] = decode_values(*args, _TYPES[info["dtype"]]).view(shape)
         else:
@@ -512,14 +657,17 @@ def _decode(record: dict, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor]
         if first in plain:
             plain[key] = plain[first]
         else:
-            ternary[key.removesuffix("weight").removesuffix(".")] = ternary[first.removesuffix("weight").removesuffix(".")]
+            ternary[key.removesuffix("weight").removesuffix(".")] = ternary[
+                first.removesuffix("weight").removesuffix(".")
+            ]
     return plain, ternary
 
 # %% ../../nbs/02_msunet/06_packing.ipynb #ade74401
 @torch.no_grad()
 def load_packed(
     path: str | Path,  # a file of `save_packed`
-    model: nn.Module | None = None,  # network of the same architecture to fill; None builds the MSUNet that the file describes
+    # network of the same architecture to fill; None builds the MSUNet that the file describes
+    model: nn.Module | None = None,
 ) -> nn.Module:
     """The network of a packed file, in evaluation mode, its ternary layers frozen. No code from the file is run.
 
@@ -534,7 +682,10 @@ def load_packed(
     except (KeyError, TypeError, AttributeError, RuntimeError, OverflowError, ValueError) as error:
         raise DamagedFile(f"{path} contradicts itself: {type(error).__name__} {error}") from error
     if model is None and not isinstance(network, dict):
-        raise DoesNotFit(f"{path} holds a network that is not an MSUNet: give a model of the same architecture to fill")
+        raise DoesNotFit(
+            f"{path} holds a network that is not an MSUNet: give a model of the same "
+            "architecture to fill"
+        )
     if model is None:
         _plan(_network(network, "meta"), plain, ternary)
         model = _network(network, "cpu")
@@ -547,26 +698,45 @@ def _can_be_ternary(layer: nn.Module) -> bool:
     return isinstance(layer, TernaryConv2d | TernaryLinear) or type(layer) in (nn.Conv2d, nn.Linear)
 
 
-def _plan(model: nn.Module, plain: dict[str, Tensor], ternary: dict[str, tuple]) -> list[tuple[list[str], str]]:
+def _plan(
+    model: nn.Module, plain: dict[str, Tensor], ternary: dict[str, tuple]
+) -> list[tuple[list[str], str]]:
     "The batch norms to remove; DoesNotFit if the model then still has other keys or shapes than the file."
     shapes = {key: tuple(getattr(t, "shape", ())) for key, t in model.state_dict().items()}
-    removed = [pair for pair in _norm_pairs(model) if not any(key.startswith(pair[1] + ".") for key in plain)]
+    removed = [
+        pair
+        for pair in _norm_pairs(model)
+        if not any(key.startswith(pair[1] + ".") for key in plain)
+    ]
     for convs, norm in removed:
         shapes = {key: shape for key, shape in shapes.items() if not key.startswith(norm + ".")}
         shapes |= {f"{conv}.bias": (model.get_submodule(conv).out_channels,) for conv in convs}
     given = {key: tuple(t.shape) for key, t in plain.items()}
     for name, (signs, scale, _) in ternary.items():
-        shapes = {key: shape for key, shape in shapes.items() if key not in [_join(name, k) for k in TERNARY_KEYS]}
+        shapes = {
+            key: shape
+            for key, shape in shapes.items()
+            if key not in [_join(name, k) for k in TERNARY_KEYS]
+        }
         given[_join(name, "weight")] = tuple(signs.shape)
         if scale is None:
             shapes[_join(name, "scale")] = (signs.shape[0], *[1] * (signs.dim() - 1))
-    wrong = [f"{key}: {shapes.get(key, 'absent')} in the model, {given.get(key, 'absent')} in the file" for key in sorted(shapes | given)
-             if shapes.get(key) != given.get(key)]
+    wrong = [
+        f"{key}: {shapes.get(key, 'absent')} in the model, {given.get(key, 'absent')} in the file"
+        for key in sorted(shapes | given)
+        if shapes.get(key) != given.get(key)
+    ]
     named = dict(model.named_modules(remove_duplicate=False))
     unfit = [] if wrong else [name for name in ternary if not _can_be_ternary(named[name])]
-    wrong += [f"{name}: a {type(named[name]).__name__}, which has no ternary form" for name in unfit]
+    wrong += [
+        f"{name}: a {type(named[name]).__name__}, which has no ternary form" for name in unfit
+    ]
     if wrong:
-        raise DoesNotFit(f"the file and the model differ in {len(wrong)} entries: " + "; ".join(wrong[:5]) + ("; ..." if len(wrong) > 5 else ""))
+        raise DoesNotFit(
+            f"the file and the model differ in {len(wrong)} entries: "
+            + "; ".join(wrong[:5])
+            + ("; ..." if len(wrong) > 5 else "")
+        )
     return removed
 
 # %% ../../nbs/02_msunet/06_packing.ipynb #263060ae
@@ -585,7 +755,11 @@ def _fill(model: nn.Module, plain: dict[str, Tensor], ternary: dict[str, tuple])
     for key, tensor in plain.items():
         owner, _, last = key.rpartition(".")
         owner = model.get_submodule(owner)
-        if not isinstance(owner, nn.Module) or last == "scale" and hasattr(owner, "signs_and_scale"):
+        if (
+            not isinstance(owner, nn.Module)
+            or last == "scale"
+            and hasattr(owner, "signs_and_scale")
+        ):
             continue
         target = getattr(owner, last)
         target.data = torch.empty_like(target, dtype=tensor.dtype).copy_(tensor)
@@ -599,8 +773,17 @@ def packed_table(
     header = Path(path).stat().st_size - sum(t.nbytes for t in tensors.values())
     rows = [{"name": "(header)", "encoding": "JSON", "shape": [], "bytes": header}]
     for name, tensor in tensors.items():
-        info = record["coded"].get(name, {"encoding": _NAMES[tensor.dtype], "shape": list(tensor.shape)})
-        rows.append({"name": name, "encoding": info["encoding"], "shape": info["shape"], "bytes": tensor.nbytes})
+        info = record["coded"].get(
+            name, {"encoding": _NAMES[tensor.dtype], "shape": list(tensor.shape)}
+        )
+        rows.append(
+            {
+                "name": name,
+                "encoding": info["encoding"],
+                "shape": info["shape"],
+                "bytes": tensor.nbytes,
+            }
+        )
     return rows
 
 # %% ../../nbs/02_msunet/06_packing.ipynb #0224837d

@@ -36,11 +36,20 @@ def cubic_sparsity(
     """Share of zeros s_f + (s_i - s_f)(1 - t)^3 with t = (epoch - begin)/(end - begin) clipped to [0, 1] (Zhu and Gupta, 2017).
 
     With begin == end the share jumps there. Raises ValueError for shares outside [0, 1], initial > final, begin > end, or a NaN."""
-    final, initial = _check_share(final, "final sparsity"), _check_share(initial, "initial sparsity")
+    final, initial = (
+        _check_share(final, "final sparsity"),
+        _check_share(initial, "initial sparsity"),
+    )
     if not initial <= final:
-        raise ValueError(f"initial sparsity {initial} is above the final one {final}; pruning needs initial <= final")
+        raise ValueError(
+            f"initial sparsity {initial} is above the final one {final}; pruning needs initial "
+            "<= final"
+        )
     if not begin <= end or epoch != epoch:
-        raise ValueError(f"epoch {epoch} of a schedule from {begin} to {end}; numbers with begin <= end are needed")
+        raise ValueError(
+            f"epoch {epoch} of a schedule from {begin} to {end}; numbers with begin <= end are "
+            "needed"
+        )
     if epoch >= end:
         return final
     t = (epoch - begin) / (end - begin) if epoch > begin else 0.0
@@ -54,12 +63,13 @@ def _mask_for(
 ) -> Tensor:
     "A bool mask that is False for exactly round(sparsity * N) weights: those pruned already, then the smallest magnitudes, then the first."
     magnitude = weight.detach().abs()
-    magnitude = magnitude if magnitude.dtype == torch.float64 else magnitude.float()  # exact for narrower types
+    # exact for narrower types
+    magnitude = magnitude if magnitude.dtype == torch.float64 else magnitude.float()
     if mask is not None:
         magnitude = torch.where(mask, magnitude, -1.0)
     order = magnitude.flatten().sort(stable=True).indices
     keep = torch.ones(weight.numel(), dtype=torch.bool, device=weight.device)
-    keep[order[:round(sparsity * weight.numel())]] = False
+    keep[order[: round(sparsity * weight.numel())]] = False
     return keep.view(weight.shape)
 
 # %% ../../nbs/02_msunet/02_pruning.ipynb #b97aa895
@@ -72,7 +82,11 @@ def _clean_names(
     for name, module in modules.items():
         parts, kept = name.split("."), []
         for i, part in enumerate(parts):
-            wrapper = part == "_orig_mod" or part == "module" and isinstance(modules[".".join(parts[:i])], _WRAPPERS)
+            wrapper = (
+                part == "_orig_mod"
+                or part == "module"
+                and isinstance(modules[".".join(parts[:i])], _WRAPPERS)
+            )
             kept += [] if wrapper else [part]
         clean.append((".".join(kept), module))
     return clean
@@ -82,18 +96,28 @@ def _prunable(
     model: nn.Module,  # any model
 ) -> dict[str, nn.Module]:
     "Modules that own a floating-point parameter `weight` of two or more dimensions, by clean name."
+
     def owns(module: nn.Module) -> bool:
         weight = module._parameters.get("weight")
         if nn.parameter.is_lazy(weight):
             raise ValueError("a lazy layer has no weight yet; run the model once before pruning it")
-        return weight is not None and weight.dim() > 1 and weight.is_floating_point() and weight.numel() > 0
+        return (
+            weight is not None
+            and weight.dim() > 1
+            and weight.is_floating_point()
+            and weight.numel() > 0
+        )
 
     return {name: module for name, module in _clean_names(model) if owns(module)}
 
 
 def _some(names: list[str]) -> str:
     "A few of the names."
-    return ", ".join(map(repr, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "") if names else "none"
+    return (
+        ", ".join(map(repr, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+        if names
+        else "none"
+    )
 
 
 def _matches(
@@ -109,20 +133,30 @@ def _matches(
         share = _check_share(share, f"sparsity of {pattern!r}")
         names = [name for name in layers if name == pattern or fnmatchcase(name, pattern)]
         if not names:
-            raise ValueError(f"{pattern!r} matches no layer with a weight to prune; there are {_some(list(layers))}")
+            raise ValueError(
+                f"{pattern!r} matches no layer with a weight to prune; there are "
+                f"{_some(list(layers))}"
+            )
         ternary = [name for name in names if id(layers[name]) in refused]
         if ternary:
-            raise ValueError(f"{pattern!r} matches ternary layers, whose zeros come from alpha: {_some(ternary)}; use a pattern without them")
+            raise ValueError(
+                f"{pattern!r} matches ternary layers, whose zeros come from alpha: "
+                f"{_some(ternary)}; use a pattern without them"
+            )
         for name in names:
             owner = first[id(layers[name].weight)]
             if owner in found and found[owner][1] != share:
-                raise ValueError(f"{name!r} gets {found[owner][1]} by {by[owner]!r} and {share} by {pattern!r}; one target a weight is needed")
+                raise ValueError(
+                    f"{name!r} gets {found[owner][1]} by {by[owner]!r} and {share} by "
+                    f"{pattern!r}; one target a weight is needed"
+                )
             found[owner], by[owner] = (layers[owner], share), pattern
     return found
 
 # %% ../../nbs/02_msunet/02_pruning.ipynb #9f97a0fa
 def targets_by_role(
-    model: nn.Module,  # MSUNet, any model with `layer_roles()`, or any model whose roles can be guessed
+    # MSUNet, any model with `layer_roles()`, or any model whose roles can be guessed
+    model: nn.Module,
     sparsity: Mapping[str, float],  # role ("se", "depthwise", ...) -> final share of zeros
 ) -> dict[str, float]:
     "Targets for `MagnitudePruner`, by layer name; ValueError for a role that no layer has."
@@ -130,7 +164,10 @@ def targets_by_role(
     for role, share in sparsity.items():
         names = [name for name, has in roles.items() if has == role]
         if not names:
-            raise ValueError(f"no layer has the role {role!r}; roles here are {', '.join(sorted(set(roles.values())))}")
+            raise ValueError(
+                f"no layer has the role {role!r}; roles here are "
+                f"{', '.join(sorted(set(roles.values())))}"
+            )
         targets |= dict.fromkeys(names, share)
     return targets
 
@@ -144,21 +181,33 @@ class _MaskedLayers:
         for name, (module, _) in self.layers.items():
             mask = getattr(module, "weight_mask", None)
             if mask is None:
-                module.register_buffer("weight_mask", torch.ones_like(module.weight, dtype=torch.bool))
+                module.register_buffer(
+                    "weight_mask", torch.ones_like(module.weight, dtype=torch.bool)
+                )
             elif mask.dtype != torch.bool or mask.shape != module.weight.shape:
-                raise ValueError(f"layer {name!r} has a weight_mask of {mask.dtype} {tuple(mask.shape)}; a bool one like the weight is needed")
+                raise ValueError(
+                    f"layer {name!r} has a weight_mask of {mask.dtype} {tuple(mask.shape)}; a "
+                    "bool one like the weight is needed"
+                )
 
     def _masked(self) -> list[tuple[str, nn.Module, float]]:
         "Names, modules and targets; ValueError once finalized."
         if self.finalized:
-            raise ValueError("this pruner is finalized and its masks are gone; make a new MagnitudePruner to prune on")
+            raise ValueError(
+                "this pruner is finalized and its masks are gone; make a new MagnitudePruner to "
+                "prune on"
+            )
         return [(name, module, final) for name, (module, final) in self.layers.items()]
 
     def sparsity(self) -> dict[str, float]:
         "Share of exact zeros of each layer's weight, once its mask is applied."
         zeros = {}
         for name, (module, _) in self.layers.items():
-            weight = module.weight.detach() if self.finalized else module.weight.detach().masked_fill(~module.weight_mask, 0)
+            weight = (
+                module.weight.detach()
+                if self.finalized
+                else module.weight.detach().masked_fill(~module.weight_mask, 0)
+            )
             zeros[name] = (weight.numel() - int(weight.count_nonzero())) / weight.numel()
         return zeros
 
@@ -175,7 +224,9 @@ class MagnitudePruner(_MaskedLayers):
         model: nn.Module,  # pruned in place
         targets: Mapping[str, float],  # name or pattern -> final share of zeros
         begin: float = 0.0,  # epoch at which pruning starts
-        end: float = 100.0,  # epoch from which the targets are met; at most the last epoch that begins, or they never are
+        # epoch from which the targets are met; at most the last epoch that begins, or they never
+        # are
+        end: float = 100.0,
     ):
         if not targets:
             raise ValueError("targets is empty; at least one name or pattern is needed")
@@ -189,7 +240,10 @@ class MagnitudePruner(_MaskedLayers):
         for name, module, final in self._masked():
             bad = module.weight.numel() - int(module.weight.isfinite().sum())
             if bad:
-                raise ValueError(f"{bad} of {module.weight.numel()} weights of {name!r} are NaN or infinite; they have no order to prune by")
+                raise ValueError(
+                    f"{bad} of {module.weight.numel()} weights of {name!r} are NaN or infinite; "
+                    "they have no order to prune by"
+                )
             share = cubic_sparsity(epoch, self.begin, self.end, final)
             module.weight_mask.copy_(_mask_for(module.weight, share, module.weight_mask))
 
@@ -202,7 +256,10 @@ class MagnitudePruner(_MaskedLayers):
     def on_step(self, model: nn.Module, step: int, epoch: float) -> None:
         "The trainer's hook before each step: new masks when `epoch` is whole, zeros always. ValueError for another model than the pruner's."
         if unwrapped(model) is not unwrapped(self.model):
-            raise ValueError(f"on_step got another {type(model).__name__} than the one this pruner was made for; make a pruner for it")
+            raise ValueError(
+                f"on_step got another {type(model).__name__} than the one this pruner was made "
+                "for; make a pruner for it"
+            )
         if epoch == int(epoch):
             self.update(epoch)
         self.apply()

@@ -29,7 +29,13 @@ from .consistency import ConsistencyLoss
 from .network import MSUNet, Variant, msunet, variant_of
 from .packing import deploy
 from .pruning import MagnitudePruner, targets_by_role
-from .ternary import ALPHA_HALF, alpha_at, freeze_ternary_, set_alpha_, ternary_layers
+from effdl_nb.msunet.ternary import (
+    ALPHA_HALF,
+    alpha_at,
+    freeze_ternary_,
+    set_alpha_,
+    ternary_layers,
+)
 from ..training import TrainConfig, crop_flip, evaluate, steps_per_epoch, train
 
 # %% ../../nbs/02_msunet/07_recipe.ipynb #066b0afa
@@ -40,7 +46,9 @@ def color_jitter(
 ) -> Tensor:
     "Brightness, contrast and saturation in an order and by factors drawn for each image; (B, 3, H, W) uint8."
     x, B = images.float(), len(images)
-    factors = 1 + strength * (2 * torch.rand(B, 3, 1, 1, 1, generator=generator, device=x.device) - 1)
+    factors = 1 + strength * (
+        2 * torch.rand(B, 3, 1, 1, 1, generator=generator, device=x.device) - 1
+    )
     order = torch.rand(B, 3, generator=generator, device=x.device).argsort(1)
     weights = torch.tensor([0.299, 0.587, 0.114], device=x.device).view(1, 3, 1, 1)
     for k in order.unbind(1):
@@ -99,30 +107,41 @@ class MSUNetSettings:
     train_size: int | None = None  # class-balanced subset of the training images; None: all
     test_size: int | None = None  # likewise of the test images
     image_size: int | None = None  # images are averaged down to this side; None: as they are
-    variant: str = "v1"  # "v0", "v1", "v2" or "v3": width of the blocks and, where not overridden below, the techniques
+    # "v0", "v1", "v2" or "v3": width of the blocks and, where not overridden below, the techniques
+    variant: str = "v1"
     recipe: str = "released"  # "released": the authors' runs; "thesis": Table 2.1 to the letter
-    width: float = 1.0  # multiplier of the trained network's channels; counts are always made at width 1
+    # multiplier of the trained network's channels; counts are always made at width 1
+    width: float = 1.0
     quantization: str = "ternary"  # of the pointwise layers: "ternary", "binary" or "none"
-    consistency: str = "variant"  # "variant": as the variant has it; "off"; "thesis": Equation 2.7 with mixup; "mixup": that mixing without it;
+    # "variant": as the variant has it; "off"; "thesis": Equation 2.7 with mixup; "mixup": that
+    # mixing without it;
+    consistency: str = "variant"
     # "released": the authors' code with CutMix; "cutmix": that mixing without it
-    pruning: str = "variant"  # "variant": as the variant has it; "off"; "full": 90 % of squeeze-excitation, half of the depthwise weights
+    # "variant": as the variant has it; "off"; "full": 90 % of squeeze-excitation, half of the
+    # depthwise weights
+    pruning: str = "variant"
     epochs: int = EPOCHS  # of stage 1
     batch_size: int = 64  # images in a step
     lr: float = 0.1  # peak learning rate of stage 1
     weight_decay: float = 1e-4  # not on 1-d parameters
     schedule: str = "step"  # of stage 1: "step": gamma at each milestone; "cosine": to zero
     warmup: float = 5 / EPOCHS  # fraction of stage 1 with a rising learning rate
-    milestones: tuple[float, ...] = tuple(e / EPOCHS for e in range(300, 1001, 100))  # fractions of stage 1, for "step"
+    # fractions of stage 1, for "step"
+    milestones: tuple[float, ...] = tuple(e / EPOCHS for e in range(300, 1001, 100))
     gamma: float = 0.25  # factor of the learning rate at a milestone
     alpha: float = ALPHA_HALF  # final threshold of ternary layers, in standard deviations
-    alpha_ramp: tuple[float, float] = (20 / EPOCHS, 400 / EPOCHS)  # fractions of stage 1: the threshold starts to rise, and is final
+    # fractions of stage 1: the threshold starts to rise, and is final
+    alpha_ramp: tuple[float, float] = (20 / EPOCHS, 400 / EPOCHS)
     precision: str = "fp32"  # of stage 1: "fp32", "bf16" or "fp16" activations
-    stage2_epochs: float = EPOCHS2  # 0: no stage 2, and nothing is pruned; a fraction: part of a pass
+    # 0: no stage 2, and nothing is pruned; a fraction: part of a pass
+    stage2_epochs: float = EPOCHS2
     stage2_lr: float = 1e-3  # peak learning rate of stage 2
     stage2_schedule: str = "cosine"  # of stage 2
     stage2_milestones: tuple[float, ...] = ()  # fractions of stage 2, for "step"
     stage2_precision: str = "fp32"  # of stage 2
-    prune_until: float = 100 / EPOCHS2  # fraction of stage 2 after which the final sparsity is reached; at 1 the last cut follows the training
+    # fraction of stage 2 after which the final sparsity is reached; at 1 the last cut follows the
+    # training
+    prune_until: float = 100 / EPOCHS2
     augment: str = "released"  # "released": crop, flip, colour jitter, erasing; "crop-flip"; "none"
     channels_last: bool = True  # memory layout; faster on CPUs and tensor cores
 
@@ -135,50 +154,100 @@ SCHEDULES, PRECISIONS = ("step", "cosine"), ("fp32", "bf16", "fp16")
 
 def _config(s: MSUNetSettings, stage: int, seed: int, images: int) -> TrainConfig:
     "The trainer's configuration of a stage, for so many images."
-    epochs, lr, schedule = (s.epochs, s.lr, s.schedule) if stage == 1 else (s.stage2_epochs, s.stage2_lr, s.stage2_schedule)
-    milestones, precision = (s.milestones, s.precision) if stage == 1 else (s.stage2_milestones, s.stage2_precision)
-    steps = None if stage == 1 else round(epochs * steps_per_epoch(images, TrainConfig(batch_size=s.batch_size)))
+    epochs, lr, schedule = (
+        (s.epochs, s.lr, s.schedule)
+        if stage == 1
+        else (s.stage2_epochs, s.stage2_lr, s.stage2_schedule)
+    )
+    milestones, precision = (
+        (s.milestones, s.precision) if stage == 1 else (s.stage2_milestones, s.stage2_precision)
+    )
+    steps = (
+        None
+        if stage == 1
+        else round(epochs * steps_per_epoch(images, TrainConfig(batch_size=s.batch_size)))
+    )
     return TrainConfig(
-        epochs=math.ceil(epochs), steps=steps, batch_size=s.batch_size, lr=lr, nesterov=True, weight_decay=s.weight_decay, schedule=schedule,
-        warmup_epochs=s.warmup * s.epochs if stage == 1 else 0.0, milestones=tuple(m * epochs for m in milestones) if schedule == "step" else (),
-        gamma=s.gamma, precision=precision, channels_last=s.channels_last, seed=seed)
+        epochs=math.ceil(epochs),
+        steps=steps,
+        batch_size=s.batch_size,
+        lr=lr,
+        nesterov=True,
+        weight_decay=s.weight_decay,
+        schedule=schedule,
+        warmup_epochs=s.warmup * s.epochs if stage == 1 else 0.0,
+        milestones=tuple(m * epochs for m in milestones) if schedule == "step" else (),
+        gamma=s.gamma,
+        precision=precision,
+        channels_last=s.channels_last,
+        seed=seed,
+    )
 
 
 def _check_settings(s: MSUNetSettings) -> None:
     "ValueError naming the field, its value and what is allowed."
     variant_of(s.variant, s.recipe)
-    allowed = {"quantization": ("ternary", "binary", "none"), "consistency": CONSISTENCY, "pruning": PRUNING, "schedule": SCHEDULES,
-               "stage2_schedule": SCHEDULES, "precision": PRECISIONS, "stage2_precision": PRECISIONS, "augment": tuple(AUGMENTATIONS)}
+    allowed = {
+        "quantization": ("ternary", "binary", "none"),
+        "consistency": CONSISTENCY,
+        "pruning": PRUNING,
+        "schedule": SCHEDULES,
+        "stage2_schedule": SCHEDULES,
+        "precision": PRECISIONS,
+        "stage2_precision": PRECISIONS,
+        "augment": tuple(AUGMENTATIONS),
+    }
     for name, choices in allowed.items():
         if getattr(s, name) not in choices:
             raise ValueError(f"{name} is {getattr(s, name)!r}; allowed are {', '.join(choices)}")
     if len(s.alpha_ramp) != 2 or not 0 <= s.alpha_ramp[0] <= s.alpha_ramp[1] <= 1:
-        raise ValueError(f"alpha_ramp is {s.alpha_ramp}; two fractions of stage 1, 0 <= start <= end <= 1, are needed")
-    fractions = {"warmup": (s.warmup,), "milestones": s.milestones, "stage2_milestones": s.stage2_milestones, "prune_until": (s.prune_until,)}
+        raise ValueError(
+            f"alpha_ramp is {s.alpha_ramp}; two fractions of stage 1, 0 <= start <= end <= 1, "
+            "are needed"
+        )
+    fractions = {
+        "warmup": (s.warmup,),
+        "milestones": s.milestones,
+        "stage2_milestones": s.stage2_milestones,
+        "prune_until": (s.prune_until,),
+    }
     for name, values in fractions.items():
         if any(not 0 <= value <= 1 for value in values):
-            raise ValueError(f"{name} is {getattr(s, name)}; fractions of the training from 0 to 1 are needed")
+            raise ValueError(
+                f"{name} is {getattr(s, name)}; fractions of the training from 0 to 1 are needed"
+            )
     if not (s.epochs >= 1 and 0 <= s.stage2_epochs < math.inf and s.width > 0 and s.alpha >= 0):
-        raise ValueError(f"epochs is {s.epochs}, stage2_epochs {s.stage2_epochs}, width {s.width}, alpha {s.alpha}; "
-                         "at least 1 and 0 epochs, a width > 0 and alpha >= 0 are needed")
+        raise ValueError(
+            f"epochs is {s.epochs}, stage2_epochs {s.stage2_epochs}, width {s.width}, alpha "
+            f"{s.alpha}; "
+            "at least 1 and 0 epochs, a width > 0 and alpha >= 0 are needed"
+        )
     for stage in (1, 2) if s.stage2_epochs else (1,):
         try:
             _config(s, stage, 0, s.batch_size)
         except ValueError as error:
             raise ValueError(f"the settings of stage {stage} make no training: {error}") from error
     if s.stage2_epochs == 0 and s.pruning == "full":
-        raise ValueError("pruning is 'full' and stage2_epochs 0; pruning happens in stage 2, so it needs one")
+        raise ValueError(
+            "pruning is 'full' and stage2_epochs 0; pruning happens in stage 2, so it needs one"
+        )
 
 # %% ../../nbs/02_msunet/07_recipe.ipynb #e0c0cd3c
 def switches(
     s: MSUNetSettings,  # which variant, and what overrides it
 ) -> Variant:
     "The switches of a network: those of its variant where the settings do not say otherwise."
-    variant = dataclasses.replace(variant_of(s.variant, s.recipe), ternary=s.quantization == "ternary")
+    variant = dataclasses.replace(
+        variant_of(s.variant, s.recipe), ternary=s.quantization == "ternary"
+    )
     if s.pruning != "variant" or s.stage2_epochs == 0:
         se, depthwise = FULL_PRUNING if s.pruning == "full" else (0.0, 0.0)
         variant = dataclasses.replace(variant, sparse_se=se, sparse_depthwise=depthwise)
-    return variant if s.consistency == "variant" else dataclasses.replace(variant, consistency=s.consistency in ("thesis", "released"))
+    return (
+        variant
+        if s.consistency == "variant"
+        else dataclasses.replace(variant, consistency=s.consistency in ("thesis", "released"))
+    )
 
 
 def consistency_form(
@@ -197,8 +266,20 @@ def shrink(
     "Means of square blocks, rounded; (N, C, size, size) uint8. ValueError unless the images are square and `size` divides their side."
     side = images.shape[-1]
     if images.shape[-2] != side or size < 1 or side % size:
-        raise ValueError(f"image_size is {size}; images of {images.shape[-2]}x{side} can be averaged down to a divisor of their side")
-    return images if size == side else torch.cat([F.avg_pool2d(part.float(), side // size).round().to(torch.uint8) for part in images.split(5000)])
+        raise ValueError(
+            f"image_size is {size}; images of {images.shape[-2]}x{side} can be averaged down to "
+            "a divisor of their side"
+        )
+    return (
+        images
+        if size == side
+        else torch.cat(
+            [
+                F.avg_pool2d(part.float(), side // size).round().to(torch.uint8)
+                for part in images.split(5000)
+            ]
+        )
+    )
 
 
 def training_data(
@@ -209,7 +290,10 @@ def training_data(
     data = load(s.dataset, train_size=s.train_size, test_size=s.test_size, seed=seed)
     if s.image_size is None:
         return data
-    smaller = {part: Split(shrink(split.images, s.image_size), split.labels) for part, split in (("train", data.train), ("test", data.test))}
+    smaller = {
+        part: Split(shrink(split.images, s.image_size), split.labels)
+        for part, split in (("train", data.train), ("test", data.test))
+    }
     return dataclasses.replace(data, **smaller)
 
 # %% ../../nbs/02_msunet/07_recipe.ipynb #e8d912dc
@@ -225,7 +309,11 @@ def _loss(s: MSUNetSettings) -> ConsistencyLoss | None:
     "The loss that replaces cross-entropy, or None."
     form = consistency_form(s)
     weight = 1.0 if form in ("thesis", "released") else 0.0
-    return None if form == "off" else ConsistencyLoss(weight, as_released=form in ("released", "cutmix"))
+    return (
+        None
+        if form == "off"
+        else ConsistencyLoss(weight, as_released=form in ("released", "cutmix"))
+    )
 
 
 def _raise_threshold(s: MSUNetSettings, model: nn.Module, step: int, epoch: float) -> None:
@@ -234,8 +322,28 @@ def _raise_threshold(s: MSUNetSettings, model: nn.Module, step: int, epoch: floa
     set_alpha_(model, alpha_at(epoch, start, end, s.alpha))
 
 # %% ../../nbs/02_msunet/07_recipe.ipynb #34817c25
-STAGE1 = ("dataset", "train_size", "test_size", "image_size", "width", "recipe", "quantization", "epochs", "batch_size", "lr", "weight_decay",
-          "schedule", "warmup", "milestones", "gamma", "alpha", "alpha_ramp", "precision", "augment", "channels_last")
+STAGE1 = (
+    "dataset",
+    "train_size",
+    "test_size",
+    "image_size",
+    "width",
+    "recipe",
+    "quantization",
+    "epochs",
+    "batch_size",
+    "lr",
+    "weight_decay",
+    "schedule",
+    "warmup",
+    "milestones",
+    "gamma",
+    "alpha",
+    "alpha_ramp",
+    "precision",
+    "augment",
+    "channels_last",
+)
 
 
 def stage_one_record(
@@ -254,7 +362,9 @@ def _stored(path: Path, model: nn.Module) -> dict:
             history = json.loads(f.metadata()["effdl_nb"])
             model.load_state_dict({name: f.get_tensor(name) for name in f.keys()})
     except (SafetensorError, RuntimeError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a whole stage 1 ({error}); delete it to train it again") from error
+        raise ValueError(
+            f"{path} is not a whole stage 1 ({error}); delete it to train it again"
+        ) from error
     return history
 
 # %% ../../nbs/02_msunet/07_recipe.ipynb #75f8d47a
@@ -265,7 +375,10 @@ def stage_one(
 ) -> tuple[MSUNet, dict]:
     "The network after stage 1, in evaluation mode at its final threshold, and its history: loss of each epoch, seconds, steps, test accuracy."
     if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
-        raise RuntimeError(f"WORLD_SIZE is {processes}; allowed: 1. Networks of Chapter 2 are trained by one process each, without torchrun")
+        raise RuntimeError(
+            f"WORLD_SIZE is {processes}; allowed: 1. Networks of Chapter 2 are trained by one "
+            "process each, without torchrun"
+        )
     data, work = training_data(s, seed), Path(work)
     model = _network(s, seed, data.num_classes)
     path = work / f"stage1-{settings_hash(stage_one_record(s, seed))}.safetensors"
@@ -273,18 +386,36 @@ def stage_one(
     with lock(path):
         if path.exists():
             history = _stored(path, model)
-            return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), history   # where the trainer would have left it
+            # where the trainer would have left it
+            return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), history
         checkpoint = path.with_suffix(".checkpoint")
         history = train(
-            model, data.train.images, data.train.labels, _config(s, 1, seed, len(data.train.images)), mean=data.mean, std=data.std,
-            augment=AUGMENTATIONS[s.augment], loss=_loss(s), checkpoint=checkpoint,
-            on_step=partial(_raise_threshold, s) if s.quantization == "ternary" else None)
+            model,
+            data.train.images,
+            data.train.labels,
+            _config(s, 1, seed, len(data.train.images)),
+            mean=data.mean,
+            std=data.std,
+            augment=AUGMENTATIONS[s.augment],
+            loss=_loss(s),
+            checkpoint=checkpoint,
+            on_step=partial(_raise_threshold, s) if s.quantization == "ternary" else None,
+        )
         if s.quantization == "ternary":
             set_alpha_(model, s.alpha)
         accuracy = evaluate(model, data.test.images, data.test.labels, mean=data.mean, std=data.std)
-        kept = {"loss": history.loss, "seconds": history.seconds, "steps": history.steps, "accuracy": accuracy}
+        kept = {
+            "loss": history.loss,
+            "seconds": history.seconds,
+            "steps": history.steps,
+            "accuracy": accuracy,
+        }
         with atomic_write(path) as part:
-            save_file({name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}, part, metadata={"effdl_nb": json.dumps(kept)})
+            save_file(
+                {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()},
+                part,
+                metadata={"effdl_nb": json.dumps(kept)},
+            )
         checkpoint.unlink(missing_ok=True)
     return model, kept
 
@@ -316,15 +447,33 @@ def stage_two(
     on, history = switches(s), {"loss": [], "seconds": 0.0, "steps": 0}
     if s.stage2_epochs:
         data = training_data(s, seed)
-        shares = {role: share for role, share in (("se", on.sparse_se), ("depthwise", on.sparse_depthwise)) if share}
+        shares = {
+            role: share
+            for role, share in (("se", on.sparse_se), ("depthwise", on.sparse_depthwise))
+            if share
+        }
         config = _config(s, 2, _second_seed(seed), len(data.train.images))
         ramp = round(s.prune_until * config.steps)
         end = ramp / steps_per_epoch(len(data.train.images), config)
-        pruner = MagnitudePruner(model, targets_by_role(model, shares), 0.0, end) if shares else None
+        pruner = (
+            MagnitudePruner(model, targets_by_role(model, shares), 0.0, end) if shares else None
+        )
         hook = partial(_prune, pruner, ramp) if pruner else None
-        checkpoint = Path(work) / f"stage2-{settings_hash([seed, dataclasses.asdict(s)])}.checkpoint"
-        found = train(model, data.train.images, data.train.labels, config, mean=data.mean, std=data.std, augment=AUGMENTATIONS[s.augment],
-                      loss=_loss(s), on_step=hook, checkpoint=checkpoint)
+        checkpoint = (
+            Path(work) / f"stage2-{settings_hash([seed, dataclasses.asdict(s)])}.checkpoint"
+        )
+        found = train(
+            model,
+            data.train.images,
+            data.train.labels,
+            config,
+            mean=data.mean,
+            std=data.std,
+            augment=AUGMENTATIONS[s.augment],
+            loss=_loss(s),
+            on_step=hook,
+            checkpoint=checkpoint,
+        )
         history = {"loss": found.loss, "seconds": found.seconds, "steps": found.steps}
         if pruner:
             pruner.update(end)
@@ -340,7 +489,8 @@ class Trained:
     accuracy: float  # percent of the test images, in the form that is deployed
     accuracy_stage1: float  # before stage 2, in single precision
     loss: list[float]  # of each epoch of both stages
-    seconds: list[float]  # of training in each stage; of a stage 1 that was there, the time it once took
+    # of training in each stage; of a stage 1 that was there, the time it once took
+    seconds: list[float]
     steps: list[int]  # of each stage
 
 
@@ -354,5 +504,14 @@ def train_msunet(
     two, data = stage_two(model, s, seed, work), training_data(s, seed)
     tested = deploy(model, 16) if switches(s).precision == 16 else model.eval()
     accuracy = evaluate(tested, data.test.images, data.test.labels, mean=data.mean, std=data.std)
-    (Path(work) / f"stage2-{settings_hash([seed, dataclasses.asdict(s)])}.checkpoint").unlink(missing_ok=True)
-    return Trained(model, accuracy, one["accuracy"], one["loss"] + two["loss"], [one["seconds"], two["seconds"]], [one["steps"], two["steps"]])
+    (Path(work) / f"stage2-{settings_hash([seed, dataclasses.asdict(s)])}.checkpoint").unlink(
+        missing_ok=True
+    )
+    return Trained(
+        model,
+        accuracy,
+        one["accuracy"],
+        one["loss"] + two["loss"],
+        [one["seconds"], two["seconds"]],
+        [one["steps"], two["steps"]],
+    )

@@ -29,10 +29,16 @@ class Policy:
     "A way to count."
 
     name: str
-    mask_from: float  # a layer is stored sparse if its share of zeros is at least this, and the zeros save more than the mask costs
-    norm: str  # batch norm: "affine" multiplies and adds, "bias" adds, "folded" adds at accumulator width if it follows a product
-    linear: bool  # linear layers are treated like convolutions; False: always dense, and their bias is free
-    se_division: str  # the mean in squeeze-excitation divides once for each of the "elements" or "channels"
+    # a layer is stored sparse if its share of zeros is at least this, and the zeros save more than
+    # the mask costs
+    mask_from: float
+    # batch norm: "affine" multiplies and adds, "bias" adds, "folded" adds at accumulator width if
+    # it follows a product
+    norm: str
+    # linear layers are treated like convolutions; False: always dense, and their bias is free
+    linear: bool
+    # the mean in squeeze-excitation divides once for each of the "elements" or "channels"
+    se_division: str
 
 
 POLICIES = {
@@ -47,7 +53,8 @@ class LayerCount:
     "Weighted counts of one module, its children excluded."
 
     kind: str  # class of the module
-    mults: float = 0.0  # multiplications, comparisons and other operations that are not additions, for one image
+    # multiplications, comparisons and other operations that are not additions, for one image
+    mults: float = 0.0
     adds: float = 0.0  # additions
     params: float = 0.0  # stored numbers
     sparsity: float | None = None  # share of zeros of its weight, as counted
@@ -60,7 +67,8 @@ class Score:
 
     policy: str
     by_module: dict[str, LayerCount]
-    unknown: dict[str, int] = field(default_factory=dict)  # operations without a rule -> how often, if they were to be listed
+    # operations without a rule -> how often, if they were to be listed
+    unknown: dict[str, int] = field(default_factory=dict)
     unused: tuple[str, ...] = ()  # parameters that the forward pass never touched; not counted
 
     mults = property(lambda self: sum(c.mults for c in self.by_module.values()))
@@ -71,10 +79,18 @@ class Score:
 
     def __str__(self) -> str:
         lines = [f"{'module':36s} {'kind':18s} {'mults':>14s} {'adds':>14s} {'params':>12s}  zeros"]
-        for name, c in [*self.by_module.items(), ("total", LayerCount(self.policy, self.mults, self.adds, self.params))]:
+        for name, c in [
+            *self.by_module.items(),
+            ("total", LayerCount(self.policy, self.mults, self.adds, self.params)),
+        ]:
             zeros = "" if c.sparsity is None else f"{c.sparsity:.3f} {c.quantized or ''}"
-            lines.append(f"{name or '(model)':36s} {c.kind:18s} {c.mults:14,.1f} {c.adds:14,.1f} {c.params:12,.2f}  {zeros}")
-        lines += [f"score {self.score:.5f}"] + [f"UNKNOWN, not counted: {name} x {times}" for name, times in self.unknown.items()]
+            lines.append(
+                f"{name or '(model)':36s} {c.kind:18s} {c.mults:14,.1f} {c.adds:14,.1f} "
+                f"{c.params:12,.2f}  {zeros}"
+            )
+        lines += [f"score {self.score:.5f}"] + [
+            f"UNKNOWN, not counted: {name} x {times}" for name, times in self.unknown.items()
+        ]
         return "\n".join(lines + [f"unused, not counted: {name}" for name in self.unused])
 
 
@@ -83,28 +99,50 @@ class UnknownOperation(ValueError):
 
 # %% ../../nbs/02_msunet/05_score.ipynb #39ac1efe
 FREE = frozenset(
-    "view _unsafe_view reshape t transpose permute expand squeeze unsqueeze select slice split split_with_sizes unbind chunk unfold as_strided "
-    "as_strided_ alias detach clone copy copy_ contiguous _to_copy lift_fresh cat stack index index_select gather take roll flip repeat "
-    "constant_pad_nd reflection_pad2d replication_pad2d im2col pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle "
+    "view _unsafe_view reshape t transpose permute expand squeeze unsqueeze select slice split "
+    "split_with_sizes unbind chunk unfold as_strided "
+    "as_strided_ alias detach clone copy copy_ contiguous _to_copy lift_fresh cat stack index "
+    "index_select gather take roll flip repeat "
+    "constant_pad_nd reflection_pad2d replication_pad2d im2col pixel_shuffle pixel_unshuffle "
+    "channel_shuffle native_channel_shuffle "
     "upsample_nearest2d narrow diagonal tril triu where masked_fill masked_fill_ embedding dropout feature_dropout unsafe_split unsafe_chunk".split()
 )
 FACTORIES = frozenset(  # results that depend on a tensor's shape alone
-    "empty empty_like new_empty zeros zeros_like new_zeros ones ones_like new_ones full full_like new_full arange scalar_tensor empty_strided "
+    "empty empty_like new_empty zeros zeros_like new_zeros ones ones_like new_ones full "
+    "full_like new_full arange scalar_tensor empty_strided "
     "new_empty_strided fill_ zero_ sym_size sym_numel".split()
 )
 
 # %% ../../nbs/02_msunet/05_score.ipynb #0cc7fd74
 ELEMENTWISE = {  # per output value: (multiplications and the like, additions)
-    "sigmoid": (2, 1), "silu": (3, 1), "tanh": (3, 2), "hardsigmoid": (3, 1), "hardswish": (4, 1), "gelu": (4, 1), "elu": (2, 1),
-    "softplus": (2, 1), "mish": (6, 3), "hardtanh": (2, 0), "leaky_relu": (2, 0), "_prelu_kernel": (2, 0),
-    "add": (0, 1), "sub": (0, 1), "rsub": (0, 1), "addcmul": (1, 1), "lerp": (1, 2),
+    "sigmoid": (2, 1),
+    "silu": (3, 1),
+    "tanh": (3, 2),
+    "hardsigmoid": (3, 1),
+    "hardswish": (4, 1),
+    "gelu": (4, 1),
+    "elu": (2, 1),
+    "softplus": (2, 1),
+    "mish": (6, 3),
+    "hardtanh": (2, 0),
+    "leaky_relu": (2, 0),
+    "_prelu_kernel": (2, 0),
+    "add": (0, 1),
+    "sub": (0, 1),
+    "rsub": (0, 1),
+    "addcmul": (1, 1),
+    "lerp": (1, 2),
 } | dict.fromkeys(
-    "relu clamp clamp_min clamp_max threshold maximum minimum abs neg sign sgn mul div pow square sqrt rsqrt reciprocal exp log erf sin cos "
-    "floor ceil round gt ge lt le eq ne".split(), (1, 0)
+    "relu clamp clamp_min clamp_max threshold maximum minimum abs neg sign sgn mul div pow "
+    "square sqrt rsqrt reciprocal exp log erf sin cos "
+    "floor ceil round gt ge lt le eq ne".split(),
+    (1, 0),
 )
-REDUCTIONS = {  # R values to one: (operations per result, additions for each value beyond the first, comparisons likewise)
-    "sum": (0, 1, 0), "mean": (1, 1, 0)
-} | dict.fromkeys("amax amin max min argmax argmin".split(), (0, 0, 1))
+# R values to one: (operations per result, additions for each value beyond the first, comparisons
+# likewise)
+REDUCTIONS = {"sum": (0, 1, 0), "mean": (1, 1, 0)} | dict.fromkeys(
+    "amax amin max min argmax argmin".split(), (0, 0, 1)
+)
 
 # %% ../../nbs/02_msunet/05_score.ipynb #4672e75d
 def _avg_pool(args, out: Tensor) -> tuple[float, float]:
@@ -133,12 +171,16 @@ def _softmax(args, out: Tensor) -> tuple[float, float]:
 
 def _row_norm(out, rows: int) -> tuple[float, float]:
     n = out[0].numel()
-    return 3 * n + 3 * rows, 4 * n - rows  # square, normalise, scale; two divisions and a root a row; two sums, centring, shift, epsilon
+    # square, normalise, scale; two divisions and a root a row; two sums, centring, shift, epsilon
+    return 3 * n + 3 * rows, 4 * n - rows
 
 
 WINDOWED = {
-    "avg_pool2d": _avg_pool, "_adaptive_avg_pool2d": _adaptive_pool, "max_pool2d_with_indices": _max_pool,
-    "_softmax": _softmax, "_log_softmax": _softmax,
+    "avg_pool2d": _avg_pool,
+    "_adaptive_avg_pool2d": _adaptive_pool,
+    "max_pool2d_with_indices": _max_pool,
+    "_softmax": _softmax,
+    "_log_softmax": _softmax,
     "native_layer_norm": lambda args, out: _row_norm(out, out[0].numel() // math.prod(args[1])),
     "native_group_norm": lambda args, out: _row_norm(out, args[5] * args[0].shape[0]),
     "upsample_bilinear2d": lambda args, out: (4 * out.numel(), 3 * out.numel()),
@@ -156,12 +198,21 @@ def layer_roles(
         return model.layer_roles()
     told = {}
     for name, module in model.named_modules():
-        if unwrapped(module) is module and hasattr(module, "layer_roles"):  # a compiled wrapper seems to have what its model has
+        # a compiled wrapper seems to have what its model has
+        if unwrapped(module) is module and hasattr(module, "layer_roles"):
             told = {f"{name}.{layer}": role for layer, role in module.layer_roles().items()} | told
-    inside = tuple(name + "." for name, module in model.named_modules() if is_squeeze_excite(module))
+    inside = tuple(
+        name + "." for name, module in model.named_modules() if is_squeeze_excite(module)
+    )
     ternary = {name for name, _ in ternary_layers(model)}
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)]
-    return {name: told.get(name) or _role_of(name, module, inside, ternary) for name, module in layers}
+    layers = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear)
+    ]
+    return {
+        name: told.get(name) or _role_of(name, module, inside, ternary) for name, module in layers
+    }
 
 
 def _role_of(name: str, module: nn.Module, inside: tuple[str, ...], ternary: set[str]) -> str:
@@ -211,11 +262,14 @@ class _Tally:
         self.names = {module: name for name, module in model.named_modules()}
         self.stack = [model]
         self.stored, self.keep = set(), []
-        self.unit = settings.precision / 32  # the cost of an ordinary operation, and of a stored number
+        # the cost of an ordinary operation, and of a stored number
+        self.unit = settings.precision / 32
 
     def row(self) -> LayerCount:
         "The row of the module that is running."
-        return self.rows.setdefault(self.names[self.stack[-1]], LayerCount(type(self.stack[-1]).__name__))
+        return self.rows.setdefault(
+            self.names[self.stack[-1]], LayerCount(type(self.stack[-1]).__name__)
+        )
 
     def operations(self, mults: float, adds: float, add_unit: float | None = None) -> None:
         "Count operations of the whole batch; additions at `add_unit` (default: like the multiplications)."
@@ -244,21 +298,32 @@ class _Products(_Tally):
         name = self.names[module]
         role = s.roles.get(name, "other")
         live = hasattr(module, "signs_and_scale")
-        quantized = s.quantization if role == "ternary" and s.quantization else "ternary" if live else None
+        quantized = (
+            s.quantization if role == "ternary" and s.quantization else "ternary" if live else None
+        )
         if quantized == "binary":
             return 0.0, quantized
         given = s.sparsity.get(name, s.sparsity.get(role))
         if given is None and quantized and not live:
-            raise ValueError(f"layer {name!r} has no ternary weights to read zeros from: give sparsity={{'ternary': ...}}, or convert the model")
+            raise ValueError(
+                f"layer {name!r} has no ternary weights to read zeros from: give "
+                f"sparsity={{'ternary': ...}}, or convert the model"
+            )
         zeros = given if given is not None else 1 - int(weight.count_nonzero()) / weight.numel()
         return zeros, "binary" if quantized and zeros == 0 else quantized
 
     def scales(self) -> int:
         "Scales that the running layer stores: one, or one for each channel of a frozen layer that has taken up its batch norm."
-        scale = getattr(self.stack[-1], "scale", None) if hasattr(self.stack[-1], "signs_and_scale") else None
+        scale = (
+            getattr(self.stack[-1], "scale", None)
+            if hasattr(self.stack[-1], "signs_and_scale")
+            else None
+        )
         return 1 if scale is None else scale.numel()
 
-    def product(self, weight: Tensor, bias: Tensor | None, K: float, n: float, linear: bool) -> None:
+    def product(
+        self, weight: Tensor, bias: Tensor | None, K: float, n: float, linear: bool
+    ) -> None:
         "K products for each of n outputs; the rules of Section 1."
         p, acc = self.set.policy, self.set.accumulator_bits / 32
         s, quantized = self.weight_state(weight)
@@ -266,13 +331,17 @@ class _Products(_Tally):
         if not quantized and (plain or s < p.mask_from or s * self.set.precision <= 1):
             s = 0.0
         N, mask = weight.numel(), weight.numel() / 32 if s > 0 else 0.0
-        params = mask + (N * (1 - s) / 32 + self.scales() * self.unit if quantized else N * (1 - s) * self.unit)
+        params = mask + (
+            N * (1 - s) / 32 + self.scales() * self.unit if quantized else N * (1 - s) * self.unit
+        )
         source = getattr(self.stack[-1], "weight", None) if quantized else None
         self.store(weight if source is None else source, params)
         self.keep.append(weight)
         self.stored.add(_key(weight))
         mults = K * (1 - s) * n
-        self.operations(mults / 32 / self.unit + n if quantized else mults, max(K * (1 - s) - 1, 0) * n, acc)
+        self.operations(
+            mults / 32 / self.unit + n if quantized else mults, max(K * (1 - s) - 1, 0) * n, acc
+        )
         self.row().sparsity, self.row().quantized = s, quantized
         if bias is not None and plain:
             self.store(bias, 0.0)
@@ -297,7 +366,9 @@ class _Calls(_Products):
         K, n = a.shape[-1], out.numel()
         weights = [t for t in (a, b) if not self.tainted(t)]
         if weights:
-            self.product(weights[0], bias if bias is None or not self.tainted(bias) else None, K, n, True)
+            self.product(
+                weights[0], bias if bias is None or not self.tainted(bias) else None, K, n, True
+            )
         else:
             self.operations(K * n, (K - 1) * n, self.set.accumulator_bits / 32)
         if bias is not None and (self.tainted(bias) or not weights):
@@ -307,7 +378,9 @@ class _Calls(_Products):
         q, k, v = args[:3]
         scores = math.prod(q.shape[:-1]) * k.shape[-2]
         n, E, S = out[0].numel(), q.shape[-1], k.shape[-2]
-        self.operations(E * scores + S * n, (E - 1) * scores + (S - 1) * n, self.set.accumulator_bits / 32)
+        self.operations(
+            E * scores + S * n, (E - 1) * scores + (S - 1) * n, self.set.accumulator_bits / 32
+        )
         rows = scores // S
         self.operations(4 * scores - rows, 2 * scores - rows)  # scaling and softmax
 
@@ -315,7 +388,13 @@ class _Calls(_Products):
         out = next(_tensors(out))
         per, add, compare = REDUCTIONS[name]
         n, total = out.numel(), args[0].numel()
-        division = total if name == "mean" and self.in_squeeze_excite() and self.set.policy.se_division == "elements" else per * n
+        division = (
+            total
+            if name == "mean"
+            and self.in_squeeze_excite()
+            and self.set.policy.se_division == "elements"
+            else per * n
+        )
         self.operations(division + compare * (total - n), add * (total - n))
 
     def in_squeeze_excite(self) -> bool:
@@ -358,17 +437,26 @@ class _Norms(_Calls):
             first = _key(constants[0]) not in self.normed
             self.normed.add(_key(constants[0]))
             per_channel = 2 if kind == "affine, two" else 1
-            self.row().params += per_channel * channels * (1 if kind == "affine" else self.unit) if first else 0
-            self.operations(n if kind.startswith("affine") else 0, n, self.set.accumulator_bits / 32 if kind == "fold" else None)
+            self.row().params += (
+                per_channel * channels * (1 if kind == "affine" else self.unit) if first else 0
+            )
+            self.operations(
+                n if kind.startswith("affine") else 0,
+                n,
+                self.set.accumulator_bits / 32 if kind == "fold" else None,
+            )
             self.stack.pop()
 
 # %% ../../nbs/02_msunet/05_score.ipynb #b8de1c77
 PRODUCTS = frozenset("mm addmm bmm baddbmm mv addmv dot linear".split())
 ATTENTION = frozenset(
-    "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention "
+    "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
+    "_scaled_dot_product_efficient_attention "
     "_scaled_dot_product_cudnn_attention _scaled_dot_product_attention_math".split()
 )
-NORMS = frozenset("native_batch_norm _native_batch_norm_legit_no_training cudnn_batch_norm miopen_batch_norm".split())
+NORMS = frozenset(
+    "native_batch_norm _native_batch_norm_legit_no_training cudnn_batch_norm miopen_batch_norm".split()
+)
 
 # %% ../../nbs/02_msunet/05_score.ipynb #9c646558
 class _Rules(_Norms):
@@ -433,7 +521,12 @@ class _Counter(TorchDispatchMode, _Rules):
         if not self.apply(name, args, given, out):
             where = self.names[self.stack[-1]]
             self.unknown[f"{name} in {where or '(model)'} ({type(self.stack[-1]).__name__})"] += 1
-        if name == "convolution" or name in PRODUCTS or name == "cat" and all(t in self.products for t in given):
+        if (
+            name == "convolution"
+            or name in PRODUCTS
+            or name == "cat"
+            and all(t in self.products for t in given)
+        ):
             self.products.add(out)
         if name not in FREE:
             self.readers.update({_key(t) for t in given})
@@ -447,6 +540,7 @@ class _Counter(TorchDispatchMode, _Rules):
 @contextlib.contextmanager
 def _watched(model: nn.Module, counter: _Counter):
     "Evaluation mode, hooks for the stack of modules, no fused attention layers; all undone at the end."
+
     def leave(module, args, out):
         counter.stack.pop()
 
@@ -478,21 +572,32 @@ def _checked_sparsity(sparsity: dict[str, float] | None, roles: dict[str, str]) 
     names = {*roles, *roles.values()}
     for key, value in (sparsity or {}).items():
         if key not in names:
-            raise ValueError(f"sparsity names {key!r}, which is no layer's role or name; roles here are {', '.join(sorted(set(roles.values())))}")
+            raise ValueError(
+                f"sparsity names {key!r}, which is no layer's role or name; roles here are "
+                f"{', '.join(sorted(set(roles.values())))}"
+            )
         if not 0 <= value <= 1:
-            raise ValueError(f"sparsity of {key!r} is {value}; a share of zeros from 0 to 1 is needed")
+            raise ValueError(
+                f"sparsity of {key!r} is {value}; a share of zeros from 0 to 1 is needed"
+            )
     return dict(sparsity or {})
 
 # %% ../../nbs/02_msunet/05_score.ipynb #b3cd2d33
 def micronet_score(
     model: nn.Module,  # any torch model; not changed
-    input_shape: tuple[int, ...] = (3, 32, 32),  # (C, H, W), or with a batch in front; counts are for one image
+    # (C, H, W), or with a batch in front; counts are for one image
+    input_shape: tuple[int, ...] = (3, 32, 32),
     policy: str = "official",  # one of POLICIES
-    quantization: str | None = None,  # of layers with the role "ternary": "binary", "ternary", or None for what the live layers are
-    precision: int | None = None,  # bits of everything not quantised: 32 or 16; None: 16 if all parameters are 16-bit, else 32
-    sparsity: dict[str, float] | None = None,  # share of zeros by role or layer name; layers not named: exact zeros of the live weight
+    # of layers with the role "ternary": "binary", "ternary", or None for what the live layers are
+    quantization: str | None = None,
+    # bits of everything not quantised: 32 or 16; None: 16 if all parameters are 16-bit, else 32
+    precision: int | None = None,
+    # share of zeros by role or layer name; layers not named: exact zeros of the live weight
+    sparsity: dict[str, float] | None = None,
     accumulator_bits: int = 32,  # width of the additions in convolutions and linear layers
-    inputs: tuple | None = None,  # the model's arguments, instead of zeros of `input_shape`; the first dimension of the first is the batch
+    # the model's arguments, instead of zeros of `input_shape`; the first dimension of the first is
+    # the batch
+    inputs: tuple | None = None,
     on_unknown: str = "raise",  # "raise", or "list" in the result what has no rule
 ) -> Score:
     """Weighted operations and parameters for one image, and Equation 2.8 (Section 2.4.2).
@@ -506,26 +611,49 @@ def micronet_score(
         raise ValueError(f"accumulator_bits is {accumulator_bits}; 1 to 32 are allowed")
     model = unwrapped(model)  # wrappers hide the modules, and with them their roles
     inputs = _zeros(model, input_shape) if inputs is None else inputs
-    roles, dtypes = layer_roles(model), {p.dtype for p in model.parameters() if p.is_floating_point()}
+    roles, dtypes = (
+        layer_roles(model),
+        {p.dtype for p in model.parameters() if p.is_floating_point()},
+    )
     precision = precision or (16 if dtypes and all(t.itemsize == 2 for t in dtypes) else 32)
     batch = next(_tensors(inputs)).shape[0]
-    settings = _Settings(POLICIES[policy], quantization, precision, _checked_sparsity(sparsity, roles), accumulator_bits, roles, batch)
+    settings = _Settings(
+        POLICIES[policy],
+        quantization,
+        precision,
+        _checked_sparsity(sparsity, roles),
+        accumulator_bits,
+        roles,
+        batch,
+    )
     counter = _Counter(model, settings, inputs)
     with torch.no_grad(), _watched(model, counter), counter:
         model(*inputs)
     counter.settle_norms()
     if counter.unknown and on_unknown == "raise":
-        raise UnknownOperation(f"no rule for {', '.join(counter.unknown)}; on_unknown='list' counts the rest and lists these")
+        raise UnknownOperation(
+            f"no rule for {', '.join(counter.unknown)}; on_unknown='list' counts the rest and "
+            "lists these"
+        )
     order = [name for name in counter.names.values() if name in counter.rows]
     seen = counter.touched | counter.stored
     unused = tuple(name for name, p in model.named_parameters() if _key(p) not in seen)
-    return Score(policy, {name: counter.rows[name] for name in order}, dict(counter.unknown), unused)
+    return Score(
+        policy, {name: counter.rows[name] for name in order}, dict(counter.unknown), unused
+    )
 
 # %% ../../nbs/02_msunet/05_score.ipynb #d1b54211
 def _zeros(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Tensor]:
     "An input of zeros where the model is and in its type, with a batch dimension; ValueError for an unusable shape."
     shape = tuple(input_shape)
     if len(shape) not in (3, 4) or any(not isinstance(size, int) or size < 1 for size in shape):
-        raise ValueError(f"input_shape is {input_shape}; (C, H, W) or (B, C, H, W) of positive integers is needed, or give `inputs`")
+        raise ValueError(
+            f"input_shape is {input_shape}; (C, H, W) or (B, C, H, W) of positive integers is "
+            "needed, or give `inputs`"
+        )
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
-    return (torch.zeros(shape if len(shape) == 4 else (1, *shape), dtype=like.dtype, device=like.device),)
+    return (
+        torch.zeros(
+            shape if len(shape) == 4 else (1, *shape), dtype=like.dtype, device=like.device
+        ),
+    )

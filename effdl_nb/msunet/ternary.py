@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # %% ../../nbs/02_msunet/01_ternary.ipynb #09b5d832
-MODES = ("msunet", "raw", "twn", "absmean")  # checkpoints hold the place in this order: add at the end
-ALPHA_HALF = NormalDist().inv_cdf(0.75)  # in standard deviations: a normal weight is within it with probability 1/2
+# checkpoints hold the place in this order: add at the end
+MODES = ("msunet", "raw", "twn", "absmean")
+# in standard deviations: a normal weight is within it with probability 1/2
+ALPHA_HALF = NormalDist().inv_cdf(0.75)
 
 
 def _standardised(
@@ -43,7 +45,13 @@ def _signs_scale(
     w = w if w.dtype == torch.float64 else w.float()
     alpha = alpha.to(w.dtype)
     magnitude = w.abs().mean()
-    z = _standardised(w) if mode == "msunet" else w if mode == "raw" else w / magnitude.clamp_min(torch.finfo(w.dtype).tiny)
+    z = (
+        _standardised(w)
+        if mode == "msunet"
+        else w
+        if mode == "raw"
+        else w / magnitude.clamp_min(torch.finfo(w.dtype).tiny)
+    )
     signs = (z > alpha).to(torch.int8) - (z < -alpha).to(torch.int8)
     n = signs.count_nonzero().to(w.dtype)
     if mode in ("msunet", "raw"):
@@ -56,7 +64,9 @@ def _signs_scale(
 # %% ../../nbs/02_msunet/01_ternary.ipynb #9e2f61a3
 def ternarize(
     weight: Tensor,  # floating-point weight (C_out, C_in/groups, ...), at least 2-d
-    alpha: float | Tensor,  # threshold >= 0: deviations ("msunet"), raw units ("raw"), multiples of mean |w| ("twn", "absmean")
+    # threshold >= 0: deviations ("msunet"), raw units ("raw"), multiples of mean |w| ("twn",
+    # "absmean")
+    alpha: float | Tensor,
     mode: str = "msunet",  # one of MODES
 ) -> tuple[Tensor, Tensor]:
     """Signs (int8, the weight's shape) and scale (0-d, float32 or float64) of Equations 2.1-2.3.
@@ -66,13 +76,23 @@ def ternarize(
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; allowed are {', '.join(MODES)}")
     if weight.dim() < 2 or weight.numel() == 0 or not weight.is_floating_point():
-        raise ValueError(f"weight is {weight.dtype} of shape {tuple(weight.shape)}; a non-empty floating-point tensor, 2-d or more, is needed")
-    alpha = torch.as_tensor(alpha, dtype=torch.float32 if weight.dtype != torch.float64 else weight.dtype, device=weight.device)
+        raise ValueError(
+            f"weight is {weight.dtype} of shape {tuple(weight.shape)}; a non-empty "
+            "floating-point tensor, 2-d or more, is needed"
+        )
+    alpha = torch.as_tensor(
+        alpha,
+        dtype=torch.float32 if weight.dtype != torch.float64 else weight.dtype,
+        device=weight.device,
+    )
     if alpha.dim() or not alpha.isfinite() or alpha < 0:
         raise ValueError(f"alpha is {alpha.tolist()}; a single finite number >= 0 is needed")
     bad = weight.numel() - int(weight.isfinite().sum())
     if bad:
-        raise ValueError(f"{bad} of {weight.numel()} weights are NaN or infinite; the threshold has no meaning for them")
+        raise ValueError(
+            f"{bad} of {weight.numel()} weights are NaN or infinite; the threshold has no "
+            "meaning for them"
+        )
     return _signs_scale(weight, alpha, mode)
 
 # %% ../../nbs/02_msunet/01_ternary.ipynb #61d713b6
@@ -102,15 +122,20 @@ def _checked_alpha(alpha: float | Tensor) -> float:
     return value
 
 
-TERNARY_KEYS = ("alpha", "mode_index", "signs", "scale")  # buffers that a ternary layer has and a plain one has not
+# buffers that a ternary layer has and a plain one has not
+TERNARY_KEYS = ("alpha", "mode_index", "signs", "scale")
 
 
 class _TernaryState:
     "The buffers of a ternary layer and how they are loaded."
 
     def _start(self, alpha: float, mode: str) -> None:
-        self.register_buffer("alpha", torch.tensor(_checked_alpha(alpha), device=self.weight.device))
-        self.register_buffer("mode_index", torch.zeros((), dtype=torch.uint8, device=self.weight.device))
+        self.register_buffer(
+            "alpha", torch.tensor(_checked_alpha(alpha), device=self.weight.device)
+        )
+        self.register_buffer(
+            "mode_index", torch.zeros((), dtype=torch.uint8, device=self.weight.device)
+        )
         self.register_buffer("signs", None)
         self.register_buffer("scale", None)
         self.mode = mode
@@ -132,11 +157,18 @@ class _TernaryState:
         index = int(state_dict.setdefault(prefix + "mode_index", self.mode_index))
         if index != MODES.index(self.mode):
             saved = MODES[index] if index < len(MODES) else f"number {index}"
-            args[-1].append(f"{prefix}weight was saved in mode {saved!r}; this layer has mode {self.mode!r} and would make other weights of it")
+            args[-1].append(
+                f"{prefix}weight was saved in mode {saved!r}; this layer has mode {self.mode!r} "
+                "and would make other weights of it"
+            )
             return
         if prefix + "signs" in state_dict and self.signs is None:  # a frozen one
-            scale = state_dict.get(prefix + "scale", self.alpha)  # of the layer, or of each channel once deployed
-            self.signs, self.scale = torch.zeros_like(self.weight, dtype=torch.int8), torch.zeros_like(scale, device=self.alpha.device)
+            # of the layer, or of each channel once deployed
+            scale = state_dict.get(prefix + "scale", self.alpha)
+            self.signs, self.scale = (
+                torch.zeros_like(self.weight, dtype=torch.int8),
+                torch.zeros_like(scale, device=self.alpha.device),
+            )
             self.weight.requires_grad_(False)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
@@ -151,7 +183,11 @@ class _TernaryLayer(_TernaryState):
 
     def signs_and_scale(self) -> tuple[Tensor, Tensor]:
         "Signs (int8) and scale (0-d) that the layer uses now; the scale is NaN if a latent weight is not finite."
-        return (self.signs, self.scale) if self.frozen else _signs_scale(self.weight, self.alpha, self.mode)
+        return (
+            (self.signs, self.scale)
+            if self.frozen
+            else _signs_scale(self.weight, self.alpha, self.mode)
+        )
 
     def quantized_weight(self) -> Tensor:
         "The weight of the product: signs times scale in the latent weight's type, straight-through unless frozen."
@@ -199,8 +235,10 @@ class TernaryLinear(_TernaryLayer, nn.Linear):
 class ConversionReport:
     "What `convert_ternary_` did with each layer that has a weight; printable."
 
-    converted: list[tuple[str, str, int]] = field(default_factory=list)  # name, kind, number of weights
-    kept: list[tuple[str, str, int, str]] = field(default_factory=list)  # name, kind, number of weights, reason
+    # name, kind, number of weights
+    converted: list[tuple[str, str, int]] = field(default_factory=list)
+    # name, kind, number of weights, reason
+    kept: list[tuple[str, str, int, str]] = field(default_factory=list)
 
     @property
     def weights(self) -> int:
@@ -210,7 +248,9 @@ class ConversionReport:
     def __str__(self) -> str:
         lines = [f"converted {len(self.converted)} layers, {self.weights:,} weights"]
         lines += [f"  + {name or '(model)'}  {kind}  {n:,}" for name, kind, n in self.converted]
-        lines += [f"kept {len(self.kept)} layers"] + [f"  - {name or '(model)'}  {kind}  {n:,}  {why}" for name, kind, n, why in self.kept]
+        lines += [f"kept {len(self.kept)} layers"] + [
+            f"  - {name or '(model)'}  {kind}  {n:,}  {why}" for name, kind, n, why in self.kept
+        ]
         return "\n".join(lines)
 
 # %% ../../nbs/02_msunet/01_ternary.ipynb #3bae0429
@@ -225,7 +265,9 @@ def pointwise_reason(
     model: nn.Module,  # the whole model
 ) -> Callable[[str, nn.Module], str | None]:
     "The thesis's rule as a function (name, module) -> None to convert, or the reason not to."
-    inside = tuple(name + "." for name, module in model.named_modules() if is_squeeze_excite(module))
+    inside = tuple(
+        name + "." for name, module in model.named_modules() if is_squeeze_excite(module)
+    )
 
     def reason(name: str, module: nn.Module) -> str | None:
         if not isinstance(module, nn.Conv2d):
@@ -234,7 +276,11 @@ def pointwise_reason(
             return "inside squeeze-excitation"
         if module.groups > 1 and module.groups == module.in_channels:
             return "depthwise"
-        return None if set(module.kernel_size) == {1} else f"kernel {module.kernel_size}, not pointwise"
+        return (
+            None
+            if set(module.kernel_size) == {1}
+            else f"kernel {module.kernel_size}, not pointwise"
+        )
 
     return reason
 
@@ -260,7 +306,8 @@ _TERNARY_CLASS = {nn.Conv2d: TernaryConv2d, nn.Linear: TernaryLinear}
 
 def convert_ternary_(
     model: nn.Module,  # converted in place; may itself be a Conv2d or Linear
-    filter_fn: Callable[[str, nn.Module], bool] | None = None,  # (name, module) -> convert?; None: pointwise outside squeeze-excitation
+    # (name, module) -> convert?; None: pointwise outside squeeze-excitation
+    filter_fn: Callable[[str, nn.Module], bool] | None = None,
     alpha: float = ALPHA_HALF,  # threshold of the converted layers; 0 gives binary layers
     mode: str = "msunet",  # one of MODES
 ) -> ConversionReport:
@@ -271,7 +318,11 @@ def convert_ternary_(
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; allowed are {', '.join(MODES)}")
     model, alpha, report, owner = unwrapped(model), _checked_alpha(alpha), ConversionReport(), {}
-    rule = pointwise_reason(model) if filter_fn is None else lambda name, module: None if filter_fn(name, module) else "declined by filter_fn"
+    rule = (
+        pointwise_reason(model)
+        if filter_fn is None
+        else lambda name, module: None if filter_fn(name, module) else "declined by filter_fn"
+    )
     for name, module in list(model.named_modules()):
         why = _why_kept(name, module, rule)
         if why == "":
@@ -297,7 +348,9 @@ def _why_kept(
     "None: convert. A reason: keep and report. Empty: not a layer with a matrix of weights."
     weight = getattr(module, "weight", None)
     if nn.parameter.is_lazy(weight):
-        raise ValueError(f"layer {name!r} is lazy and has no weight yet; run the model once before converting it")
+        raise ValueError(
+            f"layer {name!r} is lazy and has no weight yet; run the model once before converting it"
+        )
     if not isinstance(weight, Tensor) or weight.dim() < 2:
         return ""
     if isinstance(module, _TernaryLayer):
@@ -311,7 +364,11 @@ def ternary_layers(
     model: nn.Module,  # any model
 ) -> Iterator[tuple[str, nn.Module]]:
     "Names and modules of the ternary layers, each module once."
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, _TernaryLayer))
+    return (
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, _TernaryLayer)
+    )
 
 
 def _some_ternary_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
@@ -335,7 +392,12 @@ def latent_state_dict(
     "The state_dict without wrappers and without the keys that only ternary layers have, so that the plain model loads it strictly."
     model = unwrapped(model)
     named = model.named_modules(remove_duplicate=False)
-    extra = {f"{name}.{key}" if name else key for name, module in named if isinstance(module, _TernaryLayer) for key in TERNARY_KEYS}
+    extra = {
+        f"{name}.{key}" if name else key
+        for name, module in named
+        if isinstance(module, _TernaryLayer)
+        for key in TERNARY_KEYS
+    }
     return {key: value for key, value in model.state_dict().items() if key not in extra}
 
 # %% ../../nbs/02_msunet/01_ternary.ipynb #b7c5cfd5
@@ -349,7 +411,9 @@ def alpha_at(
     if not 0 <= start <= end:
         raise ValueError(f"the ramp runs from {start} to {end}; 0 <= start <= end is needed")
     final = _checked_alpha(final)
-    return 0.0 if epoch < start else final if epoch >= end else final * (epoch - start) / (end - start)
+    return (
+        0.0 if epoch < start else final if epoch >= end else final * (epoch - start) / (end - start)
+    )
 
 
 def set_alpha_(
