@@ -178,6 +178,9 @@ FOUNDATIONS = [
     "effdl_nb.data",
     "effdl_nb.networks",
     "effdl_nb.training",
+    "effdl_nb.settings",
+    "effdl_nb.provenance",
+    "effdl_nb.spec",
     "effdl_nb.study",
     "effdl_nb.report",
 ]
@@ -190,7 +193,7 @@ def test_who_may_import_whom(module):
             assert other in FOUNDATIONS[: FOUNDATIONS.index(module)], f"{module} imports {other}"
         else:
             chapter = module.rpartition(".")[0]
-            assert other in FOUNDATIONS[:4] or other.startswith(chapter + "."), (
+            assert other in FOUNDATIONS[:7] or other.startswith(chapter + "."), (
                 f"{module} imports {other}"
             )
     assert not (
@@ -215,6 +218,7 @@ def test_running_needs_neither_nbdev_nor_papermill_nor_snakemake():
     "module, absent",
     [
         ("effdl_nb.files", "torch"),
+        ("effdl_nb.spec", "torch"),
         ("effdl_nb.study", "torch"),
         ("effdl_nb.training", "torchvision"),
         ("effdl_nb.data", "torchvision"),
