@@ -5,9 +5,8 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from effdl_nb.condensation import condense as condensing
-from effdl_nb.condensation import experiments
-from effdl_nb.condensation.condense import METHODS, TABLE_4_3
+from effdl_nb.condensation import condensing, experiments
+from effdl_nb.condensation.condensing import METHODS, TABLE_4_3
 from effdl_nb.condensation.experiments import (
     TITLES,
     CondensationSettings,

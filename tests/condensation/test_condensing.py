@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from effdl_nb import data
-from effdl_nb.condensation import condense as module
+from effdl_nb.condensation import condensing as module
 from effdl_nb.condensation import unroll
-from effdl_nb.condensation.condense import (
+from effdl_nb.condensation.condensing import (
     METHODS,
     condense,
     defaults,
