@@ -165,7 +165,7 @@ from effdl_nb.training import TrainConfig, train
 
 made = CondensedSet.load({str(path)!r})
 model = build({network!r}, {len(made.classes)}, width={width}, norm="instance", image_size={size}, in_channels={channels})
-train(model, made.images, made.labels, TrainConfig(epochs=300, batch_size=256, lr={made.rate or 0.01:.4g}, schedule="constant"))
+train(model, made.images, made.labels, TrainConfig(epochs=300, batch_size=256, lr={made.lr or 0.01:.4g}, schedule="constant"))
 # logits of images (N, {channels}, {size}, {size}), bytes or in [0, 1]:
 #   model(made.whitening.encode(images)); the classes are made.classes"""
 

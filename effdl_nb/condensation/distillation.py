@@ -28,8 +28,14 @@ from effdl_nb.condensation.matching import (
     resolve,
 )
 from .sets import CondensedSet
-from .trajectory import RATE_BOUNDS
-from .unroll import MEMORY, Parameters, choose_memory, parameters_of, unroll
+from effdl_nb.condensation.unroll import (
+    LR_BOUNDS,
+    MEMORY,
+    Parameters,
+    choose_memory,
+    parameters_of,
+    unroll,
+)
 from ..networks import build
 
 # %% ../../nbs/04_condensation/11_distillation.ipynb #e21da302
@@ -142,8 +148,8 @@ def _check(c: DistillationConfig):
     _check_milestones(c)
     if c.betas is not None and not (len(c.betas) == 2 and all(0 <= b < 1 for b in c.betas)):
         raise ValueError(f"betas must be two numbers from 0, below 1, not {c.betas}")
-    if c.rate is not None and not RATE_BOUNDS[0] <= c.rate <= RATE_BOUNDS[1]:
-        raise ValueError(f"rate must lie in {RATE_BOUNDS}, not {c.rate}")
+    if c.rate is not None and not LR_BOUNDS[0] <= c.rate <= LR_BOUNDS[1]:
+        raise ValueError(f"rate must lie in {LR_BOUNDS}, not {c.rate}")
     if c.method == "ld" and c.init == "noise":
         raise ValueError(f"ld learns labels of real images: init must be 'real', not {c.init!r}")
     if c.method == "dd" and c.reset_every not in (1, None):
@@ -271,7 +277,7 @@ def _iterate(problem: _Distilling, learned: Learned) -> float:
     )
     with torch.no_grad():
         if c.method == "dd":
-            learned["log_rates"].clamp_(*map(math.log, RATE_BOUNDS))
+            learned["log_rates"].clamp_(*map(math.log, LR_BOUNDS))
             return value
         learned["labels"].copy_(to_probabilities(learned["labels"]))
     if age + 1 < c.reset_every:

@@ -68,7 +68,7 @@ def _settings(
         raise ValueError(f"protocol {protocol!r} is unknown; allowed: {', '.join(PROTOCOLS)}")
     plan = PROTOCOLS[protocol]
     if rate is None:
-        rate = condensed.rate if plan.learned_rate and condensed.rate is not None else FIXED_RATE
+        rate = condensed.lr if plan.learned_rate and condensed.lr is not None else FIXED_RATE
     config = training.TrainConfig(
         epochs=epochs + plan.passes,
         batch_size=batch_size,

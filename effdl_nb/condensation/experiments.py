@@ -255,7 +255,7 @@ def _set_of(
         "unfinished",
         s.ipc,
         whitening,
-        rate=rate,
+        lr=rate,
         seed=seed,
     )
 
@@ -329,7 +329,7 @@ def condensation_accuracy(
             if not_seen(row, settings, path):
                 made = condensed_set(row, settings, seed, work, progress, tell, again=True)
             details = {
-                "rate": made.rate,
+                "rate": made.lr,
                 **{key: made.details[key] for key in KEPT if key in made.details},
             }
             details |= {"on_the_way": read_json(path)["found"]} if path and path.exists() else {}

@@ -31,7 +31,7 @@ class CondensedSet:
     method: str  # what made it, such as "iatm"
     ipc: int  # images per class
     whitening: Whitening | None  # pixels -> model space; None if the file left it out, see `refit`
-    rate: float | None = None  # learned learning rate, if the method learns one
+    lr: float | None = None  # learned learning rate, if the method learns one
     seed: int = 0  # of the run that made it
     # JSON-able: data set, settings, versions, curves
     details: Mapping = field(default_factory=dict)
@@ -74,8 +74,8 @@ def _validate(s: CondensedSet):
             f"labels must lie in 0..{len(s.classes) - 1}, not "
             f"{int(s.labels.min())}..{int(s.labels.max())}"
         )
-    if s.rate is not None and not s.rate > 0:
-        raise ValueError(f"the learned rate must be positive, not {s.rate}")
+    if s.lr is not None and not s.lr > 0:
+        raise ValueError(f"lr must be positive, not {s.lr}")
     if s.whitening is None and s.pixels is None:
         raise ValueError("a set without its whitening needs its pixels")
 
@@ -127,7 +127,7 @@ def _header(made: CondensedSet, stored: bool) -> dict:
         "method": made.method,
         "ipc": made.ipc,
         "classes": list(made.classes),
-        "rate": made.rate,
+        "rate": made.lr,
         "seed": made.seed,
         "details": dict(made.details),
         "whitening": {"kind": kind, "stored": stored, "fingerprint": list(mark)},

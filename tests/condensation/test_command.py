@@ -148,7 +148,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(folder, tmp_path):
     assert list(work.glob("iatm-*.part.safetensors")) and not killed.exists()
     assert call("--out", killed, *words) == 0
     a, b = CondensedSet.load(straight), CondensedSet.load(killed)
-    assert torch.equal(a.images, b.images) and a.rate == b.rate and a.details == b.details
+    assert torch.equal(a.images, b.images) and a.lr == b.lr and a.details == b.details
 
 
 def test_an_interruption_says_how_to_go_on(folder, tmp_path, capsys, monkeypatch):

@@ -348,11 +348,7 @@ def test_too_few_images_are_refused_before_anything_is_trained(method, tmp_path)
 @pytest.mark.parametrize("method", METHODS)
 def test_one_class(method):
     made = run(method, toy(classes=1, n=10))
-    assert (
-        len(made) == 1
-        and torch.isfinite(made.images).all()
-        and (made.rate is None or made.rate > 0)
-    )
+    assert len(made) == 1 and torch.isfinite(made.images).all() and (made.lr is None or made.lr > 0)
 
 
 @pytest.mark.parametrize("method", ["herding", "dd", "kip", "dsa", "iatm"])
@@ -369,8 +365,8 @@ def test_constant_channel():
 
 def test_a_rate_driven_to_zero_stays_positive():
     made = run("dd", rate_lr=1e6)
-    assert all(0 < r <= 1 for r in made.details["rates"]) and made.rate is None
-    assert run("mtt", rate_lr=1e6, iterations=3).rate > 0
+    assert all(0 < r <= 1 for r in made.details["rates"]) and made.lr is None
+    assert run("mtt", rate_lr=1e6, iterations=3).lr > 0
 
 
 def test_divergence_is_an_error_and_not_a_set(tmp_path):

@@ -67,7 +67,7 @@ def test_dd_learns_images_and_rates(real):
         and len(set(a.details["rates"])) == 4
         and all(v > 0 for v in a.details["rates"])
     )
-    assert a.rate is None and a.labels.tolist() == [0, 1, 2]
+    assert a.lr is None and a.labels.tolist() == [0, 1, 2]
     still = condense(real, replace(DD, image_lr=0.0, rate_lr=0.0))
     assert still.details["rates"] == [0.02] * 4 and not torch.equal(still.images, a.images)
 

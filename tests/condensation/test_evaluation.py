@@ -86,7 +86,7 @@ def test_soft_labels_train_too():
 
 
 def test_rates():
-    s = replace(sample(toy()), rate=0.05)
+    s = replace(sample(toy()), lr=0.05)
     used = lambda **k: evaluate(s, toy(), **QUICK, **k).settings["train"]["lr"]  # noqa: E731
     assert (
         used() == 0.05

@@ -193,7 +193,7 @@ def test_a_killed_condensation_goes_on(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         condensed_set("iatm", tiny("iatm"), 0, tmp_path / "k", progress=False, on_iteration=stop)
     resumed = condensed_set("iatm", tiny("iatm"), 0, tmp_path / "k", progress=False)
-    assert torch.equal(resumed.images, straight.images) and resumed.rate == straight.rate
+    assert torch.equal(resumed.images, straight.images) and resumed.lr == straight.lr
     assert not list((tmp_path / "k").glob("*.part.safetensors"))
 
 

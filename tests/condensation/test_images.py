@@ -37,10 +37,10 @@ def test_round_trip(tmp_path, zca, soft):
     t = CondensedSet.load(tmp_path / "s.safetensors")
     assert torch.equal(s.images, t.images) and torch.equal(s.labels, t.labels)
     torch.testing.assert_close(t.to_raw(), pixels[:4] / 255, atol=1e-5, rtol=0)
-    assert (t.method, t.ipc, t.rate, t.seed, t.details, t.classes) == (
+    assert (t.method, t.ipc, t.lr, t.seed, t.details, t.classes) == (
         s.method,
         s.ipc,
-        s.rate,
+        s.lr,
         s.seed,
         s.details,
         s.classes,

@@ -125,7 +125,7 @@ def test_fraction_at_the_ends():
 @pytest.mark.parametrize("reading", READINGS)
 def test_every_reading_runs_and_is_deterministic(experts, real, reading):
     a, b = (condense(experts, real, replace(CONFIG, reading=reading)) for _ in range(2))
-    assert torch.equal(a.images, b.images) and a.rate == b.rate and a.details == b.details
+    assert torch.equal(a.images, b.images) and a.lr == b.lr and a.details == b.details
     assert a.details["ranks"] and all(
         k >= 1 for ranks in a.details["ranks"].values() for k in ranks
     )
@@ -167,7 +167,7 @@ def test_resume_equals_uninterrupted(experts, real, tmp_path, optimizer, method)
     )
     assert (
         torch.equal(resumed.images, straight.images)
-        and resumed.rate == straight.rate
+        and resumed.lr == straight.lr
         and resumed.details == straight.details
     )
 
@@ -277,7 +277,7 @@ def test_the_rate_stays_positive_and_bounded(experts, real, monkeypatch, push):
     made = condense(
         experts, real, replace(CONFIG, method="mtt", image_lr=0.0, rate_lr=100.0, iterations=3)
     )
-    assert module.RATE_BOUNDS[0] * 0.999 <= made.rate <= module.RATE_BOUNDS[1] * 1.001
+    assert module.LR_BOUNDS[0] * 0.999 <= made.lr <= module.LR_BOUNDS[1] * 1.001
 
 
 def test_too_few_images_in_a_class(experts, real):
@@ -389,7 +389,7 @@ def test_all_components_open_is_mtt_image_by_image(experts, real):
     # the last start epoch is T+: with start epochs 1..1 only, f = 1 throughout
     config = replace(CONFIG, min_start=1)
     a, b = (condense(experts, real, replace(config, method=m)) for m in ("mtt", "iatm"))
-    assert torch.equal(a.images, b.images) and a.rate == b.rate
+    assert torch.equal(a.images, b.images) and a.lr == b.lr
     assert b.details["ranks"] == {"1.0": [4, 4, 3]}
 
 
