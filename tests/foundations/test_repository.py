@@ -212,6 +212,9 @@ GROUND = [  # what chapters stand on
     "effdl_nb.data",
     "effdl_nb.networks",
     "effdl_nb.training",
+    "effdl_nb.settings",
+    "effdl_nb.provenance",
+    "effdl_nb.spec",
 ]
 FOUNDATIONS = [*GROUND, "effdl_nb.study", "effdl_nb.report"]
 
@@ -246,6 +249,7 @@ def test_running_needs_neither_nbdev_nor_papermill_nor_snakemake():
     "module, absent",
     [
         ("effdl_nb.files", "torch"),
+        ("effdl_nb.spec", "torch"),
         ("effdl_nb.study", "torch"),
         ("effdl_nb.training", "torchvision"),
         ("effdl_nb.prepared", "PIL"),
