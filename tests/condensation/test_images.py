@@ -104,7 +104,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path):
     ) == 1
 
 
-def test_light_zca_file_refits_and_refuses_other_images(tmp_path):
+def test_light_zca_file_refits_on_its_own_images_only(tmp_path):
     s, pixels = made(zca=True)
     s.save(tmp_path / "s.safetensors")
     t = CondensedSet.load(tmp_path / "s.safetensors")
@@ -145,5 +145,5 @@ def test_augmentation_leaves_the_global_generator_alone():
     assert torch.equal(before, torch.get_rng_state())
     with pytest.raises(ValueError, match="color"):
         draw_augmentation(2, None, "color_blur")
-    with pytest.raises(ValueError, match="draw is for 2"):
+    with pytest.raises(ValueError, match="must be 2, as the draw"):
         augment(torch.zeros(3, 3, 8, 8), draw_augmentation(2, None))
