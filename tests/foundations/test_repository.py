@@ -1,5 +1,6 @@
 "The repository keeps its own promises: one environment in three files, modules that are what the notebooks export, an installable package."
 
+import importlib.util
 import json
 import re
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted(
     p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts
 )
@@ -121,6 +122,35 @@ def test_reproduction_notebooks_keep_their_parameters_and_export_nothing(path):
     )
     assert 'profile: str = "quick"' in source
     assert not any("#| export" in "".join(cell["source"]) for cell in cells)
+
+
+def load_scaffold():
+    "workflow/scaffold.py, which holds the standard cells."
+    spec = importlib.util.spec_from_file_location("scaffold", ROOT / "workflow" / "scaffold.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def cells_of(path: Path) -> list[tuple[str, str]]:
+    "Kind and source of every cell, the notebook's own key written as KEY."
+    cells = json.loads(path.read_text())["cells"]
+    kinds = [
+        "parameters" if "parameters" in cell["metadata"].get("tags", []) else cell["cell_type"]
+        for cell in cells
+    ]
+    sources = ["".join(cell["source"]).replace(path.stem, "KEY") for cell in cells]
+    return list(zip(kinds, sources, strict=True))
+
+
+@pytest.mark.parametrize("kind, least", [("table", 18), ("figure", 14)])
+def test_the_standard_cells_of_all_reproduction_notebooks_are_identical(kind, least):
+    standard = getattr(load_scaffold(), kind.upper())
+    paths = [path for path in REPRODUCTION if path.stem.startswith(kind)]
+    assert len(paths) >= least
+    for path in paths:
+        shared = [cell for cell in cells_of(path) if cell in standard]
+        assert shared == list(standard), f"{path.stem}: another order, or a standard cell differs"
 
 
 def test_nbdev_clean_keeps_the_parameters_tag(tmp_path):
