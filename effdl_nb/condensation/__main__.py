@@ -28,8 +28,8 @@ from effdl_nb.condensation.condensing import (
     settings_of,
 )
 from .evaluation import evaluate
+from .memory import free_memory
 from .sets import CondensedSet
-from .unroll import free_memory
 from ..data import ImageDataset
 
 # %% ../../nbs/04_condensation/20_command.ipynb #9d8efd6a

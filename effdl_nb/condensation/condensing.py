@@ -39,9 +39,9 @@ from .experts import ExpertConfig, Experts, train_experts
 from .images import ChannelWhitening, Whitening, fit_zca, whitening_from
 from .kernels import KernelConfig, condense_kernel
 from .matching import MatchingConfig, condense_matching, layer_outputs, resolve
+from .memory import estimate_memory
 from .sets import CondensedSet
 from .trajectory import TrajectoryConfig, condense_trajectory
-from .unroll import estimate_memory
 from ..files import atomic_write, lock, settings_hash
 from ..networks import build
 

@@ -27,15 +27,9 @@ from effdl_nb.condensation.matching import (
     initial_images,
     resolve,
 )
+from .memory import MEMORY, choose_memory
 from .sets import CondensedSet
-from effdl_nb.condensation.unroll import (
-    LR_BOUNDS,
-    MEMORY,
-    Parameters,
-    choose_memory,
-    parameters_of,
-    unroll,
-)
+from .unroll import LR_BOUNDS, Parameters, parameters_of, unroll
 from ..networks import build
 
 # %% ../../nbs/04_condensation/11_distillation.ipynb #e21da302
@@ -62,7 +56,7 @@ def distillation_loss(
     rates: Tensor,  # a scalar, or one rate per step
     schedule: list[Tensor],  # indices of the images of each step
     real: tuple[Tensor, Tensor],  # a batch of real images and their labels
-    memory: str = "adjoint",  # of the inner loop, one of `unroll.MEMORY`
+    memory: str = "adjoint",  # of the inner loop, one of `memory.MEMORY`
 ) -> Tensor:
     "Cross-entropy on the real batch after training on the synthetic images."
 
@@ -120,7 +114,7 @@ class DistillationConfig:
     milestones: tuple[int, ...] | None = None  # iterations at which its learning rates are halved
     init: str | None = None  # first images: "noise" or "real" (LD: "real")
     strategy: str = "none"  # augmentation of the real batch
-    # of the inner loop, one of `unroll.MEMORY`; its estimate must fit into the free memory
+    # of the inner loop, one of `memory.MEMORY`; its estimate must fit into the free memory
     memory: str = "adjoint"
     max_skipped: int = 10  # consecutive steps that may be skipped because they are not finite
     seed: int = 0  # of the first images, networks and batches

@@ -22,8 +22,9 @@ from .experts import Experts
 from .images import STRATEGY, Whitening, augment, draw_augmentation, length_of
 from .importance import Importance, from_outputs, layer_inputs
 from .learning import Learned, facts, learn
+from .memory import MEMORY, choose_memory
 from .sets import CondensedSet
-from .unroll import LR_BOUNDS, MEMORY, choose_memory, unroll
+from .unroll import LR_BOUNDS, unroll
 from ..files import settings_hash
 from ..networks import build
 
@@ -314,7 +315,7 @@ class TrajectoryConfig:
     strategy: str = STRATEGY  # augmentation of the synthetic batches; "none" for none
     statistics_images: int = 128  # real images on which the importance of components is measured
     # of the inner loop: "full", "adjoint" (same gradient, less memory), "tesla" (not exact) or
-    # "auto", see `unroll`
+    # "auto", see `memory`
     memory: str = "full"
     compiled: bool = False  # compile the inner step (for all but "full"): worth it in long runs
     max_skipped: int = 10  # consecutive steps that may be skipped because they are not finite
