@@ -17,10 +17,10 @@ from safetensors import SafetensorError
 
 from .condensing import condense, memory_needed, open_device
 from .evaluation import evaluate
+from .memory import free_memory
 from .methods import METHODS, PRESETS, configure
 from .real import WHITENINGS, check_images, open_dataset
 from .sets import CondensedSet
-from .unroll import free_memory
 from ..data import ImageDataset
 from ..settings import merge
 

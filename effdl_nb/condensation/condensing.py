@@ -19,10 +19,10 @@ import effdl_nb
 from .. import data
 from .initial import network_for
 from .learning import Run
+from .memory import estimate_memory
 from .methods import configure, load_named
 from .real import RealImages, check_images, open_dataset, origin_of, prepare
 from .sets import CondensedSet
-from .unroll import estimate_memory
 from ..files import lock, settings_hash
 
 # %% ../../nbs/04_condensation/17_condensing.ipynb #79675986

@@ -21,9 +21,10 @@ from .. import settings
 from .images import augment, draw_augmentation
 from .initial import INITS, fresh_network, initial_images, to_probabilities
 from .learning import Learned, Run, facts, learn, run_mark, take_step
+from .memory import MEMORY, choose_memory
 from .real import RealImages
 from .sets import CondensedSet
-from .unroll import LR_BOUNDS, MEMORY, choose_memory, parameters_of, unroll
+from .unroll import LR_BOUNDS, parameters_of, unroll
 
 # %% ../../nbs/04_condensation/11_distillation.ipynb #e21da302
 def step_indices(
@@ -49,7 +50,7 @@ def distillation_loss(
     lrs: Tensor,  # a learning rate for all steps, or one for each
     schedule: list[Tensor],  # indices of the images of each step
     real: tuple[Tensor, Tensor],  # a batch of real images and their labels
-    memory: str = "adjoint",  # of the inner loop, one of `unroll.MEMORY`
+    memory: str = "adjoint",  # of the inner loop, one of `memory.MEMORY`
 ) -> Tensor:
     "Cross-entropy on the real batch after training on the synthetic images."
 
@@ -108,7 +109,7 @@ class DistillationConfig:
     milestones: tuple[int, ...] | None = None  # iterations at which its learning rates are halved
     init: str | None = None  # first images: "noise" or "real" (LD: "real")
     strategy: str = "none"  # augmentation of the real batch
-    memory: str = "auto"  # of the inner loop, one of `unroll.MEMORY`; its estimate must fit
+    memory: str = "auto"  # of the inner loop, one of `memory.MEMORY`; its estimate must fit
     max_skipped: int = 10  # consecutive steps that may be skipped because they are not finite
     seed: int = 0  # of the first images, networks and batches
 

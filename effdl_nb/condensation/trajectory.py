@@ -23,9 +23,10 @@ from .experts import ExpertConfig, Experts, train_experts
 from .images import STRATEGY, augment, draw_augmentation
 from .initial import network_for, random_per_class
 from .learning import Learned, Run, facts, learn, run_mark, take_step
+from .memory import MEMORY, choose_memory
 from .real import RealImages
 from .sets import CondensedSet
-from .unroll import LR_BOUNDS, MEMORY, choose_memory, unroll
+from .unroll import LR_BOUNDS, unroll
 from ..files import settings_hash
 
 # %% ../../nbs/04_condensation/15_trajectory.ipynb #5c746d2e
@@ -107,7 +108,7 @@ class MTTConfig:
     student_lr: float = 0.01  # the student's learning rate at the beginning, alpha_0
     lr_lr: float = 1e-3  # on log alpha
     strategy: str = STRATEGY  # augmentation of the synthetic batches; "none" for none
-    memory: str = "auto"  # of the inner loop, one of `unroll.MEMORY`
+    memory: str = "auto"  # of the inner loop, one of `memory.MEMORY`
     compiled: bool = False  # compile the inner step (for all but "full"): worth it in long runs
     max_skipped: int = 10  # consecutive steps that may be skipped because they are not finite
     seed: int = 0  # of the initial images, the experts drawn, batches and augmentation
