@@ -3,7 +3,7 @@
 # make check       export the notebooks, compare effdl_nb/ with git, lint, then test
 # make lab         JupyterLab on the notebooks
 # make benchmark   speed and memory against peers, side by side
-# make readme      README.md and RESULTS.md from nbs/index.ipynb and the rows that are there
+# make readme      README.md and RESULTS.md from their notebooks and the rows that are there
 # make table KEY=table_5_1 EXPERIMENT=module:function   the files of a new table
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -17,7 +17,7 @@ TEST_ENV := OMP_NUM_THREADS=1 EFFDL_ROOT="$(CURDIR)"
 # A part of the tests: make test NBS=nbs/02_msunet PYTEST_ARGS=tests/msunet
 NBS ?= nbs
 PYTEST_ARGS ?=
-# A part of the benchmarks: make benchmark BENCHMARKS=benchmarks/reward.py BENCHMARK_ARGS="--repeats 1"
+# A part of the benchmarks: make benchmark BENCHMARKS=benchmarks/reward.py BENCHMARK_ARGS=--help
 BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 BENCHMARK_ARGS ?=
 
@@ -25,7 +25,8 @@ BENCHMARK_ARGS ?=
 
 setup: $(READY)
 
-# uv installs the locked environment in half a minute. The marker is written last: an interrupted set-up is done again.
+# uv installs the locked environment in half a minute. The marker is written last: an interrupted
+# set-up is done again.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"effdl_nb needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. Try: make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -34,10 +35,10 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 reproduce: setup
-	@$(BIN)/python workflow/reproduce.py --profile $(PROFILE) --cores $(CORES)
+	@$(BIN)/python workflow/reproduce.py --profile "$(PROFILE)" --cores $(CORES)
 
 report: setup
-	@$(BIN)/python -m effdl_nb.report --profile $(PROFILE)
+	@$(BIN)/python -m effdl_nb.report --profile "$(PROFILE)"
 
 test: setup
 	$(TEST_ENV) $(BIN)/nbdev_test --path $(NBS) --n_workers $(CORES)
@@ -65,8 +66,10 @@ lab: setup
 # README.md is the index notebook, with the outputs that are stored in it; RESULTS.md is every
 # table that has been measured here.
 readme: setup
-	@$(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/index.ipynb
-	@$(BIN)/nbdev_clean --fname nbs/index.ipynb
+	@$(BIN)/python workflow/picture.py
+	@for page in index results; do \
+	  $(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/$$page.ipynb && \
+	  $(BIN)/nbdev_clean --fname nbs/$$page.ipynb || exit 1; done
 	@$(BIN)/python workflow/readme.py
 
 table: setup

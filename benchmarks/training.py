@@ -1,7 +1,7 @@
 """Images per second: effdl_nb's `train` beside the usual DataLoader loop, taking turns.
 
     python benchmarks/training.py    # a small ConvNet: the input pipeline counts
-    python benchmarks/training.py --network wrn-16-1 --images 256 --repeats 3    # the network counts
+    python benchmarks/training.py --network wrn-16-1 --images 256 --repeats 3  # the network counts
 
 Both train the same network from the same weights on the same cores with crop and flip, SGD with
 Nesterov momentum and batches of the same size. The peer is what most code does: a Dataset of PIL

@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from effdl_nb import report, study
+from effdl_nb import report, spec, study
 from effdl_nb.deepaa.policy import load_policy, operation_probabilities
 from effdl_nb.files import atomic_write
 
@@ -36,7 +36,7 @@ def keep_images_and_policy():
     from effdl_nb.deepaa.analysis import searched_policy
     from effdl_nb.deepaa.policy import save_policy
 
-    table, at = study.load_tables()["table_4_1"], study.place(study.load_profile("quick"))
+    table, at = spec.load_tables()["table_4_1"], study.place(spec.load_profile("quick"))
     strips = []
     for measured in report.measurements("table_4_1", "quick"):
         if measured["row"] in STRIPS:
@@ -50,12 +50,12 @@ def keep_images_and_policy():
 
 def compared() -> pd.DataFrame:
     "Accuracy on CIFAR-10 at one image per class: ours at profile laptop, and the dissertation's."
-    lines, at = [], study.place(study.load_profile("laptop"), ROOT / "reports")
-    table = study.load_tables()["table_4_1"]
+    lines, at = [], study.place(spec.load_profile("laptop"), ROOT / "reports")
+    table = spec.load_tables()["table_4_1"]
     for row in ROWS:
         cells = study.read_row(at.row("table_4_1", row))["cells"]
         cell = next(cell for cell in cells if cell["column"] == COLUMN)
-        printed = study.load_thesis()["table_4_1"][row][COLUMN]
+        printed = spec.load_thesis()["table_4_1"][row][COLUMN]
         theirs = printed["corrected"] if isinstance(printed, dict) else printed
         lines.append((table.rows[row].label, cell["mean"], cell["spread"], theirs[0]))
     return pd.DataFrame(lines, columns=["method", "ours", "spread", "dissertation"])

@@ -123,7 +123,8 @@ def rows_of(experiment: str) -> tuple[str, ...]:
         raise ValueError(
             f"unknown experiment {experiment!r}; it is written module:function ({error})"
         ) from error
-    return tuple(getattr(function, "rows", None) or ("first",))
+    declared = getattr(function, "experiment", function)
+    return tuple(getattr(declared, "rows", None) or ("first",))
 
 
 def insert_table(path: Path, key: str, entry: str):

@@ -15,14 +15,15 @@ ROOT = Path(__file__).parents[2]
 EXPERIMENT = """
 from dataclasses import dataclass
 
+from effdl_nb.spec import experiment
+
 @dataclass(frozen=True)
 class Settings:
     size: int = 3
 
-def draw(row, settings: Settings, seed, work):
-    return {"value": settings.size + seed}
-
-draw.rows = ("small", "large")
+@experiment(Settings, rows=("small", "large"))
+def draw(task):
+    return {"value": task.settings.size + task.seed}
 """
 
 
