@@ -5,6 +5,7 @@
 # make benchmark   speed and memory against peers, side by side
 # make readme      README.md and RESULTS.md from their notebooks and the rows that are there
 # make table KEY=table_5_1 EXPERIMENT=module:function   the files of a new table
+# make method NAME=mymethod FAMILY=matching             the notebook of a new method of Chapter 4
 SHELL := /bin/bash
 PYTHON ?= python3
 PROFILE ?= quick
@@ -21,7 +22,7 @@ PYTEST_ARGS ?=
 BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 BENCHMARK_ARGS ?=
 
-.PHONY: setup reproduce report test check export lint tags lab readme table benchmark lock clean
+.PHONY: setup reproduce report test check export lint tags lab readme table method benchmark lock clean
 
 setup: $(READY)
 
@@ -74,6 +75,9 @@ readme: setup
 
 table: setup
 	@$(BIN)/python workflow/scaffold.py table "$(KEY)" "$(EXPERIMENT)" --title "$(TITLE)"
+
+method: setup
+	@$(BIN)/python workflow/scaffold.py method "$(NAME)" "$(FAMILY)"
 
 benchmark: setup
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt '.[bench]'

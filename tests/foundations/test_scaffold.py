@@ -1,8 +1,10 @@
 "New tables and methods are written by workflow/scaffold.py into a copy of the checkout."
 
 import importlib.util
+import re
 import shutil
 import sys
+import types
 from pathlib import Path
 
 import nbformat
@@ -10,6 +12,7 @@ import pytest
 import yaml
 
 from effdl_nb import report, study
+from effdl_nb.condensation import condense, methods
 
 ROOT = Path(__file__).parents[2]
 EXPERIMENT = """
@@ -33,6 +36,7 @@ def checkout(tmp_path):
     shutil.copytree(ROOT / "workflow", tmp_path / "workflow")
     for folder in ("04_condensation", "05_reproduction"):
         shutil.copytree(ROOT / "nbs" / folder, tmp_path / "nbs" / folder)
+    shutil.copy(ROOT / "settings.ini", tmp_path)
     (tmp_path / "new_draws.py").write_text(EXPERIMENT)
     return tmp_path
 
@@ -101,3 +105,50 @@ def test_what_cannot_be_written_is_said_and_nothing_is_written(
     assert scaffold(["table", key, experiment]) == 1
     assert message in capsys.readouterr().err
     assert files() == before
+
+
+def test_a_new_method_is_a_notebook_that_can_be_exported_named_and_called(
+    checkout, scaffold, capsys, monkeypatch
+):
+    assert scaffold(["method", "two_means", "coresets"]) == 0
+    told = capsys.readouterr().out
+    (path,) = (checkout / "nbs" / "04_condensation").glob("*_two_means.ipynb")
+    others = sorted(p.name for p in (ROOT / "nbs" / "04_condensation").glob("*.ipynb"))
+    assert path.name > others[-1]  # read, and imported, after all of them
+    cells = nbformat.read(path, as_version=4).cells
+    nbformat.validate(nbformat.read(path, as_version=4))
+    assert cells[0].source.startswith("# Two means\n\n> ")
+    assert cells[-1].source.startswith("## What was checked, and what comes next")
+    link = re.search(r"\]\((.*_coresets\.ipynb)\)", cells[0].source)[1]
+    assert (path.parent / link).exists()
+    # the code of its cells runs
+    module = types.ModuleType("effdl_nb.condensation.two_means")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for cell in cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, path.name, "exec"), module.__dict__)
+    # what it says to paste makes the method known
+    line = re.search(r'"two_means": (Method\(.*\)),', told)[1]
+    spec = eval(line, {"Method": methods.Method, "_HERE": "effdl_nb.condensation"})
+    monkeypatch.setitem(methods.METHODS, "two_means", spec)
+    assert methods.configure("two_means", ipc=10).ipc == 10
+    with pytest.raises(NotImplementedError, match=f"not written yet: .*{path.name}"):
+        condense("cifar10-sample", "two_means", whitening="channel", progress=False)
+    assert yaml.safe_load(re.search(r"^ *two_means: \{.*\}$", told, re.M)[0]) == {
+        "two_means": {"label": "Two means"}
+    }
+
+
+@pytest.mark.parametrize(
+    "name, family, message",
+    [
+        ("2means", "coresets", "name must be"),
+        ("kernels", "kernels", "exists already"),
+        ("means", "means", "allowed: coresets, matching, kernels, distillation, trajectory"),
+    ],
+)
+def test_a_method_that_cannot_be_written_is_said(checkout, scaffold, capsys, name, family, message):
+    before = sorted((checkout / "nbs" / "04_condensation").iterdir())
+    assert scaffold(["method", name, family]) == 1
+    assert message in capsys.readouterr().err
+    assert sorted((checkout / "nbs" / "04_condensation").iterdir()) == before
