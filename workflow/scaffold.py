@@ -234,7 +234,7 @@ def condense_NAME(
     run: Run = Run(),  # noqa: B008
 ) -> CondensedSet:
     "Learn `ipc` images per class. Raises NotImplementedError until it is written."
-    raise NotImplementedError("condense_NAME is not written yet: write it in CHAPTER/NOTEBOOK")""",
+    raise NotImplementedError("condense_NAME is not written yet; see NOTEBOOK")""",
     ),
     ("markdown", f"{CLOSING}\n\nNothing yet: the step is to be derived, written and checked."),
 )
