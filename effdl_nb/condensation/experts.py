@@ -15,14 +15,15 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from .derivatives import by_hand
 from .images import length_of, siamese_augment
-from .unroll import parameters_of
+from .unroll import Parameters, parameters_of
 from ..files import atomic_write, lock, read_json, settings_hash, write_json
 from ..networks import build
+from ..settings import at_least
 from ..training import TrainConfig, train
 
 # %% ../../nbs/04_condensation/12_experts.ipynb #634128ee
@@ -31,7 +32,7 @@ class ExpertConfig:
     "How experts are trained; the defaults are the published protocol's."
 
     network: str = "convnet-3"  # any network without running statistics
-    width: int | None = None  # channels; None: the network's own (128)
+    width: int | None = None  # channels; None: the network's default (128)
     epochs: int = 100  # T, the length of a trajectory
     lr: float = 0.01  # constant, plain SGD
     momentum: float = 0.0  # of SGD
@@ -43,25 +44,44 @@ class ExpertConfig:
     seed: int = 0  # of the first expert; expert i uses seed + i
 
     def __post_init__(self):
-        if self.epochs < 1 or not 0 <= self.first < self.epochs:
-            raise ValueError(
-                "epochs must be at least 1 and first in 0..epochs - 1, not "
-                f"epochs={self.epochs}, first={self.first}"
-            )
+        at_least(self, 1, "epochs")
+        if not 0 <= self.first < self.epochs:
+            raise ValueError(f"first must be in 0..{self.epochs - 1}, not {self.first}")
         self.training(0)
 
     def training(self, index: int) -> TrainConfig:
-        "How one expert is trained. ValueError for settings that make no sense."
-        return TrainConfig(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            momentum=self.momentum,
-            weight_decay=0.0,
-            schedule="constant",
-            precision=self.precision,
-            seed=self.seed + index,
-        )
+        "Say how one expert is trained. Raises ValueError for settings that make no sense."
+        same = ("epochs", "batch_size", "lr", "momentum", "precision")
+        settings = {name: getattr(self, name) for name in same}
+        seed = self.seed + index
+        return TrainConfig(**settings, weight_decay=0.0, schedule="constant", seed=seed)
+
+# %% ../../nbs/04_condensation/12_experts.ipynb #0ae9bea1
+def _network(config: ExpertConfig, num_classes: int, images: Tensor) -> nn.Module:
+    "A new network for images of this shape."
+    return build(
+        config.network,
+        num_classes,
+        width=config.width,
+        image_size=images.shape[-1],
+        in_channels=images.shape[1],
+        norm="instance",
+    )
+
+
+class _Snapshots:
+    "Keeps a copy of the weights after each epoch, from `first` on."
+
+    def __init__(self, first: int, on_epoch: Callable | None):
+        self.first = first
+        self.on_epoch = on_epoch
+        self.kept = []
+
+    def __call__(self, model: nn.Module, epoch: int):
+        if epoch >= self.first:
+            self.kept.append({k: v.cpu() for k, v in parameters_of(model).items()})
+        if epoch > 0 and self.on_epoch is not None:
+            self.on_epoch(epoch)
 
 # %% ../../nbs/04_condensation/12_experts.ipynb #17806f14
 def train_expert(
@@ -70,61 +90,60 @@ def train_expert(
     num_classes: int,
     config: ExpertConfig,
     index: int = 0,  # which expert: its seed is config.seed + index
-    device=None,  # None: a GPU if there is one
+    device=None,  # None: a GPU where available
     progress: bool = False,  # a bar over this expert's steps
     on_epoch: Callable | None = None,  # called after each epoch with its number
-) -> tuple[dict[str, Tensor], list[float]]:  # {parameter: (snapshots, ...)}, loss per epoch
-    "One trajectory: weights before training and after every epoch, from epoch config.first on."
+) -> tuple[Parameters, list[float]]:  # {parameter: (snapshots, ...)}, loss per epoch
+    "Train one trajectory: weights from epoch config.first on (0: before training), and losses."
     settings = config.training(index)
     with torch.random.fork_rng():
         torch.manual_seed(settings.seed)
-        model = build(
-            config.network,
-            num_classes,
-            width=config.width,
-            image_size=images.shape[-1],
-            in_channels=images.shape[1],
-            norm="instance",
-        )
-    snapshots = []
-
-    def keep(model, epoch):
-        if epoch >= config.first:
-            snapshots.append({k: v.cpu() for k, v in parameters_of(model).items()})
-        if epoch > 0 and on_epoch is not None:
-            on_epoch(epoch)
-
+        model = _network(config, num_classes, images)
+    snapshots = _Snapshots(config.first, on_epoch)
     augment = siamese_augment if config.augmentation else None
+    run = {"augment": augment, "on_epoch": snapshots, "device": device, "progress": progress}
     # pooling in half precision is what it speeds up
     with nullcontext() if config.precision == "fp32" else by_hand(device, twice=False):
-        history = train(
-            model,
-            images,
-            labels,
-            settings,
-            augment=augment,
-            on_epoch=keep,
-            device=device,
-            progress=progress,
-        )
+        history = train(model, images, labels, settings, **run)
     dtype = torch.float16 if config.half else torch.float32
-    return {k: torch.stack([s[k] for s in snapshots]).to(dtype) for k in snapshots[0]}, history.loss
+    names = snapshots.kept[0]
+    return {k: torch.stack([s[k] for s in snapshots.kept]).to(dtype) for k in names}, history.loss
 
-# %% ../../nbs/04_condensation/12_experts.ipynb #eb022e46
+# %% ../../nbs/04_condensation/12_experts.ipynb #137ab3fe
 VERSION = 1  # of the file format
 
 
+def _write_expert(path: Path, tensors: Parameters, losses: list[float]):
+    header = json.dumps({"version": VERSION, "losses": losses}, allow_nan=False)
+    with atomic_write(path) as part:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, part, {"expert": header})
+
+
+def _open_whole(path: Path):
+    "An open safetensors file of an expert; ValueError if it is damaged or something else."
+    try:
+        f = safe_open(path, "pt")
+    except (SafetensorError, OSError) as e:
+        advice = "delete it and train_experts will make it again"
+        raise ValueError(f"{path} is not a whole expert ({e}); {advice}") from e
+    header = json.loads((f.metadata() or {}).get("expert", "{}"))
+    if (version := header.get("version")) != VERSION:
+        raise ValueError(f"{path} must be an expert of version {VERSION}, but of {version!r}")
+    return f
+
+# %% ../../nbs/04_condensation/12_experts.ipynb #0a9d6e47
 class Experts:
     "The trajectories in a folder, read one snapshot at a time."
 
     def __init__(self, folder: str | Path, count: int | None = None):
-        "`count`: use the first so many; None: all that are there."
+        "Open the first `count` experts, or all. Raises FileNotFoundError if there are none."
         self.folder = Path(folder)
         record = self.folder / "experts.json"
         if not record.exists():
             raise FileNotFoundError(f"no experts in {self.folder}: train_experts makes them")
-        found = read_json(record)
-        self.config, self.data = ExpertConfig(**found["config"]), found["data"]
+        content = read_json(record)
+        self.config = ExpertConfig(**content["config"])
+        self.data = content["data"]
         self.files = sorted(self.folder.glob("expert_*.safetensors"))[:count]
         self.handles = {}
 
@@ -138,117 +157,82 @@ class Experts:
             self.handles[expert] = _open_whole(self.files[expert])
         return self.handles[expert]
 
-    def parameters(self, expert: int, epoch: int, device="cpu") -> dict[str, Tensor]:
-        "The float32 weights of an expert after an epoch; only they are read from the file."
-        first, last = self.config.first, self.config.epochs
-        if not first <= epoch <= last:
-            raise IndexError(f"epoch {epoch} was not kept; there are {first}..{last}")
+    def parameters(self, expert: int, epoch: int, device="cpu") -> Parameters:
+        "Read an expert's float32 weights after an epoch. Raises IndexError if they were not kept."
+        row = epoch - self.config.first
+        if not 0 <= row <= self.config.epochs - self.config.first:
+            kept = f"{self.config.first}..{self.config.epochs}"
+            raise IndexError(f"epoch must be in {kept}, not {epoch}")
         f = self._open(expert)
-        return {k: f.get_slice(k)[epoch - first].float().to(device) for k in f.keys()}  # noqa: SIM118
+        return {k: f.get_slice(k)[row].float().to(device) for k in f.keys()}
 
     def losses(self, expert: int) -> list[float]:
-        "Mean training loss of each epoch."
+        "Read the mean training loss of each epoch."
         return json.loads(self._open(expert).metadata()["expert"])["losses"]
 
-# %% ../../nbs/04_condensation/12_experts.ipynb #137ab3fe
-def _open_whole(path: Path):
-    "An open safetensors file of an expert; ValueError if it is damaged or something else."
-    try:
-        f = safe_open(path, "pt")
-    except (SafetensorError, OSError) as e:
-        raise ValueError(
-            f"{path} is not a whole expert ({e}); delete it and train_experts will make it again"
-        ) from e
-    header = json.loads((f.metadata() or {}).get("expert", "{}"))
-    if header.get("version") != VERSION:
-        raise ValueError(
-            f"{path} is not an expert of version {VERSION}, but of {header.get('version')!r}"
-        )
-    return f
-
-
+# %% ../../nbs/04_condensation/12_experts.ipynb #6460c828
 def _claim(folder: Path, config: ExpertConfig, data: dict):
     "Write the folder's record, or check that the one there is the same."
-    record, wanted = folder / "experts.json", {"config": asdict(config), "data": data}
+    record = folder / "experts.json"
+    content = {"config": asdict(config), "data": data}
     with lock(record):
         if not record.exists():
-            write_json(record, wanted)
-        found = read_json(record)
-    if settings_hash(found) != settings_hash(wanted):
-        both = {**found["config"], **found["data"]}, {**wanted["config"], **wanted["data"]}
-        differ = sorted(
-            k for k in both[0].keys() | both[1].keys() if both[0].get(k) != both[1].get(k)
-        )
-        way = (
-            "Use another folder"
-            if any(folder.glob("expert_*.safetensors"))
-            else f"Use another folder, or delete {record}: no expert is there yet"
-        )
-        raise ValueError(
-            f"{folder} holds experts with other settings; different: {', '.join(differ)}. {way}."
-        )
+            write_json(record, content)
+        stored = read_json(record)
+    if settings_hash(stored) == settings_hash(content):
+        return
+    before = {**stored["config"], **stored["data"]}
+    now = {**content["config"], **content["data"]}
+    differ = sorted(k for k in before.keys() | now.keys() if before.get(k) != now.get(k))
+    way = "Use another folder"
+    if not any(folder.glob("expert_*.safetensors")):
+        way += f", or delete {record}: no expert is there yet"
+    raise ValueError(
+        f"{folder} holds experts with other settings; different: {', '.join(differ)}. {way}."
+    )
 
-# %% ../../nbs/04_condensation/12_experts.ipynb #45776778
+# %% ../../nbs/04_condensation/12_experts.ipynb #eba9aeea
+def _bar(paths: list[Path], epochs: int, progress: bool) -> tqdm:
+    "A bar over the epochs of all experts, those that are there already done."
+    done = epochs * sum(path.exists() for path in paths)
+    options = {"unit": "epoch", "disable": not progress, "leave": False}
+    name = f"{len(paths)} experts"
+    return tqdm(total=epochs * len(paths), initial=done, desc=name, **options)
+
+# %% ../../nbs/04_condensation/12_experts.ipynb #754b3762
 def train_experts(
     folder: str | Path,  # where they are kept; made if need be
     images: Tensor,  # (N, C, H, W) real images in model space
     labels: Tensor,  # (N,)
     num_classes: int,
-    count: int = 100,  # experts wanted in all
+    count: int = 100,  # experts in all
     config: ExpertConfig | None = None,  # None: the published protocol
-    # what identifies the images, kept with the experts: name, digest, whitening ...; None: their
-    # `length_of`
+    # what identifies the images, kept with the experts; None: their `length_of`
     data: dict | None = None,
-    device=None,  # None: a GPU if there is one
+    device=None,  # None: a GPU where available
     progress: bool = True,  # a bar over epochs, with the time left
 ) -> Experts:
-    "Train the experts that `folder` lacks. Interrupt it at any moment and call it again: finished experts stay, the result is the same."
+    """Train the experts that `folder` lacks; interrupted at any moment, the same call resumes.
+
+    Raises ValueError if the network is unknown or the folder holds experts of other settings.
+    """
     if count < 1:
         raise ValueError(f"count must be at least 1, not {count}")
-    config, folder = config or ExpertConfig(), Path(folder)
-    # a network that cannot be built is refused before the folder is claimed
+    folder = Path(folder)
+    config = config or ExpertConfig()
+    # a network that cannot be built raises an error before the folder is claimed
     with torch.device("meta"):
-        build(
-            config.network,
-            num_classes,
-            width=config.width,
-            image_size=images.shape[-1],
-            in_channels=images.shape[1],
-            norm="instance",
-        )
+        _network(config, num_classes, images)
     data = data or {"length": length_of(images), "labels": settings_hash(labels.tolist())}
     _claim(folder, config, {**data, "images": list(images.shape), "num_classes": num_classes})
     paths = [folder / f"expert_{i:04}.safetensors" for i in range(count)]
-    done = config.epochs * sum(path.exists() for path in paths)
-    with tqdm(
-        total=config.epochs * count,
-        initial=done,
-        desc=f"{count} experts",
-        unit="epoch",
-        disable=not progress,
-        leave=False,
-    ) as bar:
+    with _bar(paths, config.epochs, progress) as bar:
         for i, path in enumerate(paths):
             with lock(path):
-                if not path.exists():
-                    _write_expert(
-                        path,
-                        *train_expert(
-                            images,
-                            labels,
-                            num_classes,
-                            config,
-                            i,
-                            device,
-                            on_epoch=lambda _: bar.update(),
-                        ),
-                    )
-                else:
+                if path.exists():
                     _open_whole(path)
+                    continue
+                options = {"device": device, "on_epoch": lambda _: bar.update()}
+                expert = train_expert(images, labels, num_classes, config, i, **options)
+                _write_expert(path, *expert)
     return Experts(folder, count)
-
-
-def _write_expert(path: Path, tensors: dict[str, Tensor], losses: list[float]):
-    header = json.dumps({"version": VERSION, "losses": losses}, allow_nan=False)
-    with atomic_write(path) as part:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, part, {"expert": header})
