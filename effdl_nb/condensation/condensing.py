@@ -77,8 +77,7 @@ def set_path(
     shape = list(dataset.train.images.shape)
     origin, kind = origin_of(dataset, whitening), type(config).__name__
     mark = settings_hash([kind, asdict(config), origin, shape, effdl_nb.__version__])
-    method = getattr(config, "method", kind.removesuffix("Config").lower())
-    return Path(work) / f"{method}-{mark}.safetensors"
+    return Path(work) / f"{config.method}-{mark}.safetensors"
 
 
 @contextlib.contextmanager
