@@ -1,4 +1,4 @@
-"""Data sets in model space: how they are opened, whitened, and told apart by what is in them."""
+"""Data sets in model space: how they are opened and whitened, and that their content is what they are."""
 
 from dataclasses import replace
 
@@ -174,12 +174,12 @@ def test_two_tasks_cut_from_one_data_set_are_two(tmp_path, whitening, kept):
         lambda d: {"std": (0.25,) * 3},
     ],
 )
-def test_what_methods_learn_from_tells_data_sets_apart(change):
+def test_what_methods_learn_from_makes_another_data_set(change):
     dataset = toy()
     assert content_digest(replace(dataset, **change(dataset))) != content_digest(dataset)
 
 
-def test_what_methods_do_not_see_does_not():
+def test_what_methods_do_not_see_does_not_make_another():
     dataset = toy()
     others = [
         replace(dataset, digest="another"),
