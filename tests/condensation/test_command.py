@@ -1,4 +1,4 @@
-"""python -m effdl_nb.condensation: from a folder to a set, killed and resumed, and every error in a sentence."""
+"""python -m effdl_nb.condensation: a folder becomes a set, and every error is a sentence."""
 
 import os
 import re

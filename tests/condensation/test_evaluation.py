@@ -1,4 +1,4 @@
-"""The evaluator: one test per network, the right space, the ceiling, other networks, DD-Ranking, misuse."""
+"""The evaluator: one test per network, the right space, the ceiling, DD-Ranking, misuse."""
 
 import math
 from dataclasses import replace
@@ -114,7 +114,8 @@ def test_other_networks():
 
 
 def test_ranking_golden():
-    # full .9, set .5 hard and .6 as it is, random .2: HLR .4, IOR .4; with w = 1/4 alpha = .1 - .3 = -.2,
+    # full .9, set .5 hard and .6 as it is, random .2: HLR .4, IOR .4; with w = 1/4
+    # alpha = .1 - .3 = -.2,
     # LRS = (e^-.2 - e^-1) / (e - e^-1) = (.818731 - .367879) / 2.350402 = .191819
     r = Ranking(90.0, 50.0, 60.0, 20.0, 0.25)
     assert (

@@ -1,4 +1,4 @@
-"""The thirteen methods as settings: what each is called, what it can be told, and what it settles on."""
+"""The thirteen methods as settings: names, options, defaults and their sources."""
 
 import dataclasses
 import inspect

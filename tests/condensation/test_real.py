@@ -1,4 +1,4 @@
-"""Data sets in model space: how they are opened and whitened, and that their content is what they are."""
+"""Data sets in model space: opened, whitened, and identified by their content."""
 
 from dataclasses import replace
 
