@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['PROFILES', 'Column', 'RowSpec', 'Table', 'load_tables', 'table_named', 'load_thesis', 'thesis_value', 'Plan',
            'Profile', 'profile_path', 'load_profile', 'figures_of', 'Task', 'Experiment', 'experiment', 'experiment_of',
-           'implemented_rows', 'code_roots', 'settings_layers', 'settings_of']
+           'implemented_rows', 'code_roots', 'settings_layers', 'settings_of', 'explain']
 
 # %% ../nbs/01_foundations/06_spec.ipynb #2a6c1f30
 import dataclasses
 import functools
 import importlib
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -327,15 +327,16 @@ def settings_layers(
     plan: Plan,
     row: str,  # row key
     column: str,  # column key
+    profile: str = "profile",  # where the plan stands: file and key
 ) -> list[tuple[str, dict]]:  # (where, settings), the lowest first
     "List what the YAML files say about the settings of one cell."
-    spec = f"tables.yaml: {table.key}"
+    fixed = f"workflow/tables.yaml: {table.key}"
     return [
-        (f"{spec}: columns: {column}: settings", table.columns[column].settings),
-        (f"{spec}: rows: {row}: settings", table.rows[row].settings),
-        ("profile: settings", plan.settings),
-        (f"profile: column_settings: {column}", plan.column_settings.get(column) or {}),
-        (f"profile: row_settings: {row}", plan.row_settings.get(row) or {}),
+        (f"{fixed}.columns.{column}.settings", table.columns[column].settings),
+        (f"{fixed}.rows.{row}.settings", table.rows[row].settings),
+        (f"{profile}.settings", plan.settings),
+        (f"{profile}.column_settings.{column}", plan.column_settings.get(column) or {}),
+        (f"{profile}.row_settings.{row}", plan.row_settings.get(row) or {}),
     ]
 
 
@@ -357,3 +358,91 @@ def settings_of(
     if hasattr(kind, "build"):
         return kind.build(where, row, content)
     return from_mapping(kind, where, content)
+
+# %% ../nbs/01_foundations/06_spec.ipynb #dde08e52
+def _flat(content: Mapping, path: str = "") -> dict[str, typing.Any]:
+    "Dotted path -> value of a nested mapping."
+    flat = {}
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{path}{key}.")
+        else:
+            flat[f"{path}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _origins(kind: type, row: str, content: dict) -> list[tuple[str, dict]]:
+    "The layers below the YAML, the lowest first."
+    if hasattr(kind, "origins"):
+        return kind.origins(row, content)
+    defaults = {}
+    for f in dataclasses.fields(kind):
+        value = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        if value is not dataclasses.MISSING:
+            defaults[f.name] = (
+                dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+            )
+    return [(f"default of {kind.__name__}", defaults)]
+
+# %% ../nbs/01_foundations/06_spec.ipynb #f18128ea
+def _set_by(layer: dict, path: str, paths: Collection[str]) -> dict[str, typing.Any]:
+    "What a flat layer says of a path: key -> value."
+    leaf = path.rpartition(".")[2]
+    return {
+        key: value
+        for key, value in layer.items()
+        if key == path
+        or (key not in paths and key.rpartition(".")[2] == leaf)
+        or (value is None and path.startswith(f"{key}."))
+    }
+
+
+def _chain(path: str, value, layers: list[tuple[str, dict]], paths: Collection[str]) -> list[str]:
+    "The lines that tell how a setting came by its value; an arrow marks the layer that won."
+    steps = [
+        (said, f"{where}.{key}" if ": " in where else where)
+        for where, layer in layers
+        for key, said in _set_by(layer, path, paths).items()
+    ]
+    if not steps or steps[-1][0] != value:
+        steps.append((value, "resolved from the other settings"))
+    width = max(len(str(said)) for said, _ in steps)
+    lines = [f"    {said!s:{width}}  {where}" for said, where in steps]
+    return [f"{path} = {value}", *lines[:-1], f"  > {lines[-1][4:]}"]
+
+# %% ../nbs/01_foundations/06_spec.ipynb #89ba40f6
+def _explain_cell(table: Table, plan: Plan, row: str, column: str, name: str, profile: str) -> str:
+    "Explain a setting of one cell. Raises ValueError naming the settings if there is none."
+    settings = settings_of(table, plan, row, column)
+    said = settings_layers(table, plan, row, column, profile)
+    content = merge(*(layer for _, layer in said))
+    layers = [(w, _flat(c)) for w, c in (*_origins(type(settings), row, content), *said)]
+    values = _flat(dataclasses.asdict(settings))
+    paths = [path for path in values if path == name or path.endswith(f".{name}")]
+    if not paths:
+        raise ValueError(f"setting {name!r} is unknown; allowed: {', '.join(values)}")
+    return "\n".join("\n".join(_chain(path, values[path], layers, values)) for path in paths)
+
+
+def explain(
+    table: str,  # table key
+    row: str,  # row key
+    name: str,  # a setting's dotted path, or the end of it
+    profile: str = "quick",
+    column: str | None = None,  # None: every column that the profile runs
+) -> str:
+    "Say which value a setting has and where it comes from. Raises ValueError for unknown keys."
+    spec, root = table_named(table), project_root()
+    plans = load_profile(profile).tables
+    _check_keys("table", [table], plans)
+    plan = plans[table]
+    _check_keys("row", [row], plan.rows)
+    _check_keys("column", [column] if column else [], plan.columns)
+    path = profile_path(profile, root)
+    where = path.relative_to(root) if path.is_relative_to(root) else path
+    texts: dict[str, list[str]] = {}
+    for key in (column,) if column else plan.columns:
+        text = _explain_cell(spec, plan, row, key, name, f"{where}: {table}")
+        texts.setdefault(text.replace(f".{key}.", ".<column>."), []).append(key)
+    head = f"{table}, row {row}, profile {profile}"
+    return "\n\n".join(f"{head}, {', '.join(keys)}\n{text}" for text, keys in texts.items())
