@@ -67,7 +67,7 @@ def units_of(
     ]
 
 # %% ../nbs/01_foundations/07_rows.ipynb #7ef857b1
-# Quantiles of Student's t at 0.975 for 1, 2, ... degrees of freedom (integrated below to check them).
+# Quantiles of Student's t at 0.975 for 1, 2, ... degrees of freedom, checked below.
 _T975 = tuple(
     float(quantile)
     for quantile in """
@@ -77,7 +77,7 @@ _T975 = tuple(
     """.split()
 )
 
-
+# %% ../nbs/01_foundations/07_rows.ipynb #aa87d9ec
 def summary(
     values: dict[int, list[float]],  # seed -> the values of its runs
     spread: str,  # "deviation", "interval" or "none"
@@ -191,7 +191,7 @@ class PlannedRow:
         lacking = {key for unit in self.units if unit.hash not in kept for key in unit.columns}
         return tuple(key for key in self.plan.columns if key not in lacking)
 
-
+# %% ../nbs/01_foundations/07_rows.ipynb #5c1e24cc
 def _counts(planned: PlannedRow, unit: Unit, measurement: dict | None) -> bool:
     "Whether a measurement tells what the columns ask for, and its code is not too old."
     metrics = {planned.table.columns[key].metric for key in unit.columns}
@@ -212,8 +212,7 @@ def row_state(
     if plan is None or row not in plan.rows or (column and column not in plan.columns):
         implemented = row in spec.implemented_rows(table)
         return "not run at this profile" if implemented else "not implemented yet"
-    planned = PlannedRow(table, profile, row, at)
-    kept, written = {}, set()
+    planned, kept, written = PlannedRow(table, profile, row, at), {}, set()
     if planned.path.exists():
         kept = planned.kept()
         written = {cell["column"] for cell in read_row(planned.path)["cells"]}
@@ -235,18 +234,23 @@ def spread_kind(table: Table, column: Column) -> str:
     return "interval" if table.spread == "none" else table.spread
 
 
-def _cell(planned: PlannedRow, column: Column, kept: dict[str, dict]) -> dict:
-    "A cell out of the row's measurements. Raises ValueError if a count depends on the seed."
+def _values(planned: PlannedRow, column: Column, kept: dict[str, dict]) -> dict[int, list]:
+    "The values of a cell by seed; one seed's of a count. Raises ValueError if they differ there."
     mine = [kept[unit.hash] for unit in planned.units if column.key in unit.columns]
     values = {m["seed"]: m["metrics"][column.metric] for m in mine}
-    if column.counted:
-        if len({tuple(v) for v in values.values()}) > 1:
-            raise ValueError(
-                f"{planned.table.key}, {planned.row}: {column.metric} is counted and must not "
-                f"depend on the seed, but is {values}"
-            )
-        values = dict(list(values.items())[:1])
-    kind = spread_kind(planned.table, column)
+    if not column.counted:
+        return values
+    if len({tuple(v) for v in values.values()}) > 1:
+        raise ValueError(
+            f"{planned.table.key}, {planned.row}: {column.metric} is counted and must not depend "
+            f"on the seed, but is {values}"
+        )
+    return dict(list(values.items())[:1])
+
+# %% ../nbs/01_foundations/07_rows.ipynb #b70695dc
+def _cell(planned: PlannedRow, column: Column, kept: dict[str, dict]) -> dict:
+    "A cell out of the row's measurements."
+    kind, values = spread_kind(planned.table, column), _values(planned, column, kept)
     return {
         "column": column.key,
         "metric": column.metric,
@@ -256,10 +260,10 @@ def _cell(planned: PlannedRow, column: Column, kept: dict[str, dict]) -> dict:
         **summary(values, kind),
         "spread_kind": kind,
         "thesis": spec.thesis_value(planned.table.key, planned.row, column.key),
-        "measurements": [m["hash"] for m in mine],
+        "measurements": [u.hash for u in planned.units if column.key in u.columns],
     }
 
-# %% ../nbs/01_foundations/07_rows.ipynb #b70695dc
+# %% ../nbs/01_foundations/07_rows.ipynb #f618f9b8
 def assemble(
     planned: PlannedRow,
     kept: dict[str, dict],  # unit hash -> measurement
@@ -277,15 +281,12 @@ def assemble(
         "measurements": [kept[unit.hash] for unit in used],
     }
 
-
+# %% ../nbs/01_foundations/07_rows.ipynb #3933c47b
 def write_row(
     planned: PlannedRow,
     kept: dict[str, dict],  # unit hash -> measurement
 ):
-    """Write the cells that are whole, unless that would remove one.
-
-    What older code measured stays until all of it is measured again.
-    """
+    "Write the cells that are whole, unless that would remove one."
     whole = planned.whole(kept)
     before = read_row(planned.path) if planned.path.exists() else {"cells": []}
     lost = {cell["column"] for cell in before["cells"]} & set(planned.plan.columns) - set(whole)

@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 
 from .provenance import code_when_loaded, project_root
-from .settings import at_least, from_mapping, merge, one_of
+from .settings import at_least, defaults_of, from_mapping, merge, one_of
 
 # %% ../nbs/01_foundations/06_spec.ipynb #c9402ca8
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _read_yaml(path: Path) -> dict:
     stat = path.stat()
     return dict(_parsed_yaml(path, stat.st_mtime_ns, stat.st_size))
 
-
+# %% ../nbs/01_foundations/06_spec.ipynb #5c39798a
 def load_tables(
     root: Path | None = None,  # the checkout
 ) -> dict[str, Table]:  # in the order of the dissertation
@@ -165,7 +165,7 @@ class Plan:
                 f"seeds must be different whole numbers from 0, at least one, not {self.seeds!r}"
             )
 
-
+# %% ../nbs/01_foundations/06_spec.ipynb #0beda359
 @dataclass(frozen=True)
 class Profile:
     "Which tables are run, at which sizes."
@@ -202,7 +202,7 @@ def _plan(where: str, table: Table, content: dict) -> Plan:
     rows = plan.rows or tuple(table.rows)
     return dataclasses.replace(plan, rows=rows, columns=plan.columns or tuple(table.columns))
 
-# %% ../nbs/01_foundations/06_spec.ipynb #8ec2aac8
+# %% ../nbs/01_foundations/06_spec.ipynb #44c44f7d
 PROFILES = ("quick", "laptop", "paper")
 
 
@@ -231,7 +231,7 @@ def load_profile(
     plans = {key: _plan(f"{where}: {key}", tables[key], p) for key, p in planned.items()}
     return from_mapping(Profile, where, content, name=path.stem, tables=plans)
 
-
+# %% ../nbs/01_foundations/06_spec.ipynb #838cae99
 def figures_of(profile: Profile, tables: dict[str, Table]) -> tuple[str, ...]:
     "List the figures that a profile draws: those of an idea, and those of tables it measures."
     drawn = [t for t in tables.values() if t.kind == "figure" and t.drawn_by]
@@ -256,7 +256,7 @@ class Task:
         "Name the folder in which rows share what the code of these roots makes."
         return Path(self.work) / f"{name}-{code_when_loaded(*roots)}"
 
-
+# %% ../nbs/01_foundations/06_spec.ipynb #104e9af8
 @dataclass(frozen=True)
 class Experiment:
     "A function that measures a table, and what the study must know about it."
@@ -282,7 +282,7 @@ def experiment(
 
     return declare
 
-# %% ../nbs/01_foundations/06_spec.ipynb #e9ae68bd
+# %% ../nbs/01_foundations/06_spec.ipynb #b1153c0a
 def experiment_of(table: Table) -> Experiment:
     "Load what measures a table. Raises ValueError if nothing does yet."
     if table.experiment is None:
@@ -290,18 +290,6 @@ def experiment_of(table: Table) -> Experiment:
     module, _, name = table.experiment.partition(":")
     function = getattr(importlib.import_module(module), name)
     return getattr(function, "experiment", None) or _adapted(function, table.experiment)
-
-
-def _adapted(function: Callable, root: str) -> Experiment:
-    "ADAPTER for functions of (row, settings, seed, work); goes when all use `experiment`."
-    settings = typing.get_type_hints(function)["settings"]
-
-    def call(task: Task) -> dict:
-        work = task.shared("rows", root)
-        return function(task.row, task.settings, task.seed, work)
-
-    roots = (f"{settings.__module__}:{settings.__qualname__}",)
-    return Experiment(call, settings, getattr(function, "rows", None), lambda row, s: roots)
 
 
 def implemented_rows(table: Table) -> tuple[str, ...]:
@@ -321,6 +309,17 @@ def code_roots(
     code = experiment_of(table).code
     return (table.experiment, *(code(row, settings) if code else ()))
 
+# %% ../nbs/01_foundations/06_spec.ipynb #3d48e45a
+def _adapted(function: Callable, root: str) -> Experiment:
+    "ADAPTER for functions of (row, settings, seed, work); goes when all use `experiment`."
+    settings = typing.get_type_hints(function)["settings"]
+
+    def call(task: Task) -> dict:
+        return function(task.row, task.settings, task.seed, task.shared("rows", root))
+
+    roots = (f"{settings.__module__}:{settings.__qualname__}",)
+    return Experiment(call, settings, getattr(function, "rows", None), lambda row, s: roots)
+
 # %% ../nbs/01_foundations/06_spec.ipynb #39d9e767
 def settings_layers(
     table: Table,
@@ -339,7 +338,7 @@ def settings_layers(
         (f"{profile}.row_settings.{row}", plan.row_settings.get(row) or {}),
     ]
 
-
+# %% ../nbs/01_foundations/06_spec.ipynb #8a579042
 def settings_of(
     table: Table,
     plan: Plan,
@@ -350,7 +349,7 @@ def settings_of(
     kind, known = experiment_of(table).settings, implemented_rows(table)
     if row not in known:
         raise ValueError(
-            f"row {row} of {table.kind} {table.number} is not implemented yet; implemented are "
+            f"row {row!r} of {table.kind} {table.number} is not implemented yet; allowed: "
             f"{', '.join(known)}"
         )
     content = merge(*(layer for _, layer in settings_layers(table, plan, row, column)))
@@ -375,14 +374,7 @@ def _origins(kind: type, row: str, content: dict) -> list[tuple[str, dict]]:
     "The layers below the YAML, the lowest first."
     if hasattr(kind, "origins"):
         return kind.origins(row, content)
-    defaults = {}
-    for f in dataclasses.fields(kind):
-        value = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-        if value is not dataclasses.MISSING:
-            defaults[f.name] = (
-                dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
-            )
-    return [(f"default of {kind.__name__}", defaults)]
+    return [(f"default of {kind.__name__}", defaults_of(kind))]
 
 # %% ../nbs/01_foundations/06_spec.ipynb #f18128ea
 def _set_by(layer: dict, path: str, paths: Collection[str]) -> dict[str, typing.Any]:
@@ -397,18 +389,26 @@ def _set_by(layer: dict, path: str, paths: Collection[str]) -> dict[str, typing.
     }
 
 
-def _chain(path: str, value, layers: list[tuple[str, dict]], paths: Collection[str]) -> list[str]:
-    "The lines that tell how a setting came by its value; an arrow marks the layer that won."
+def _steps(path: str, value, layers: list[tuple[str, dict]], paths: Collection[str]) -> list:
+    "The values that a setting had from layer to layer, with what gave them; the last one won."
     steps = [
         (said, f"{where}.{key}" if ": " in where else where)
         for where, layer in layers
         for key, said in _set_by(layer, path, paths).items()
     ]
-    if not steps or steps[-1][0] != value:
-        steps.append((value, "resolved from the other settings"))
+    if steps and steps[-1][0] is None and value is not None:
+        steps.append((value, "default again, since it was cleared"))
+    elif not steps or steps[-1][0] != value:
+        steps.append((value, "follows from the other settings"))
+    return steps
+
+# %% ../nbs/01_foundations/06_spec.ipynb #29606787
+def _chain(path: str, steps: list) -> str:
+    "The lines that tell how a setting came by its value; an arrow marks the layer that won."
     width = max(len(str(said)) for said, _ in steps)
     lines = [f"    {said!s:{width}}  {where}" for said, where in steps]
-    return [f"{path} = {value}", *lines[:-1], f"  > {lines[-1][4:]}"]
+    lines[-1] = lines[-1].replace("    ", "  > ", 1)
+    return "\n".join([f"{path} = {steps[-1][0]}", *lines])
 
 # %% ../nbs/01_foundations/06_spec.ipynb #89ba40f6
 def _explain_cell(table: Table, plan: Plan, row: str, column: str, name: str, profile: str) -> str:
@@ -421,9 +421,10 @@ def _explain_cell(table: Table, plan: Plan, row: str, column: str, name: str, pr
     paths = [path for path in values if path == name or path.endswith(f".{name}")]
     if not paths:
         raise ValueError(f"setting {name!r} is unknown; allowed: {', '.join(values)}")
-    return "\n".join("\n".join(_chain(path, values[path], layers, values)) for path in paths)
+    steps = {path: _steps(path, values[path], layers, values) for path in paths}
+    return "\n".join(_chain(path, steps[path]) for path in paths)
 
-
+# %% ../nbs/01_foundations/06_spec.ipynb #9f5c66f9
 def explain(
     table: str,  # table key
     row: str,  # row key
@@ -432,17 +433,16 @@ def explain(
     column: str | None = None,  # None: every column that the profile runs
 ) -> str:
     "Say which value a setting has and where it comes from. Raises ValueError for unknown keys."
-    spec, root = table_named(table), project_root()
-    plans = load_profile(profile).tables
+    plans, path = load_profile(profile).tables, profile_path(profile, project_root())
     _check_keys("table", [table], plans)
     plan = plans[table]
     _check_keys("row", [row], plan.rows)
-    _check_keys("column", [column] if column else [], plan.columns)
-    path = profile_path(profile, root)
-    where = path.relative_to(root) if path.is_relative_to(root) else path
-    texts: dict[str, list[str]] = {}
-    for key in (column,) if column else plan.columns:
-        text = _explain_cell(spec, plan, row, key, name, f"{where}: {table}")
+    columns = (column,) if column else plan.columns
+    _check_keys("column", columns, plan.columns)
+    where = path.relative_to(project_root()) if path.is_relative_to(project_root()) else path
+    texts: dict[str, list[str]] = {}  # columns that come by the same value in the same way
+    for key in columns:
+        text = _explain_cell(table_named(table), plan, row, key, name, f"{where}: {table}")
         texts.setdefault(text.replace(f".{key}.", ".<column>."), []).append(key)
-    head = f"{table}, row {row}, profile {profile}"
-    return "\n\n".join(f"{head}, {', '.join(keys)}\n{text}" for text, keys in texts.items())
+    head = f"{table}, row {row}, profile {profile}, column"
+    return "\n\n".join(f"{head} {', '.join(keys)}\n{text}" for text, keys in texts.items())

@@ -88,9 +88,7 @@ def measure(
     origin, start = provenance(), time.perf_counter()
     result = function(unit.task(work))
     _check_result(metrics := _metrics(result), table, unit)
-    origin["seconds"] = round(time.perf_counter() - start, 2)
-    origin["peak_memory_mib"] = peak_memory()
-    origin["data"] = _data_digest(unit.settings)
+    origin |= {"seconds": round(time.perf_counter() - start, 2), "peak_memory_mib": peak_memory()}
     return {
         "hash": unit.hash,
         "code": code,
@@ -99,7 +97,7 @@ def measure(
         "settings": dataclasses.asdict(unit.settings),
         "metrics": metrics,
         "details": result.get("details", {}),
-        "provenance": origin,
+        "provenance": origin | {"data": _data_digest(unit.settings)},
     }
 
 # %% ../nbs/01_foundations/08_study.ipynb #33a45157
@@ -114,7 +112,7 @@ def _short(metrics: dict[str, list]) -> str:
     words = {key: mean if isinstance(mean, str) else f"{mean:.4g}" for key, mean in means.items()}
     return ", ".join(f"{key} {word}" for key, word in list(words.items())[:3])
 
-
+# %% ../nbs/01_foundations/08_study.ipynb #622aa881
 def measure_row(
     planned: PlannedRow,
     seeds: Collection[int],  # only these; a cell is written when all seeds of the plan are there
@@ -163,7 +161,7 @@ class Outcome:
                 f"{self.table.number} failed:\n{lines}"
             )
 
-
+# %% ../nbs/01_foundations/08_study.ipynb #8169617f
 def _record_failure(planned: PlannedRow, error: Exception) -> str:
     "Write the error of a row beside the rows; the error in a line."
     text = f"{type(error).__name__}: {error}"
@@ -173,7 +171,7 @@ def _record_failure(planned: PlannedRow, error: Exception) -> str:
     write_json(path, record | provenance())
     return text
 
-# %% ../nbs/01_foundations/08_study.ipynb #8169617f
+
 def _choice(what: str, text: str, allowed: Collection) -> list:
     "Those of `allowed` that a text names, separated by commas. Raises ValueError for another."
     if text == "all":
@@ -202,26 +200,25 @@ def run(
     reports: str | Path | None = None,  # default: $EFFDL_REPORTS, else reports/ of the checkout
     seeds: str = "all",  # "all", or seeds separated by commas
     columns: str = "all",  # "all", or column keys separated by commas
-    # also measure rows again whose code changed, where the profile only marks them
-    remake: bool = False,
+    remake: bool = False,  # also measure rows again that the profile only marks as changed
     say: Callable = print,  # called with a line per measurement
 ) -> Outcome:
     "Measure what a profile plans of a table and is missing. Raises ValueError for unknown keys."
-    spec_of, plans = _planned_table(table, profile)
+    content, plans = _planned_table(table, profile)
     if remake:
         plans = dataclasses.replace(plans, changed="remake")
-    plan, at, failures = plans.tables[table], place(plans, reports), {}
+    plan, failures = plans.tables[table], {}
     chosen = _choice("row", rows, plan.rows)
     parts = _choice("seed", seeds, plan.seeds), _choice("column", columns, plan.columns)
     for row in chosen:
-        planned = PlannedRow(spec_of, plans, row, at)
+        planned = PlannedRow(content, plans, row, place(plans, reports))
         try:
             measure_row(planned, *parts, say)
         # whatever it is: it is recorded, the other rows follow, and Outcome.check raises at the end
         except Exception as error:
             failures[row] = _record_failure(planned, error)
             say(f"{table} {row} FAILED: {failures[row]}")
-    return Outcome(spec_of, chosen, failures)
+    return Outcome(content, chosen, failures)
 
 # %% ../nbs/01_foundations/08_study.ipynb #270683c3
 def _write_wish(path: Path, wish: dict, again: bool):
@@ -243,7 +240,7 @@ def _row_wish(planned: PlannedRow) -> dict:
         wish["code"] = sorted({unit.code for unit in planned.units})
     return wish
 
-
+# %% ../nbs/01_foundations/08_study.ipynb #ab8c1ee4
 def write_plans(
     profile: str,  # profile name or path
     reports: str | Path | None = None,  # see `place`
@@ -297,7 +294,7 @@ def _explain(argv: list[str]):
     chosen = parser.parse_args(argv)
     print(spec.explain(chosen.table, chosen.row, chosen.setting, chosen.profile, chosen.column))
 
-
+# %% ../nbs/01_foundations/08_study.ipynb #322c5e34
 def _run(argv: list[str]):
     "Measure rows of a table; `explain` as the first word says where a setting comes from."
     parser = _parser("", _run.__doc__)

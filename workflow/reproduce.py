@@ -16,12 +16,13 @@ import sys
 import time
 from pathlib import Path
 
-from effdl_nb import report, study
+from effdl_nb import report, rows, spec, study
 from effdl_nb.files import lock
+from effdl_nb.provenance import project_root
 
 
 def snakemake(
-    profile: str, cores: int, at: study.Place, first: list[Path], more: list[str], held
+    profile: str, cores: int, at: rows.Place, first: list[Path], more: list[str], held
 ) -> int:
     """Let Snakemake make what is missing, beginning with the files `first`; its exit status.
 
@@ -53,14 +54,14 @@ def snakemake(
         *(["--prioritize", *map(str, first)] if first else []),
         *more,
     ]
-    return subprocess.run(command, cwd=study.project_root(), pass_fds=[held.fileno()]).returncode
+    return subprocess.run(command, cwd=project_root(), pass_fds=[held.fileno()]).returncode
 
 
-def tell(profile: study.Profile, at: study.Place) -> int:
+def tell(profile: spec.Profile, at: rows.Place) -> int:
     "Print what there is of the profile; the number of rows and figures that are not there."
-    lacking, tables = 0, study.load_tables()
+    lacking, tables = 0, spec.load_tables()
     for key, plan in profile.tables.items():
-        states = {row: study.row_state(tables[key], profile, row, at) for row in plan.rows}
+        states = {row: rows.row_state(tables[key], profile, row, at) for row in plan.rows}
         missing = [
             f"{row} ({state})"
             for row, state in states.items()
@@ -72,7 +73,7 @@ def tell(profile: study.Profile, at: study.Place) -> int:
             f"{tables[key].kind} {tables[key].number}: {len(states) - len(missing)} of "
             f"{len(states)} rows{rest}"
         )
-    figures = study.figures_of(profile, tables)
+    figures = spec.figures_of(profile, tables)
     undrawn = [tables[key].number for key in figures if not at.figure(key).exists()]
     if figures:
         print(
@@ -102,8 +103,8 @@ def main() -> int:
     try:
         if given.profile.endswith(".yaml"):
             given.profile = str(Path(given.profile).absolute())
-        profile = study.load_profile(given.profile)
-        at = study.place(profile, Path(given.reports).absolute() if given.reports else None)
+        profile = spec.load_profile(given.profile)
+        at = rows.place(profile, Path(given.reports).absolute() if given.reports else None)
         with lock(at.folder / "reproduce", timeout=0) as held:
             study.write_plans(given.profile, at.reports)
             first = [at.folder / "tables" / f"{key}.csv" for key in profile.first]

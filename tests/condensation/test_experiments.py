@@ -18,7 +18,7 @@ from effdl_nb.condensation.experiments import (
     schedule,
 )
 from effdl_nb.condensation.images import ZCAWhitening
-from effdl_nb.study import load_tables, load_thesis
+from effdl_nb.spec import load_tables, load_thesis
 
 TRAJECTORY = {
     "experts": 2,

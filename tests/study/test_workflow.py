@@ -11,9 +11,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from effdl_nb import study
+from effdl_nb import spec
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 REPRODUCE = [sys.executable, str(ROOT / "workflow" / "reproduce.py")]
 EXPERIMENT = """
 import time
@@ -321,7 +321,7 @@ def test_a_parameter_that_the_notebook_lacks_is_refused(toy):
     )
     assert (
         done.returncode != 0
-        and "unknown parameter 'rwos'; allowed are profile, rows, seeds, reports" in done.stderr
+        and "parameter 'rwos' is unknown; allowed: profile, rows, seeds, reports" in done.stderr
     )
     done = subprocess.run(
         [*command, "rows", "one"], env=toy.environment, cwd=toy.root, capture_output=True, text=True
@@ -378,7 +378,7 @@ def test_the_real_tables_at_a_tiny_profile(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     page = (tmp_path / "tiny" / "index.html").read_text()
-    profile, tables = study.load_profile(str(tiny), ROOT), study.load_tables(ROOT)
+    profile, tables = spec.load_profile(str(tiny), ROOT), spec.load_tables(ROOT)
     assert set(profile.tables) == {key for key, table in tables.items() if table.experiment}, (
         "a table that nothing tries"
     )
@@ -391,7 +391,7 @@ def test_the_real_tables_at_a_tiny_profile(tmp_path):
         assert f'href="notebooks/{key}.html"' in page and (
             words or (tmp_path / "tiny" / "figures" / f"{key}.svg").exists()
         ), key
-    for key in study.figures_of(profile, tables):
+    for key in spec.figures_of(profile, tables):
         assert f'src="figures/{key}.png"' in page and f'href="notebooks/{key}.html"' in page, key
     record = json.loads((tmp_path / "tiny" / "rows" / "table_4_1" / "iatm.json").read_text())
     assert record["measurements"][0]["provenance"]["data"].startswith("cifar10-sample:")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TEXT = ROOT.parent / "shared" / "thesis" / "thesis.txt"
 needs_text = pytest.mark.skipif(
     not TEXT.exists(), reason="the dissertation's text (../shared/thesis/thesis.txt) is not here"
