@@ -202,6 +202,16 @@ def _add_import(module: _Module, node: ast.Import | ast.ImportFrom):
         module.imports.setdefault(name, set()).add(target)
 
 
+def _drop_declaration(statement: ast.stmt):
+    "Leave the decorator `@experiment(...)` out."
+    if isinstance(statement, FUNCTIONS):
+        statement.decorator_list = [
+            d
+            for d in statement.decorator_list
+            if "experiment" not in {c[-1] for c in names_used(d)}
+        ]
+
+# %% ../nbs/01_foundations/05_provenance.ipynb #59063a9c
 def _read(name: str, path: str) -> _Module:
     "Take a module apart."
     module = _Module(name, Path(path).name == "__init__.py")
@@ -210,6 +220,7 @@ def _read(name: str, path: str) -> _Module:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             _add_import(module, node)
     for statement in tree.body:
+        _drop_declaration(statement)
         if not (isinstance(statement, (ast.Import, ast.ImportFrom)) or _is_idle(statement)):
             module.add(statement)
     return module

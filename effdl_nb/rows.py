@@ -150,8 +150,8 @@ def read_row(
     parts = ("cells", "measurements")
     if not isinstance(row, dict) or not all(isinstance(row.get(key), list) for key in parts):
         raise ValueError(
-            f"{path} is not a row of the study: cells or measurements are missing. Delete it to "
-            "have it made again."
+            f"{path} is not a row of the study: cells or measurements are missing; delete it to "
+            "have it made again"
         )
     return row
 

@@ -12,14 +12,14 @@ import dataclasses
 import functools
 import importlib
 import typing
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import yaml
 
 from .provenance import code_when_loaded, project_root
-from .settings import at_least, defaults_of, from_mapping, merge, one_of
+from .settings import at_least, defaults_of, from_mapping, merge, one_of, trace
 
 # %% ../nbs/01_foundations/06_spec.ipynb #c9402ca8
 @dataclass(frozen=True)
@@ -126,7 +126,6 @@ def table_named(
     return tables[key]
 
 # %% ../nbs/01_foundations/06_spec.ipynb #7f466196
-@functools.lru_cache(maxsize=4)
 def load_thesis(
     root: Path | None = None,  # the checkout
 ) -> dict:
@@ -266,18 +265,26 @@ class Experiment:
     rows: tuple[str, ...] | None = None  # keys that it can measure; None: every row of the table
     # (row, settings) -> what a row depends on beside the function, as for `code_hash`
     code: Callable[[str, typing.Any], tuple[str, ...]] | None = None
+    # (where, row, content) -> settings; None: `from_mapping`
+    build: Callable[[str, str, Mapping], typing.Any] | None = None
+    # (row, content) -> the layers below the YAML, the lowest first; None: the class's defaults
+    origins: Callable[[str, Mapping], list[tuple[str, dict]]] | None = None
 
-
+# %% ../nbs/01_foundations/06_spec.ipynb #8f87dc8e
 def experiment(
     settings: type,  # the dataclass of its settings
     rows=None,  # keys that it can measure; None: every row of the table
     code: Callable | None = None,  # (row, settings) -> further roots, as for `code_hash`
+    build: Callable | None = None,  # see Experiment; None: the class's own `build`, if it has one
+    origins: Callable | None = None,  # likewise
 ) -> Callable:
     "Declare a function `f(task) -> {metric: value or values}` as an experiment."
 
     def declare(function):
         known = None if rows is None else tuple(rows)
-        function.experiment = Experiment(function, settings, known, code)
+        own = {"build": build, "origins": origins}
+        own = {name: given or getattr(settings, name, None) for name, given in own.items()}
+        function.experiment = Experiment(function, settings, known, code, **own)
         return function
 
     return declare
@@ -346,7 +353,7 @@ def settings_of(
     column: str,  # column key
 ):  # an instance of the experiment's settings class
     "Build the settings of one cell. Raises ValueError naming the allowed ones if one is unknown."
-    kind, known = experiment_of(table).settings, implemented_rows(table)
+    declared, known = experiment_of(table), implemented_rows(table)
     if row not in known:
         raise ValueError(
             f"row {row!r} of {table.kind} {table.number} is not implemented yet; allowed: "
@@ -354,77 +361,28 @@ def settings_of(
         )
     content = merge(*(layer for _, layer in settings_layers(table, plan, row, column)))
     where = f"{table.key}, row {row}, column {column}: settings"
-    if hasattr(kind, "build"):
-        return kind.build(where, row, content)
-    return from_mapping(kind, where, content)
+    return (
+        declared.build(where, row, content)
+        if declared.build
+        else from_mapping(declared.settings, where, content)
+    )
 
 # %% ../nbs/01_foundations/06_spec.ipynb #dde08e52
-def _flat(content: Mapping, path: str = "") -> dict[str, typing.Any]:
-    "Dotted path -> value of a nested mapping."
-    flat = {}
-    for key, value in content.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _flat(value, f"{path}{key}.")
-        else:
-            flat[f"{path}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
-
-
-def _origins(kind: type, row: str, content: dict) -> list[tuple[str, dict]]:
+def _origins(declared: Experiment, row: str, content: dict) -> list[tuple[str, dict]]:
     "The layers below the YAML, the lowest first."
-    if hasattr(kind, "origins"):
-        return kind.origins(row, content)
-    return [(f"default of {kind.__name__}", defaults_of(kind))]
-
-# %% ../nbs/01_foundations/06_spec.ipynb #f18128ea
-def _set_by(layer: dict, path: str, paths: Collection[str]) -> dict[str, typing.Any]:
-    "What a flat layer says of a path: key -> value."
-    leaf = path.rpartition(".")[2]
-    return {
-        key: value
-        for key, value in layer.items()
-        if key == path
-        or (key not in paths and key.rpartition(".")[2] == leaf)
-        or (value is None and path.startswith(f"{key}."))
-    }
+    if declared.origins:
+        return declared.origins(row, content)
+    return [(f"default of {declared.settings.__name__}", defaults_of(declared.settings))]
 
 
-def _steps(path: str, value, layers: list[tuple[str, dict]], paths: Collection[str]) -> list:
-    "The values that a setting had from layer to layer, with what gave them; the last one won."
-    steps = [
-        (said, f"{where}.{key}" if ": " in where else where)
-        for where, layer in layers
-        for key, said in _set_by(layer, path, paths).items()
-    ]
-    if steps and steps[-1][0] is None and value is not None:
-        steps.append((value, "default again, since it was cleared"))
-    elif not steps or steps[-1][0] != value:
-        steps.append((value, "follows from the other settings"))
-    return steps
-
-# %% ../nbs/01_foundations/06_spec.ipynb #29606787
-def _chain(path: str, steps: list) -> str:
-    "The lines that tell how a setting came by its value; an arrow marks the layer that won."
-    width = max(len(str(said)) for said, _ in steps)
-    lines = [f"    {said!s:{width}}  {where}" for said, where in steps]
-    lines[-1] = lines[-1].replace("    ", "  > ", 1)
-    return "\n".join([f"{path} = {steps[-1][0]}", *lines])
-
-# %% ../nbs/01_foundations/06_spec.ipynb #89ba40f6
 def _explain_cell(table: Table, plan: Plan, row: str, column: str, name: str, profile: str) -> str:
-    "Explain a setting of one cell. Raises ValueError naming the settings if there is none."
-    settings = settings_of(table, plan, row, column)
+    "Explain a setting of one cell."
+    settings, declared = settings_of(table, plan, row, column), experiment_of(table)
     said = settings_layers(table, plan, row, column, profile)
     content = merge(*(layer for _, layer in said))
-    layers = [(w, _flat(c)) for w, c in (*_origins(type(settings), row, content), *said)]
-    values = _flat(dataclasses.asdict(settings))
-    paths = [path for path in values if path == name or path.endswith(f".{name}")]
-    if not paths:
-        raise ValueError(f"setting {name!r} is unknown; allowed: {', '.join(values)}")
-    steps = {path: _steps(path, values[path], layers, values) for path in paths}
-    return "\n".join(_chain(path, steps[path]) for path in paths)
+    return trace(settings, name, [*_origins(declared, row, content), *said])
 
-# %% ../nbs/01_foundations/06_spec.ipynb #9f5c66f9
+# %% ../nbs/01_foundations/06_spec.ipynb #c9f776a8
 def explain(
     table: str,  # table key
     row: str,  # row key
@@ -444,5 +402,8 @@ def explain(
     for key in columns:
         text = _explain_cell(table_named(table), plan, row, key, name, f"{where}: {table}")
         texts.setdefault(text.replace(f".{key}.", ".<column>."), []).append(key)
-    head = f"{table}, row {row}, profile {profile}, column"
-    return "\n\n".join(f"{head} {', '.join(keys)}\n{text}" for text, keys in texts.items())
+    return "\n\n".join(
+        f"{table}, row {row}, profile {profile}, column {', '.join(keys)}\n"
+        + text.replace(".<column>.", f".{keys[0]}." if len(keys) == 1 else ".<column>.")
+        for text, keys in texts.items()
+    )

@@ -1,5 +1,8 @@
 #!/usr/bin/env python
-"""Write README.md from nbs/index.ipynb: its words, its visible code and the outputs stored in it. `make readme` executes the notebook first."""
+"""Write README.md from nbs/index.ipynb: its words, its visible code and the outputs stored in it.
+
+`make readme` executes the notebook first.
+"""
 
 import re
 import sys
@@ -11,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def readme() -> str:
-    "The index notebook as Markdown; cells that begin with `#| hide` are left out, `#| echo: false` leaves out the code only."
+    "The index notebook as Markdown, without cells marked `#| hide` or code `#| echo: false`."
     parts = ["<!-- Written by `make readme` from nbs/index.ipynb; edit that. -->"]
     for cell in nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4).cells:
         directives = re.findall(r"^#\| *(\S.*?) *$", cell.source, re.MULTILINE)

@@ -5,8 +5,8 @@
     python workflow/reproduce.py --profile laptop --cores 2
     python workflow/reproduce.py --profile paper -- --executor slurm --jobs 16
 
-What stands after `--` goes to Snakemake. The exit status is 0 only if every row and figure of the profile is there; the report is made in any
-case, and a second call continues where the first one stopped.
+What stands after `--` goes to Snakemake. The exit status is 0 only if every row and figure of the
+profile is there; the report is made in any case, and the same command resumes an interrupted run.
 """
 
 import argparse
@@ -99,20 +99,20 @@ def main() -> int:
     parser.add_argument(
         "more", nargs="*", metavar="-- SNAKEMAKE OPTIONS", help="passed on to Snakemake"
     )
-    given, start = parser.parse_args(), time.monotonic()
+    options, start = parser.parse_args(), time.monotonic()
     try:
-        if given.profile.endswith(".yaml"):
-            given.profile = str(Path(given.profile).absolute())
-        profile = spec.load_profile(given.profile)
-        at = rows.place(profile, Path(given.reports).absolute() if given.reports else None)
+        if options.profile.endswith(".yaml"):
+            options.profile = str(Path(options.profile).absolute())
+        profile = spec.load_profile(options.profile)
+        at = rows.place(profile, Path(options.reports).absolute() if options.reports else None)
         with lock(at.folder / "reproduce", timeout=0) as held:
-            study.write_plans(given.profile, at.reports)
+            study.write_plans(options.profile, at.reports)
             first = [at.folder / "tables" / f"{key}.csv" for key in profile.first]
-            status = snakemake(given.profile, given.cores, at, first, given.more, held)
-            page = report.write_report(given.profile, at.reports)
+            status = snakemake(options.profile, options.cores, at, first, options.more, held)
+            page = report.write_report(options.profile, at.reports)
     except TimeoutError:
         print(
-            f"another run of profile {given.profile} is at work in {at.folder}; wait for it, or "
+            f"another run of profile {options.profile} is at work in {at.folder}; wait for it, or "
             "stop it",
             file=sys.stderr,
         )
@@ -122,7 +122,7 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         print(
-            "\ninterrupted; what is finished is kept, and the same command goes on from there",
+            "\ninterrupted; what is finished is kept; run the same command again to resume",
             file=sys.stderr,
         )
         return 130

@@ -15,42 +15,48 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from effdl_nb.condensation.condensing import (
-    METHODS,
-    PRESETS,
-    WHITENINGS,
-    check_images,
-    condense,
-    defaults,
-    memory_needed,
-    open_dataset,
-    open_device,
-    settings_of,
-)
+from .condensing import condense, memory_needed, open_device
 from .evaluation import evaluate
+from .memory import free_memory
+from .methods import METHODS, PRESETS, configure
+from .real import WHITENINGS, check_images, open_dataset
 from .sets import CondensedSet
-from .unroll import free_memory
 from ..data import ImageDataset
+from ..settings import merge
 
 # %% ../../nbs/04_condensation/20_command.ipynb #9d8efd6a
-# options of the methods with a flag of their own
-FLAGS = {"width": int, "iterations": int, "experts": int, "memory": str}
+FLAGS = {  # options of the methods with a flag of their own: where they stand, and their type
+    "width": ("width", int),
+    "iterations": ("iterations", int),
+    "experts": ("experts.count", int),
+    "memory": ("memory", str),
+}
 
 
-def _parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
-        prog="python -m effdl_nb.condensation",
-        description="Condense images into a few per class, in one file to train on.",
-    )
+def _data_arguments(p: argparse.ArgumentParser):
+    "What goes in and comes out."
     p.add_argument(
         "--data",
         required=True,
-        help=(
-            "folder with a folder of images per class (or train/ and val/ with such), or the "
-            "name of a data set"
-        ),
+        help="folder with a folder of images per class (or train/ and val/ with such), or the name "
+        "of a data set",
     )
     p.add_argument("--out", required=True, type=Path, help="file to make, such as set.safetensors")
+    p.add_argument(
+        "--image-size",
+        type=int,
+        default=32,
+        help="side of the squares to make of a folder's images (default 32)",
+    )
+    p.add_argument(
+        "--whitening",
+        default="auto",
+        help=f"{', '.join(WHITENINGS)} (default auto: ZCA for CIFAR)",
+    )
+
+# %% ../../nbs/04_condensation/20_command.ipynb #48fdc5fd
+def _method_arguments(p: argparse.ArgumentParser):
+    "What to do."
     p.add_argument("--method", default="iatm", help=f"{', '.join(METHODS)} (default iatm)")
     p.add_argument("--ipc", type=int, default=1, help="images per class to make (default 1)")
     p.add_argument(
@@ -63,19 +69,9 @@ def _parser() -> argparse.ArgumentParser:
         default="convnet-3",
         help="network to condense with (default convnet-3; convnet-4 suits 64 x 64 pixels)",
     )
-    p.add_argument(
-        "--image-size",
-        type=int,
-        default=32,
-        help="side of the squares to make of a folder's images (default 32)",
-    )
-    p.add_argument(
-        "--whitening", default="auto", help=f"{', '.join(WHITENINGS)} (default auto: ZCA for CIFAR)"
-    )
-    p.add_argument("--seed", type=int, default=0, help="of all that is random (default 0)")
-    p.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
-    for name, kind in FLAGS.items():
-        p.add_argument(f"--{name}", type=kind, help=f"{name} of the method (default: the preset's)")
+    for name, (where, kind) in FLAGS.items():
+        text = f"{where} of the method (default: the preset's)"
+        p.add_argument(f"--{name}", type=kind, help=text)
     p.add_argument(
         "--set",
         action="append",
@@ -83,10 +79,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="any other option of the method; may be repeated",
     )
+
+# %% ../../nbs/04_condensation/20_command.ipynb #828c1211
+def _run_arguments(p: argparse.ArgumentParser):
+    "How to do it."
+    p.add_argument("--seed", type=int, default=0, help="of all that is random (default 0)")
+    p.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if one is available)")
     p.add_argument(
-        "--work",
-        type=Path,
-        help="folder for experts and checkpoints (default: OUT with .work added)",
+        "--work", type=Path, help="folder for experts and checkpoints (default: OUT + .work)"
     )
     p.add_argument(
         "--save-every", type=int, default=20, help="iterations between checkpoints (default 20)"
@@ -102,76 +102,99 @@ def _parser() -> argparse.ArgumentParser:
         "--epochs", type=int, default=1000, help="length of that training (default 1000)"
     )
     p.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _parser() -> argparse.ArgumentParser:
+    "All arguments."
+    p = argparse.ArgumentParser(
+        prog="python -m effdl_nb.condensation",
+        description="Condense images into a few per class, in one file to train on.",
+    )
+    for add in (_data_arguments, _method_arguments, _run_arguments):
+        add(p)
     return p
 
+# %% ../../nbs/04_condensation/20_command.ipynb #7177bfec
+def _nested(name: str, value) -> dict:
+    "An option as a mapping, one level for each dot in its name."
+    first, dot, rest = name.partition(".")
+    return {first: _nested(rest, value) if dot else value}
 
-def _options(given: argparse.Namespace) -> dict:
-    "The method's options among what was said. ValueError for --set without a name and a value."
-    options = {name: getattr(given, name) for name in FLAGS if getattr(given, name) is not None}
-    for text in given.set:
+
+def _options(arguments: argparse.Namespace) -> dict:
+    "The method's options among the arguments. ValueError for --set without a name and a value."
+    options = {}
+    for flag, (name, _) in FLAGS.items():
+        value = getattr(arguments, flag)
+        if value is not None:
+            options = merge(options, _nested(name, value))
+    for text in arguments.set:
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise ValueError(f"--set takes NAME=VALUE, not {text!r}")
         try:
-            options[name] = json.loads(value)
+            value = json.loads(value)
         except json.JSONDecodeError:
-            options[name] = value  # a word, such as adam
+            pass  # a word, such as adam
+        options = merge(options, _nested(name, value))
     return options
 
-# %% ../../nbs/04_condensation/20_command.ipynb #34a51ebf
-def _plan(images: ImageDataset, given: argparse.Namespace, options: dict) -> str:
+# %% ../../nbs/04_condensation/20_command.ipynb #cd231045
+_SHOWN = ("network", "width", "experts", "iterations", "epochs")
+
+
+def _plan(images: ImageDataset, arguments: argparse.Namespace, config) -> str:
     "What is about to be done, and what it takes."
-    settings = settings_of(given.method, given.ipc, images.name, given.preset, options)
-    device = open_device(given.device)
     counts = images.train.labels.bincount(minlength=images.num_classes)
+    device, size = open_device(arguments.device), images.image_size
+    values = {name: getattr(config, name) for name in _SHOWN if hasattr(config, name)}
+    if "experts" in values:
+        values["experts"] = config.experts.count
     lines = [
         f"{images.name}: {len(images.train):,} images of {images.num_classes} classes "
-        f"({counts.min()} to {counts.max()} each), "
-        f"{images.image_size} x {images.image_size} pixels, {len(images.test):,} to test on",
-        f"{METHODS[given.method].title}, preset {given.preset}, {given.ipc} per class, on "
-        f"{device}: "
-        + (
-            ", ".join(
-                f"{k} {v}"
-                for k, v in settings.items()
-                if k in ("network", "width", "experts", "iterations", "epochs")
-            )
-            or "no settings"
-        ),
+        f"({counts.min()} to {counts.max()} each), {size} x {size} pixels, "
+        f"{len(images.test):,} to test on",
+        f"{METHODS[arguments.method].title}, preset {arguments.preset}, {arguments.ipc} per class, "
+        f"on {device}: " + (", ".join(f"{k} {v}" for k, v in values.items()) or "no settings"),
+        *_memory(images, config, device),
     ]
-    if needed := memory_needed(
-        images, given.method, given.ipc, given.network, preset=given.preset, **options
-    ):
-        free, mode = free_memory(device), settings["memory"]
-        parts = ", ".join(f"{k} {v / 2**20:,.0f} MB" for k, v in needed.items())
-        lines.append(
-            f"memory of the inner loop ({mode}): {parts}"
-            + ("" if free is None else f"; free {free / 2**20:,.0f} MB")
-        )
     return "\n".join(lines)
 
 
+def _memory(images: ImageDataset, config, device: torch.device) -> list[str]:
+    "A line on the memory of the inner loop, if there is one."
+    needed = memory_needed(config, images.num_classes, tuple(images.train.images.shape[1:]))
+    if not needed:
+        return []
+    free = free_memory(device)
+    parts = ", ".join(f"{mode} {value / 2**20:,.0f} MB" for mode, value in needed.items())
+    rest = "" if free is None else f"; free {free / 2**20:,.0f} MB"
+    return [f"memory of the inner loop ({config.memory}): {parts}{rest}"]
+
+# %% ../../nbs/04_condensation/20_command.ipynb #34a51ebf
 def usage(
-    made: CondensedSet,
+    condensed: CondensedSet,
     path: str | Path,  # where it was saved
     network: str = "convnet-3",
     width: int | None = None,  # its channels
 ) -> str:
-    "Lines of Python that train on the set and classify images with the network."
-    size, channels = made.images.shape[-1], made.images.shape[1]
-    return f"""from effdl_nb.condensation.sets import CondensedSet
+    "Write lines of Python that train on the set and classify images with the network."
+    channels, size = condensed.images.shape[1:3]
+    where = f"image_size={size}, in_channels={channels}"
+    plan = f'epochs=300, batch_size=256, lr={condensed.lr or 0.01:.4g}, schedule="constant"'
+    count = len(condensed.classes)
+    return f"""from effdl_nb.condensation import CondensedSet
 from effdl_nb.networks import build
 from effdl_nb.training import TrainConfig, train
 
-made = CondensedSet.load({str(path)!r})
-model = build({network!r}, {len(made.classes)}, width={width}, norm="instance", image_size={size}, in_channels={channels})
-train(model, made.images, made.labels, TrainConfig(epochs=300, batch_size=256, lr={made.lr or 0.01:.4g}, schedule="constant"))
+condensed = CondensedSet.load({str(path)!r})
+model = build({network!r}, {count}, width={width}, norm="instance", {where})
+train(model, condensed.images, condensed.labels, TrainConfig({plan}))
 # logits of images (N, {channels}, {size}, {size}), bytes or in [0, 1]:
-#   model(made.whitening.encode(images)); the classes are made.classes"""
+#   model(condensed.whitening.encode(images)); the classes are condensed.classes"""
 
 # %% ../../nbs/04_condensation/20_command.ipynb #be7f83cf
-# said in a sentence
-EXPECTED = (
+EXPECTED = (  # errors that become a sentence
     OSError,
     ValueError,
     MemoryError,
@@ -181,75 +204,89 @@ EXPECTED = (
 )
 
 
-def _run(given: argparse.Namespace, say) -> CondensedSet:
-    if given.out.exists():
-        raise ValueError(f"{given.out} is there already; give another --out, or remove it")
-    if given.out.suffix != ".safetensors":
-        raise ValueError(f"--out is a .safetensors file, not {given.out.name!r}")
-    options, work = _options(given), given.work or given.out.with_name(given.out.name + ".work")
-    for flag, value, least in (
-        ("--image-size", given.image_size, 1),
-        ("--evaluate", given.evaluate, 0),
-        ("--epochs", given.epochs, 1),
-    ):
-        if value < least:
-            raise ValueError(f"{flag} must be at least {least}, not {value}")
-    # an unknown name is refused before a folder is read
-    defaults(given.method, given.ipc, preset=given.preset)
-    images = open_dataset(given.data, given.image_size, not given.quiet)
-    check_images(images, given.ipc)
-    if given.evaluate and len(images.test) == 0:
+def _check(arguments: argparse.Namespace):
+    "ValueError for arguments that make no sense, before a folder is read."
+    out, least = arguments.out, {"image_size": 1, "evaluate": 0, "epochs": 1}
+    if out.exists():
+        raise ValueError(f"{out} exists already; give another --out, or remove it")
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--out must be a .safetensors file, not {out.name!r}")
+    for name, value in least.items():
+        if getattr(arguments, name) < value:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} must be at least {value}, not {getattr(arguments, name)}")
+
+
+def _configured(arguments: argparse.Namespace, dataset: str = "", options: dict | None = None):
+    "The method's settings."
+    job = (arguments.method, arguments.ipc, arguments.network, arguments.seed)
+    return configure(*job, dataset=dataset, preset=arguments.preset, options=options)
+
+# %% ../../nbs/04_condensation/20_command.ipynb #3d6caa06
+def _run(arguments: argparse.Namespace, say) -> CondensedSet:
+    "Condense, evaluate if asked, and save."
+    _check(arguments)
+    options, progress = _options(arguments), not arguments.quiet
+    _configured(arguments, options=options)
+    images = open_dataset(arguments.data, arguments.image_size, progress)
+    check_images(images, arguments.ipc)
+    if arguments.evaluate and len(images.test) == 0:
         raise ValueError(
-            f"--evaluate needs images to test on: {given.data} has no val/ or test/ beside train/"
+            f"--evaluate needs images to test on: {arguments.data} has no val/ or test/ beside "
+            "train/"
         )
-    say(_plan(images, given, options))
-    made = condense(
+    say(_plan(images, arguments, _configured(arguments, images.name, options)))
+    condensed = condense(
         images,
-        given.method,
-        given.ipc,
-        given.network,
-        preset=given.preset,
-        seed=given.seed,
-        whitening=given.whitening,
-        work=work,
-        device=given.device,
-        progress=not given.quiet,
-        checkpoint_every=given.save_every,
+        arguments.method,
+        arguments.ipc,
+        arguments.network,
+        preset=arguments.preset,
+        seed=arguments.seed,
+        whitening=arguments.whitening,
+        work=arguments.work or arguments.out.with_name(arguments.out.name + ".work"),
+        device=arguments.device,
+        progress=progress,
+        checkpoint_every=arguments.save_every,
         **options,
     )
-    if given.evaluate:
-        found = evaluate(
-            made,
-            images,
-            given.network,
-            given.evaluate,
-            width=made.details["options"].get("width"),
-            epochs=given.epochs,
-            device=given.device,
-            progress=not given.quiet,
-        )
-        made = replace(made, details={**made.details, "accuracy": list(found.values)})
-        say(f"{given.evaluate} fresh networks trained on it: {found}")
-    made.save(given.out, whitening=True)
-    return made
+    if arguments.evaluate:
+        condensed = _evaluated(condensed, images, arguments, say)
+    condensed.save(arguments.out, whitening=True)
+    return condensed
 
 
+def _evaluated(condensed: CondensedSet, images, arguments, say) -> CondensedSet:
+    "The set with the accuracies of networks trained on it."
+    result = evaluate(
+        condensed,
+        images,
+        network=arguments.network,
+        runs=arguments.evaluate,
+        width=condensed.details["settings"].get("width"),
+        epochs=arguments.epochs,
+        device=arguments.device,
+        progress=not arguments.quiet,
+    )
+    say(f"{arguments.evaluate} fresh networks trained on it: {result}")
+    return replace(condensed, details={**condensed.details, "accuracy": list(result.values)})
+
+# %% ../../nbs/04_condensation/20_command.ipynb #d1f87afa
 def main(argv: list[str] | None = None) -> int:
-    "Condense a folder of images or a data set into one file. Returns 0, 1 after an error and 130 after an interruption."
-    given = _parser().parse_args(argv)
+    "Condense a folder of images or a data set into one file. Return 0, 1 after an error and 130 after an interruption."
+    arguments = _parser().parse_args(argv)
     try:
-        made = _run(given, lambda text: print(text, flush=True))
+        condensed = _run(arguments, lambda text: print(text, flush=True))
     except EXPECTED as error:
         print(f"error: {error or type(error).__name__}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one was", file=sys.stderr)
+        print("interrupted; run the same command again to resume", file=sys.stderr)
         return 130
-    print(
-        f"{given.out}: {len(made)} images, {given.out.stat().st_size / 1024:,.0f} KB. Train on "
-        "it:\n"
-    )
-    print(usage(made, given.out, given.network, made.details["options"].get("width")))
+    out, width = arguments.out, condensed.details["settings"].get("width")
+    size = out.stat().st_size / 1024
+    print(f"{out}: {len(condensed)} images, {size:,.0f} KB. Train on it:\n")
+    print(usage(condensed, out, arguments.network, width))
     return 0
 
 # %% ../../nbs/04_condensation/20_command.ipynb #1cef59a2

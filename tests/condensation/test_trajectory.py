@@ -411,9 +411,9 @@ def test_memory_modes_lead_to_the_same_images(experts, real, memory):
 
 
 def test_too_little_memory_is_an_error_before_the_run(experts, real, monkeypatch):
-    from effdl_nb.condensation import unroll
+    from effdl_nb.condensation import memory
 
-    monkeypatch.setattr(unroll, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
     with pytest.raises(MemoryError, match="needs about .* MB are free"):
         condense(experts, real, on_iteration=lambda *_: pytest.fail("an iteration was run"))
 

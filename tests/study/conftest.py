@@ -17,7 +17,13 @@ table_9_1:
     value: {label: Value, metric: value}
     large: {label: Large, metric: value, settings: {size: 100}}
     size: {label: Size, metric: size, counted: true}
-table_9_2: {kind: table, number: "9.2", chapter: 9, title: Later, rows: {a: {label: A}}, columns: {value: {label: Value}}}
+table_9_2:
+  kind: table
+  number: "9.2"
+  chapter: 9
+  title: Later
+  rows: {a: {label: A}}
+  columns: {value: {label: Value}}
 """
 EXPERIMENT = """
 import time

@@ -80,3 +80,108 @@ def test_committed_profiles_are_valid_and_name_real_settings():
     )
 
 
+def test_a_nested_setting_is_merged_and_cleared(tmp_path, monkeypatch):
+    (tmp_path / "nested_draws.py").write_text(NESTED)
+    monkeypatch.syspath_prepend(tmp_path)
+    rows_of = {"a": spec.RowSpec("a", "A", settings={"sampler": {"size": 5}})}
+    columns = {"value": spec.Column("value", "Value", settings={"sampler": {"seed": 3}})}
+    table = spec.Table(
+        "t", "table", "9", 9, "T", experiment="nested_draws:draw", rows=rows_of, columns=columns
+    )
+    plan = spec.Plan((0,), ("a",), ("value",), settings={"sampler": {"size": 7}})
+    sampler = spec.settings_of(table, plan, "a", "value").sampler
+    assert (sampler.size, sampler.seed, sampler.kind) == (7, 3, "gauss")
+    cleared = dataclasses.replace(plan, row_settings={"a": {"sampler": None}})
+    assert spec.settings_of(table, cleared, "a", "value").sampler.size == 2
+    wrong = dataclasses.replace(plan, settings={"sampler": {"sizes": 7}})
+    with pytest.raises(ValueError, match="t, row a, column value: settings: sampler: 'sizes' is"):
+        spec.settings_of(table, wrong, "a", "value")
+
+
+NESTED = """
+from dataclasses import dataclass
+from effdl_nb.spec import experiment
+
+@dataclass(frozen=True)
+class Sampler:
+    size: int = 1
+    seed: int = 0
+    kind: str = "gauss"
+
+@dataclass(frozen=True)
+class Settings:
+    sampler: Sampler = Sampler(size=2)
+
+@experiment(Settings)
+def draw(task):
+    return {}
+"""
+
+
+def test_an_experiment_can_build_its_settings_itself():
+    @dataclasses.dataclass(frozen=True)
+    class Own:
+        size: int = 1
+
+        @classmethod
+        def build(cls, where, row, content):
+            return cls(10 * content["size"])
+
+    own = spec.experiment(Own)(lambda task: {}).experiment
+    assert own.build("here", "a", {"size": 2}) == Own(20) and own.origins is None
+    given = spec.experiment(Own, build=lambda where, row, content: row)(lambda task: {}).experiment
+    assert given.build("here", "a", {}) == "a"
+
+
+def every_unit(profile: str):
+    "The units of a profile, seed by seed."
+    tables, plans = spec.load_tables(), spec.load_profile(profile).tables
+    for key, plan in plans.items():
+        for row in plan.rows:
+            yield from rows.units_of(tables[key], plan, row)
+
+
+@pytest.mark.parametrize("name", spec.PROFILES)
+def test_the_code_of_every_committed_row_can_be_followed(name):
+    codes = {(unit.table, unit.row): unit.code for unit in every_unit(name)}
+    assert all(len(code) == 16 for code in codes.values())
+    assert codes["table_2_2", "v1"] != codes["table_3_2", "deepaa"] != codes["table_4_1", "iatm"]
+
+
+def test_every_setting_of_every_row_can_be_explained():
+    for key, plan in spec.load_profile("quick").tables.items():
+        for row in plan.rows:
+            column = plan.columns[0]
+            settings = spec.settings_of(spec.table_named(key), plan, row, column)
+            name = dataclasses.fields(settings)[0].name
+            assert f"{name} = {getattr(settings, name)}" in spec.explain(key, row, name)
+
+
+@pytest.mark.parametrize(
+    "asked, words",
+    [
+        (("table_9_3", "a", "size"), "table 'table_9_3' is unknown; allowed: table_9_1"),
+        (("table_9_1", "c", "size"), "row 'c' is unknown; allowed: a, b"),
+        (("table_9_1", "a", "sizes"), "setting 'sizes' is unknown; allowed: size, bad"),
+        (("table_9_1", "a", "size", "toy", "small"), "column 'small' is unknown; allowed: value"),
+    ],
+)
+def test_what_cannot_be_explained_is_named(toy, asked, words):
+    table, row, name, profile, column = (*asked, "toy", None)[:5]
+    with pytest.raises(ValueError, match=words):
+        spec.explain(table, row, name, profile, column)
+
+
+def test_a_setting_is_explained_layer_by_layer(toy):
+    _, profile = toy
+    profile("{seeds: [0], settings: {size: 3}, column_settings: {large: {size: 4}}}")
+    assert spec.explain("table_9_1", "a", "size", "toy", "large").splitlines() == [
+        "table_9_1, row a, profile toy, column large",
+        "size = 4",
+        "    1    default of Settings",
+        "    100  workflow/tables.yaml: table_9_1.columns.large.settings.size",
+        "    3    workflow/profiles/toy.yaml: table_9_1.settings.size",
+        "  > 4    workflow/profiles/toy.yaml: table_9_1.column_settings.large.size",
+    ]
+    every = spec.explain("table_9_1", "b", "size", "toy")
+    assert "column value, size\nsize = 3" in every and "column large\nsize = 4" in every

@@ -13,6 +13,7 @@ from effdl_nb import rows, study
 from effdl_nb.files import read_json, write_json
 from effdl_nb.spec import load_profile, load_tables
 
+
 def row(root: Path, key: str) -> dict:
     return read_json(root / "reports" / "toy" / "rows" / "table_9_1" / f"{key}.json")
 
@@ -30,7 +31,8 @@ def test_columns_with_equal_settings_share_a_measurement(toy):
     study.run("table_9_1", "toy", say=quiet).check()
     import study_draws
 
-    # Row a measures size 1 (columns value and size) and size 100 (column large). Row b's own setting wins over the column's: one measurement.
+    # Row a measures size 1 (columns value and size) and size 100 (column large).
+    # Row b's own setting wins over the column's: one measurement.
     assert study_draws.calls == [
         ("a", 1, 0),
         ("a", 1, 1),
@@ -219,7 +221,7 @@ def test_a_damaged_row_is_named(toy, content):
     path.write_text(content)
     outcome = study.run("table_9_1", "toy", say=quiet)
     with pytest.raises(
-        study.RowsFailed, match="1 of 2 rows.*\n.*b.json is not a JSON file.*Delete it"
+        study.RowsFailed, match="1 of 2 rows.*\n.*b.json is not a JSON file.*delete it"
     ):
         outcome.check()
     assert row(root, "a")["cells"]  # the other row was measured all the same
@@ -232,7 +234,7 @@ def test_a_row_that_holds_something_else_is_named(toy, content):
     path = root / "reports" / "toy" / "rows" / "table_9_1" / "b.json"
     path.write_text(content)
     with pytest.raises(
-        study.RowsFailed, match="1 of 2 rows.*\n.*b.json is not a row of the study.*Delete it"
+        study.RowsFailed, match="1 of 2 rows.*\n.*b.json is not a row of the study.*delete it"
     ):
         study.run("table_9_1", "toy", say=quiet).check()
     with pytest.raises(ValueError, match="b.json is not a row of the study"):
@@ -291,3 +293,87 @@ def test_rows_in_the_repository_are_whole_and_honest():
 def test_write_json_refuses_a_row_with_nan(tmp_path):
     with pytest.raises(ValueError):
         write_json(tmp_path / "row.json", {"mean": float("nan")})
+
+
+def test_the_command_explains_a_setting(toy, capsys):
+    _, profile = toy
+    profile("{seeds: [0], settings: {size: 3}}")
+    assert study.main(["explain", "table_9_1", "b", "size", "--profile", "toy"]) == 0
+    assert "> 3  workflow/profiles/toy.yaml: table_9_1.settings.size" in capsys.readouterr().out
+    assert study.main(["explain", "table_9_1", "b", "sizes", "--profile", "toy"]) == 1
+    assert "setting 'sizes' is unknown; allowed: size, bad" in capsys.readouterr().err
+
+
+def test_the_command_measures_a_row(toy, capsys):
+    root, _ = toy
+    assert study.main(["table_9_1", "--row", "b", "--seed", "1", "--profile", "toy"]) == 0
+    assert study.main(["table_9_1", "--row", "b", "--profile", "toy"]) == 0
+    assert row(root, "b")["cells"][0]["values"] == {"0": [7, 8], "1": [8, 9]}
+    assert study.main(["table_9_1", "--row", "c", "--profile", "toy"]) == 1
+    assert "row 'c' is unknown; allowed: all, a, b" in capsys.readouterr().err
+
+
+def test_an_edit_concerns_only_the_rows_that_use_it(toy):
+    root, profile = toy
+    (root / "study_draws.py").write_text(TWO_WAYS)
+    profile("{seeds: [0], columns: [value]}")
+    study.run("table_9_1", "toy", say=quiet).check()
+    before = {key: planned(key).units[0].code for key in "ab"}
+    assert before["a"] != before["b"]
+    path = root / "study_draws.py"
+    path.write_text(
+        TWO_WAYS.replace("def way_b(size): return size", "def way_b(size): return -size")
+    )
+    assert [planned(key).units[0].code != before[key] for key in "ab"] == [False, True]
+    assert study.write_plans("toy") == {"table_9_1": ["b"]}
+    # and what was measured with the old code may not be stamped with the new
+    with pytest.raises(study.RowsFailed, match="b: .*changed after this process had loaded it"):
+        study.run("table_9_1", "toy", say=quiet).check()
+
+
+TWO_WAYS = """
+from dataclasses import dataclass
+from effdl_nb.spec import experiment
+@dataclass(frozen=True)
+class Settings:
+    size: int = 1
+def way_a(size): return size
+def way_b(size): return size
+def code(row, settings): return (f"study_draws:way_{row}",)
+@experiment(Settings, code=code)
+def draw(task):
+    return {"value": float(globals()[f"way_{task.row}"](task.settings.size)), "size": 1}
+"""
+
+
+def test_what_rows_share_is_kept_by_the_code_that_made_it(toy):
+    root, profile = toy
+    path = root / "study_draws.py"
+    path.write_text(SHARING)
+    profile("{seeds: [0], columns: [value]}")
+    study.run("table_9_1", "toy", say=quiet).check()
+    made = sorted(root.glob("reports/toy/work/study_draws/expert-*/made"))
+    assert len(made) == 1 and made[0].read_text() == "a"  # row b found what row a had made
+    path.write_text(SHARING.replace("write_text(row)", "write_text(2 * row)"))
+    sys.modules.pop("study_draws")
+    study.run("table_9_1", "toy", say=quiet).check()
+    texts = [p.read_text() for p in root.glob("reports/toy/work/study_draws/expert-*/made")]
+    assert sorted(texts) == ["a", "aa"]
+
+
+SHARING = """
+from dataclasses import dataclass
+from effdl_nb.spec import experiment
+@dataclass(frozen=True)
+class Settings:
+    size: int = 1
+def make(folder, row):
+    folder.mkdir(parents=True)
+    (folder / "made").write_text(row)
+@experiment(Settings)
+def draw(task):
+    folder = task.shared("expert", "study_draws:make")
+    if not folder.exists():
+        make(folder, task.row)
+    return {"value": 1.0}
+"""

@@ -1,4 +1,4 @@
-"The workflow end to end: a toy study that is killed, broken, changed and repeated, and the real tables at a tiny profile."
+"The workflow end to end: a toy study killed, broken and changed, and the real tables at tiny size."
 
 import json
 import os
@@ -125,7 +125,7 @@ class Toy:
         )
 
     def figures(self):
-        "Two figures: one of the table's rows, one of an idea; both count their drawings in `calls`."
+        "Two figures, of the table's rows and of an idea; both count their drawings in `calls`."
         with open(self.root / "workflow" / "tables.yaml", "a") as file:
             file.write(
                 'figure_9_1: {kind: figure, number: "9.1", chapter: 9, title: Draws seen, '
@@ -255,7 +255,7 @@ def test_a_killed_run_continues_and_loses_no_finished_seed(toy, how):
         os.killpg(process.pid, signal.SIGKILL)
         said, _ = process.communicate(timeout=60)
     assert how == signal.SIGKILL or (
-        "the same command goes on from there" in said and 'reproduce.py", line' not in said
+        "run the same command again to resume" in said and 'reproduce.py", line' not in said
     ), said
     # a kernel that outlived its parents
     subprocess.run(["pkill", "-9", "-f", str(toy.root)], check=False)
