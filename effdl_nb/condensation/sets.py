@@ -136,7 +136,7 @@ def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
     try:
         with safe_open(path, "pt") as f:
             metadata = f.metadata() or {}
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
+            tensors = {k: f.get_tensor(k) for k in f.keys()}
     except SafetensorError as e:
         cause = f"({e}): it may have been cut off while it was copied"
         raise ValueError(f"{path} is not a whole safetensors file {cause}") from e
