@@ -38,6 +38,7 @@ from effdl_nb.study import (
     summary,
     thesis_value,
 )
+from .spec import Column, Plan, settings_layers
 
 # %% ../nbs/01_foundations/09_report.ipynb #b9129659
 FIELDS = (
@@ -71,21 +72,31 @@ def cells(
             state = row_state(table, profile, row.key, at, column.key)
             there = state in ("measured", "changed")
             line = _cell(table, row.key, column, ours[column.key] if there else None, state)
-            lines.append(
-                line | {"here": _departures(column, record["measurements"]) if there else ""}
-            )
+            here = _departures(table, profile.tables[table.key], row.key, column) if there else ""
+            lines.append(line | {"here": here})
     return pd.DataFrame(lines, columns=FIELDS)
 
 
-def _departures(column, measurements: list[dict]) -> str:
-    "What a column's heading promises and a profile changed: a small network under the heading WRN-28-10 must say that it is one."
-    mine = [m["settings"] for m in measurements if column.key in m["columns"]]
-    changed = {
-        key: mine[0][key]
-        for key, value in column.settings.items()
-        if mine and mine[0].get(key) != value
-    }
-    return ", ".join(f"{key} {value}" for key, value in changed.items())
+def _leaves(settings: dict, above: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
+    "The values of a nested mapping by their paths."
+    leaves = {}
+    for key, value in settings.items():
+        path = (*above, key)
+        leaves |= _leaves(value, path) if isinstance(value, dict) else {path: value}
+    return leaves
+
+
+def _departures(table: Table, plan: Plan, row: str, column: Column) -> str:
+    """Say what a column's heading promises and a profile changed.
+
+    A small network under the heading WRN-28-10 must say that it is one.
+    """
+    said = {}
+    for _, layer in settings_layers(table, plan, row, column.key):
+        said |= _leaves(layer)
+    promised = _leaves(column.settings)
+    changed = {path: said[path] for path, value in promised.items() if said[path] != value}
+    return ", ".join(f"{path[-1]} {value}" for path, value in changed.items())
 
 
 def _cell(table: Table, row: str, column, ours: dict | None, state: str) -> dict:
