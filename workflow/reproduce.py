@@ -122,7 +122,7 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         print(
-            "\ninterrupted; what is finished is kept, and the same command goes on from there",
+            "\ninterrupted; what is finished is kept: run the same command again to resume",
             file=sys.stderr,
         )
         return 130

@@ -29,7 +29,7 @@ BANNED = {
     r"to be had\b": "available",
     r"\bgo(?:es)? on (?:from|where)\b": "resume",
     r"\brefuse[sd]?\b": "raise",
-    r"\b(?:images?|examples?|samples?) a class\b": "per class",
+    r"\b(?:images?|examples?|samples?)\s+a\s+class\b": "per class",
     r"\bif nothing is said\b": "default",
     r"\btold apart\b": "seeds cannot distinguish",
     r"\b(?:the|The) thesis\b": "the dissertation",
