@@ -255,7 +255,7 @@ def test_a_killed_run_continues_and_loses_no_finished_seed(toy, how):
         os.killpg(process.pid, signal.SIGKILL)
         said, _ = process.communicate(timeout=60)
     assert how == signal.SIGKILL or (
-        "the same command goes on from there" in said and 'reproduce.py", line' not in said
+        "run the same command again to resume" in said and 'reproduce.py", line' not in said
     ), said
     # a kernel that outlived its parents
     subprocess.run(["pkill", "-9", "-f", str(toy.root)], check=False)
