@@ -328,6 +328,21 @@ def test_no_line_is_longer_than_100_columns(folder):
     assert long == []
 
 
+YAML = [
+    path
+    for pattern in ("workflow/**/*.yaml", "tests/profiles/*.yaml")
+    for path in sorted(ROOT.glob(pattern))
+]
+
+
+@pytest.mark.parametrize("path", YAML, ids=lambda p: p.name)
+def test_a_flow_mapping_of_the_yaml_fits_its_line(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
+    bare = [re.sub(r"\"[^\"]*\"|#.*", "", line) for line in lines]
+    assert [line for line in lines if len(line) > 100] == []
+    assert [line for line in bare if line.count("{") != line.count("}")] == []
+
+
 def test_the_counts():
     heads = (
         "chapter", "notebooks", "cells", "> 25", "> 40", "longest run", "largest module",
