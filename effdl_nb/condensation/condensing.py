@@ -124,7 +124,7 @@ def make_set(
             load_named(config.maker)(real, config, run).save(path)
             part.unlink(missing_ok=True)
     made = CondensedSet.load(path)
-    return made if made.whitening is not None else replace(made, whitening=real.whitening)
+    return replace(made, whitening=real.whitening)  # a file of a ZCA set leaves it out
 
 # %% ../../nbs/04_condensation/18_condensing.ipynb #859edfd7
 def condense(
