@@ -23,8 +23,8 @@ import matplotlib
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 
-from .files import atomic_write, read_json
 from . import spec
+from .files import atomic_write, read_json
 from .rows import Place, place, read_row, row_state, spread_kind, summary
 from .spec import Profile, Table, figures_of, load_profile, load_tables, thesis_value
 
