@@ -74,8 +74,8 @@ def pack_gaps(
 
     Below 15: so many zeros, then a weight; 15: fifteen zeros and no weight.
     Zeros after the last weight are skipped by fifteens while fifteen are left; a 0 fills a byte."""
-    start, stop = torch.tensor([-1]), torch.tensor([len(nonzero)])
-    zeros = torch.cat([start, nonzero.nonzero().flatten(), stop]).diff() - 1
+    ends = torch.tensor([-1, len(nonzero)])
+    zeros = torch.cat([ends[:1], nonzero.nonzero().flatten(), ends[1:]]).diff() - 1
     stops = (zeros // 15 + 1).cumsum(0) - 1
     halves = torch.full((int(stops[-1]) + 1,), 15, dtype=torch.uint8)
     halves[stops] = (zeros % 15).to(torch.uint8)

@@ -97,8 +97,11 @@ def features_and_logits(
     """Return what goes into the classifier (N, ...) and what comes out (N, C).
 
     Raises ValueError naming what the model lacks."""
-    inner, parts = unwrapped(model), ("features", "classifier")
-    if missing := [name for name in parts if not callable(getattr(inner, name, None))]:
+    inner = unwrapped(model)
+    missing = [
+        name for name in ("features", "classifier") if not callable(getattr(inner, name, None))
+    ]
+    if missing:
         raise ValueError(
             f"{type(inner).__name__} has no {' and no '.join(missing)}; consistency of features "
             "needs both, at='logits' needs neither"
@@ -155,7 +158,9 @@ def draw_mix(
     device = "cpu" if generator is None else generator.device
     seed = int(torch.randint(2**62, (), generator=generator, device=device))
     rng = np.random.default_rng(seed)
-    coin, lam, (cy, cx) = rng.random(), float(rng.beta(alpha, alpha)), rng.random(2)
+    coin = rng.random()
+    lam = float(rng.beta(alpha, alpha))
+    cy, cx = rng.random(2)
     partner = torch.from_numpy(rng.permutation(len(inputs))).to(inputs.device)
     if coin >= probability:
         return None, partner, 1.0
@@ -216,8 +221,8 @@ def _loss_on(
     else:
         logits = model(mixed)
     logits = _single(logits)
-    first, second = F.cross_entropy(logits, labels), F.cross_entropy(logits, labels[partner])
-    cross_entropy = lam * first + (1 - lam) * second
+    cross_entropy = lam * F.cross_entropy(logits, labels)
+    cross_entropy = cross_entropy + (1 - lam) * F.cross_entropy(logits, labels[partner])
     if not loss.weight:
         return cross_entropy
     measure = released_consistency if loss.as_released else mixup_consistency
@@ -250,7 +255,8 @@ def _both_sides(
     """Pass all that Equation 2.7 compares.
 
     Returns compared outputs of the mixed, the first and the second images, and the mixed logits."""
-    B, aliased = len(inputs), loss.as_released and loss.alias
+    B = len(inputs)
+    aliased = loss.as_released and loss.alias
     if loss.passes == "interleaved":
         return _interleaved(model, loss, mixed, mixed if aliased else inputs, inputs[partner])
     if loss.passes == "separate":
@@ -258,5 +264,6 @@ def _both_sides(
         originals = _passed(model, loss, inputs)[0]
     else:
         outputs, logits = _passed(model, loss, torch.cat([mixed, inputs]))
-        of_mixed, originals, logits = outputs[:B], outputs[B:], logits[:B]
+        of_mixed, originals = outputs.split(B)
+        logits = logits[:B]
     return (of_mixed, of_mixed if aliased else originals, originals[partner]), logits

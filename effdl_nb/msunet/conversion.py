@@ -108,7 +108,7 @@ def convert_ternary_(
     # (name, module) -> convert?; None: pointwise outside squeeze-excitation
     filter_fn: Callable[[str, nn.Module], bool] | None = None,
     alpha: float = ternary.ALPHA_HALF,  # threshold of the converted layers; 0 gives binary layers
-    mode: str = "msunet",  # one of MODES
+    mode: str = "msunet",  # one of TERNARY_MODES
 ) -> ConversionReport:
     """Turn the chosen Conv2d and Linear layers into ternary ones, in place, and report all layers.
 
@@ -116,9 +116,11 @@ def convert_ternary_(
     quantised) and other kinds (1-d, 3-d and transposed convolutions, embeddings) are kept and
     reported. Raises ValueError for alpha, mode or a lazy layer."""
     ternary.check_mode(mode)
-    model, alpha = unwrapped(model), ternary.checked_alpha(alpha)
+    alpha = ternary.checked_alpha(alpha)
+    model = unwrapped(model)
     rule = pointwise_reason(model) if filter_fn is None else _declining(filter_fn)
-    report, owner = ConversionReport(), {}
+    report = ConversionReport()
+    owner: dict[int, str] = {}  # identity of a weight -> its first layer
     for name, module in list(model.named_modules()):
         why = _why_kept(name, module, rule)
         if why == "":
@@ -212,7 +214,8 @@ def set_alpha_(
     """Set the threshold of every ternary layer and return their number.
 
     Raises ValueError if there is none or one is frozen."""
-    layers, alpha = _some_ternary_layers(model), ternary.checked_alpha(alpha)
+    layers = _some_ternary_layers(model)
+    alpha = ternary.checked_alpha(alpha)
     frozen = [name for name, module in layers if module.frozen]
     if frozen:
         raise ValueError(f"frozen layers keep their signs: {', '.join(frozen)}")

@@ -192,17 +192,18 @@ def _extremum(call: Call) -> Cost:
 # %% ../../nbs/02_msunet/04_costs.ipynb #17250254
 @rule("avg_pool2d")
 def _avg_pool(call: Call) -> Cost:
-    sides, n = call.args[1], call.out.numel()
+    n = call.out.numel()
+    sides = call.args[1]
     window = math.prod(sides) if len(sides) > 1 else sides[0] ** 2
     return Cost(n, (window - 1) * n)
 
 
 @rule("_adaptive_avg_pool2d")
 def _adaptive_pool(call: Call) -> Cost:
-    shape, out = call.args[0].shape, call.out
+    out = call.out
     lengths = [
         sum(math.ceil((i + 1) * side / cells) - i * side // cells for i in range(cells))
-        for side, cells in zip(shape[-2:], out.shape[-2:], strict=True)
+        for side, cells in zip(call.args[0].shape[-2:], out.shape[-2:], strict=True)
     ]
     return Cost(out.numel(), math.prod(lengths) * math.prod(out.shape[:-2]) - out.numel())
 
@@ -219,8 +220,8 @@ RULES["upsample_bilinear2d"] = per_value(4, 3)
 # %% ../../nbs/02_msunet/04_costs.ipynb #86cdbd27
 @rule("_softmax", "_log_softmax")
 def _softmax(call: Call) -> Cost:
-    n, out = call.out.numel(), call.out
-    rows = n // max(out.shape[call.args[1]], 1) if out.dim() else 1
+    n = call.out.numel()
+    rows = n // max(call.out.shape[call.args[1]], 1) if call.out.dim() else 1
     return Cost(3 * n - rows, 2 * n - rows)
 
 
@@ -253,11 +254,12 @@ class Product:
 
 @rule("convolution")
 def _convolution(call: Call) -> Cost:
-    x, weight, bias, transposed = (call.args[i] for i in (0, 1, 2, 6))
-    K, n = weight[0].numel(), call.out.numel()
-    # a transposed convolution makes K products for each input value
-    K = K * x.numel() / n if transposed else K
-    return Cost(product=Product(weight, bias, K, n, False))
+    x, weight = call.args[:2]
+    n = call.out.numel()
+    K = weight[0].numel()
+    if call.args[6]:  # transposed: K products for each input value
+        K = K * x.numel() / n
+    return Cost(product=Product(weight, call.args[2], K, n, False))
 
 # %% ../../nbs/02_msunet/04_costs.ipynb #6952f89a
 MATMULS = ("mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "linear")
@@ -272,7 +274,8 @@ def _matmul(call: Call) -> Cost:
     a, b = call.args[1:3] if with_bias else call.args[:2]
     if name == "linear" and len(call.args) > 2:
         bias = call.args[2]
-    K, n = a.shape[-1], call.out.numel()
+    K = a.shape[-1]
+    n = call.out.numel()
     weights = [factor for factor in (a, b) if call.stored(factor)]
     stored_bias = bias if bias is not None and call.stored(bias) else None
     if not weights:
@@ -334,7 +337,9 @@ ATTENTION = (
 @rule(*ATTENTION)
 def _attention(call: Call) -> Cost:
     q, k = call.args[:2]
-    n, E, S = call.out[0].numel(), q.shape[-1], k.shape[-2]
+    n = call.out[0].numel()
+    E = q.shape[-1]
+    S = k.shape[-2]
     scores = math.prod(q.shape[:-1]) * S
     rows = scores // S
     mults = E * scores + S * n + 4 * scores - rows

@@ -135,7 +135,8 @@ def _round_halves(model: nn.Module) -> None:
         if isinstance(tensor, Tensor) and tensor.is_floating_point() and key not in thresholds:
             rounded = tensor.half().to(tensor.dtype)
             if not torch.equal(rounded.isfinite(), tensor.isfinite()):
-                most, seen = torch.finfo(torch.float16).max, float(tensor.abs().max())
+                seen = float(tensor.abs().max())
+                most = torch.finfo(torch.float16).max
                 raise PackedError(f"{key} must be at most {most:.0f} for a half, not {seen:.3g}")
             tensor.copy_(rounded)
     for layer in layers.values():

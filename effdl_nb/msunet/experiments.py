@@ -62,7 +62,8 @@ def zeros_by_layer(
     model: nn.Module,  # an MSUNet, trained or not
 ) -> dict[str, float]:
     "Return the share of zeros of each ternary, squeeze-excitation and depthwise layer."
-    ternary, zeros = dict(ternary_layers(model)), {}
+    ternary = dict(ternary_layers(model))
+    zeros = {}
     for name, role in model.layer_roles().items():
         if role == "other":
             continue
@@ -77,12 +78,12 @@ COUNTED = ("flops", "params", "score")
 
 def _details(s: MSUNetSettings, trained: Trained, zeros: dict[str, float]) -> dict:
     "Describe what was counted and how it was trained."
-    on, designed = switches(s), {"ternary": 0.0} | designed_zeros(s)
+    on = switches(s)
     expansions = ",".join(map(str, on.expansions))
     return {
         "counted": f"{s.variant} network, expansions {expansions}, width 1, 100 classes, "
         f"{on.precision} bit, policy {counting_policy(s)}",
-        "zeros_designed": designed,
+        "zeros_designed": {"ternary": 0.0} | designed_zeros(s),
         "zeros_trained": zero_fraction(trained.model) if s.quantization != "none" else 0.0,
         "zeros_by_layer": {name: round(share, 5) for name, share in zeros.items()},
         "consistency": consistency_form(s),
@@ -131,10 +132,10 @@ def techniques(task: Task) -> dict:
 
     Ternary layers, sparsity in percent, consistency (0 or 1), bits, and the network's parameters
     in full precision."""
-    variant, recipe = task.settings.variant, task.settings.recipe
+    settings = task.settings
     with torch.random.fork_rng(devices=[]):
-        model = msunet(variant, recipe=recipe)
-    on = variant_of(variant, recipe)
+        model = msunet(settings.variant, recipe=settings.recipe)
+    on = variant_of(settings.variant, settings.recipe)
     return {
         "ternary_layers": len(list(ternary_layers(model))),
         "se_sparsity": 100 * on.sparse_se,

@@ -65,8 +65,10 @@ class SqueezeExcite(nn.Module):
         reduced: int,  # width between the two convolutions
     ):
         super().__init__()
-        self.reduce, self.act = nn.Conv2d(channels, reduced, 1), nn.SiLU()
-        self.expand, self.gate = nn.Conv2d(reduced, channels, 1), nn.Sigmoid()
+        self.reduce = nn.Conv2d(channels, reduced, 1)
+        self.act = nn.SiLU()
+        self.expand = nn.Conv2d(reduced, channels, 1)
+        self.gate = nn.Sigmoid()
 
     def forward(self, x: Tensor) -> Tensor:
         return x * self.gate(self.expand(self.act(self.reduce(x.mean((2, 3), keepdim=True)))))
@@ -127,7 +129,8 @@ class Variant:
     precision: int = 32  # bits outside the ternary weights
 
 
-_WIDE, _NARROW = (6, 6, 6, 6), (5, 6, 5, 4)
+_WIDE = (6, 6, 6, 6)
+_NARROW = (5, 6, 5, 4)
 VARIANTS = {
     "thesis": {
         "v0": Variant(_WIDE),
@@ -212,19 +215,18 @@ def _stages(
     expansions: tuple[int, int, int, int],  # of blocks 2.0, 2.1, 3.0 and 3.1
 ) -> nn.Sequential:
     "Build the six blocks of the table."
-    c1, c2, c3 = channels
-    e20, e21, e30, e31 = expansions
-    relu, swish = nn.ReLU, nn.SiLU
+    c = (channels[0], *channels)  # by stage
+    e = expansions
     return nn.Sequential(
-        nn.Sequential(InvertedResidual(c1, c1, 1, (3,), 1, (1, 1), 0, relu)),
-        nn.Sequential(InvertedResidual(c1, c1, 6, (3,), 1, (2, 2), 0, relu)),
+        nn.Sequential(InvertedResidual(c[0], c[0], 1, (3,), 1, (1, 1), 0, nn.ReLU)),
+        nn.Sequential(InvertedResidual(c[0], c[1], 6, (3,), 1, (2, 2), 0, nn.ReLU)),
         nn.Sequential(
-            InvertedResidual(c1, c2, e20, (3, 5, 7), 2, (1, 1), c1 // 2, swish),
-            InvertedResidual(c2, c2, e21, (3, 5), 1, (2, 2), c2 // 2, swish),
+            InvertedResidual(c[1], c[2], e[0], (3, 5, 7), 2, (1, 1), c[1] // 2, nn.SiLU),
+            InvertedResidual(c[2], c[2], e[1], (3, 5), 1, (2, 2), c[2] // 2, nn.SiLU),
         ),
         nn.Sequential(
-            InvertedResidual(c2, c3, e30, (3, 5, 7), 2, (1, 2), c2 // 4, swish),
-            InvertedResidual(c3, c3, e31, (3, 5), 1, (1, 2), c3 // 4, swish),
+            InvertedResidual(c[2], c[3], e[2], (3, 5, 7), 2, (1, 2), c[2] // 4, nn.SiLU),
+            InvertedResidual(c[3], c[3], e[3], (3, 5), 1, (1, 2), c[3] // 4, nn.SiLU),
         ),
     )
 
@@ -239,14 +241,15 @@ class MSUNet(nn.Module):
         num_classes: int = 100,  # outputs
     ):
         super().__init__()
-        c1, c2, c3 = (scaled(c, width) for c in (64, 128, 256))
-        stem = nn.Conv2d(3, c1, 3, padding=1, bias=False)
-        self.stem = nn.Sequential(stem, nn.BatchNorm2d(c1), nn.ReLU())
-        self.stages = _stages((c1, c2, c3), expansions)
-        head = nn.Conv2d(c3, c3, 1, bias=False)
-        self.head = nn.Sequential(head, nn.BatchNorm2d(c3), nn.ReLU())
+        channels = tuple(scaled(c, width) for c in (64, 128, 256))
+        first, last = channels[0], channels[-1]
+        stem = nn.Conv2d(3, first, 3, padding=1, bias=False)
+        self.stem = nn.Sequential(stem, nn.BatchNorm2d(first), nn.ReLU())
+        self.stages = _stages(channels, expansions)
+        head = nn.Conv2d(last, last, 1, bias=False)
+        self.head = nn.Sequential(head, nn.BatchNorm2d(last), nn.ReLU())
         self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.classifier = nn.Linear(c3, num_classes)
+        self.classifier = nn.Linear(last, num_classes)
         self.apply(_initialise)
 
     def features(self, x: Tensor) -> Tensor:
@@ -319,15 +322,18 @@ def layer_roles(
     "Return each layer's role, as the outermost module around it says that says any, or guessed."
     if _has_roles(model):
         return model.layer_roles()
-    named, said, guessed = dict(model.named_modules()), {}, {}
+    stated: dict[str, str] = {}
+    guessed: dict[str, str] = {}
+    named = dict(model.named_modules())
     blocks = [name for name, module in named.items() if conversion.is_squeeze_excite(module)]
     inside = tuple(name + "." for name in blocks)
     for name, module in named.items():
         if _has_roles(module):
-            said = {f"{name}.{layer}": role for layer, role in module.layer_roles().items()} | said
+            roles = module.layer_roles().items()
+            stated = {f"{name}.{layer}": role for layer, role in roles} | stated
         if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
             guessed[name] = _guessed_role(name, module, inside)
-    return {name: said.get(name, role) for name, role in guessed.items()}
+    return {name: stated.get(name, role) for name, role in guessed.items()}
 
 # %% ../../nbs/02_msunet/03_network.ipynb #ccbf17e1
 def _weight_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -350,7 +356,8 @@ def built_from(
     device: str = "cpu",  # "meta": without memory
 ) -> MSUNet:
     "Build the network of a record. Raises ValueError for one that `architecture_of` cannot make."
-    expansions, width, classes = (record.get(k) for k in ("expansions", "width", "num_classes"))
+    expansions, width = record.get("expansions"), record.get("width")
+    classes = record.get("num_classes")
     four = isinstance(expansions, list) and len(expansions) == 4
     known = record.get("name") == "MSUNet" and four and type(width) is float
     known = known and all(type(n) is int for n in [*expansions, classes])
@@ -369,9 +376,10 @@ def architecture_of(
         return None
     shapes = _weight_shapes(model)
     try:
-        c1, c3 = shapes["stem.0.weight"][0], shapes["head.0.weight"][0]
-        wide = [shapes[f"stages.{i}.se.expand.weight"][0] for i in ("2.0", "2.1", "3.0", "3.1")]
+        c1 = shapes["stem.0.weight"][0]
         c2 = shapes["stages.2.1.se.reduce.weight"][0] * 2
+        c3 = shapes["head.0.weight"][0]
+        wide = [shapes[f"stages.{i}.se.expand.weight"][0] for i in ("2.0", "2.1", "3.0", "3.1")]
         classes = shapes["classifier.weight"][0]
     except KeyError:
         return None

@@ -10,7 +10,7 @@ __all__ = ['PACKED_FORMAT', 'PACKED_VERSION', 'ForeignFile', 'WrongVersion', 'Do
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,8 @@ from .codes import DamagedFile, PackedError
 from .network import architecture_of, built_from
 
 # %% ../../nbs/02_msunet/10_packing.ipynb #b56a62f1
-PACKED_FORMAT, PACKED_VERSION = "effdl_packed", 1
+PACKED_FORMAT = "effdl_packed"
+PACKED_VERSION = 1
 _RECORD = 100  # bytes that a record takes: a sparse form must save more
 _NAMES = {
     torch.float64: "F64",
@@ -140,19 +141,41 @@ def _entries(model: nn.Module, halves: bool) -> Iterator[tuple[str, tuple, Tenso
             yield key, identity, *_plain_entry(t, halves)
 
 # %% ../../nbs/02_msunet/10_packing.ipynb #aa592fbd
-def _text_of(model: nn.Module, halves: bool, coded: dict, shared: dict) -> str:
+class _Stored(NamedTuple):
+    "What a file holds."
+
+    tensors: dict[str, Tensor]  # plain ones and bytes, by key
+    coded: dict[str, dict]  # records of the bytes
+    shared: dict[str, str]  # second names -> first names
+
+
+def _stored(entries: Iterable[tuple[str, tuple, Tensor, dict | None]]) -> _Stored:
+    "Sort out the entries of a model: each tensor once."
+    stored, owner = _Stored({}, {}, {}), {}
+    for key, identity, tensor, record in entries:
+        first = owner.setdefault(identity, key)
+        if first != key:
+            stored.shared[key] = first
+            continue
+        stored.tensors[key] = tensor
+        if record is not None:
+            stored.coded[key] = record
+    return stored
+
+# %% ../../nbs/02_msunet/10_packing.ipynb #92aae20f
+def _text_of(model: nn.Module, halves: bool, stored: _Stored) -> str:
     "Return the record of a file as text, from the end of its checksum on."
     record = {
         "format": PACKED_FORMAT,
         "version": PACKED_VERSION,
         "halves": "F32" if halves else "F16",
         "network": architecture_of(model),
-        "coded": coded,
-        "shared": shared,
+        "coded": stored.coded,
+        "shared": stored.shared,
     }
     return '",' + json.dumps(record, separators=(",", ":"), allow_nan=False)[1:]
 
-# %% ../../nbs/02_msunet/10_packing.ipynb #92aae20f
+# %% ../../nbs/02_msunet/10_packing.ipynb #90b8f3c7
 @torch.no_grad()
 def save_packed(
     model: nn.Module,  # any model; ternary layers are frozen on the way, the model is not changed
@@ -171,18 +194,12 @@ def save_packed(
     model = deployment.deploy(model, 16) if precision == 16 else model
     types = {t.dtype for t in model.state_dict().values() if isinstance(t, Tensor)}
     halves = torch.float16 not in types
-    tensors, coded, shared, owner = {}, {}, {}, {}
-    for key, identity, tensor, record in _entries(model, halves):
-        if (first := owner.setdefault(identity, key)) != key:
-            shared[key] = first
-            continue
-        tensors[key] = tensor
-        coded |= {} if record is None else {key: record}
-    text = _text_of(model, halves, coded, shared)
+    stored = _stored(_entries(model, halves))
+    text = _text_of(model, halves, stored)
     with atomic_write(path) as part:
-        checked = '{"sha256":"' + _digest(text, tensors) + text
-        save_file(tensors, part, metadata={PACKED_FORMAT: checked})
-    return coded
+        checked = '{"sha256":"' + _digest(text, stored.tensors) + text
+        save_file(stored.tensors, part, metadata={PACKED_FORMAT: checked})
+    return stored.coded
 
 # %% ../../nbs/02_msunet/10_packing.ipynb #5f9b6b81
 def _checked_record(path: str | Path, text: str | None) -> dict:
@@ -228,11 +245,10 @@ def _decode_ternary(key: str, info: dict, data: Tensor) -> _Ternary:
     "Decode a ternary layer. Raises DamagedFile for a threshold that no layer has."
     info = _USUAL | info
     number = type(info["alpha"]) in (int, float) and 0 <= info["alpha"] < math.inf
-    if info["mode"] not in ternary.MODES or not number:
-        raise DamagedFile(
-            f"{key} must have a mode of {', '.join(ternary.MODES)} and an alpha from 0, not "
-            f"{info['mode']!r} and {info['alpha']!r}"
-        )
+    if info["mode"] not in ternary.TERNARY_MODES or not number:
+        known = ", ".join(ternary.TERNARY_MODES)
+        seen = f"{info['mode']!r} and {info['alpha']!r}"
+        raise DamagedFile(f"{key} must have a mode of {known} and an alpha from 0, not {seen}")
     count = math.prod(info["shape"])
     signs = codes.decode_signs(info["encoding"], data, count, info["nonzero"]).view(info["shape"])
     if info.get("scale") is None:
@@ -241,6 +257,14 @@ def _decode_ternary(key: str, info: dict, data: Tensor) -> _Ternary:
     return _Ternary(signs, torch.tensor(info["scale"], dtype=dtype), info)
 
 # %% ../../nbs/02_msunet/10_packing.ipynb #ccbef59c
+def _decode_sparse(info: dict, data: Tensor) -> Tensor:
+    "Decode a sparse tensor. Raises DamagedFile for a contradiction."
+    count = math.prod(info["shape"])
+    dtype = _TYPES[info["dtype"]]
+    values = codes.decode_values(info["encoding"], data, count, info["nonzero"], dtype)
+    return values.view(info["shape"])
+
+# %% ../../nbs/02_msunet/10_packing.ipynb #b24c5dd3
 def _layer_of(key: str) -> str:
     "Return the layer whose weight has this key."
     return key.removesuffix("weight").removesuffix(".")
@@ -248,19 +272,17 @@ def _layer_of(key: str) -> str:
 
 def _decode(record: dict, tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict]:
     "Return plain tensors by key and ternary layers by name. Raises DamagedFile."
-    plain, layers, widened = dict(tensors), {}, _TYPES[record["halves"]]
+    plain, layers = dict(tensors), {}
     for key, info in record["coded"].items():
         data = plain.pop(key)
         if info["kind"] == "ternary":
             layers[_layer_of(key)] = _decode_ternary(key, info, data)
         elif info["kind"] == "sparse":
-            count, dtype = math.prod(info["shape"]), _TYPES[info["dtype"]]
-            values = codes.decode_values(info["encoding"], data, count, info["nonzero"], dtype)
-            plain[key] = values.view(info["shape"])
+            plain[key] = _decode_sparse(info, data)
         else:
-            raise DamagedFile(
-                f"kind {info['kind']!r} of {key} is unknown; allowed: ternary, sparse"
-            )
+            kind = info["kind"]
+            raise DamagedFile(f"kind {kind!r} of {key} is unknown; allowed: ternary, sparse")
+    widened = _TYPES[record["halves"]]
     plain = {key: t.to(widened) if t.dtype == torch.float16 else t for key, t in plain.items()}
     for key, first in record["shared"].items():
         if first in plain:
@@ -287,8 +309,9 @@ def _expected(model: nn.Module, removed: list, layers: dict) -> dict[str, tuple[
 
 def _unfit(model: nn.Module, layers: dict) -> list[str]:
     "Describe the layers that are to be ternary and cannot be."
-    named, forms = dict(model.named_modules(remove_duplicate=False)), ternary.TERNARY_FORM
-    kinds = (*forms, *forms.values())  # exactly: a subclass may compute something else
+    named = dict(model.named_modules(remove_duplicate=False))
+    # exactly these: a subclass may compute something else
+    kinds = (*ternary.TERNARY_FORM, *ternary.TERNARY_FORM.values())
     unfit = [name for name in layers if type(named[name]) not in kinds]
     return [f"{n}: a {type(named[n]).__name__}, which has no ternary form" for n in unfit]
 
@@ -316,16 +339,17 @@ def _fill(model: nn.Module, plain: dict[str, Tensor], layers: dict) -> None:
     for convs, norm in _plan(model, plain, layers):
         deployment.remove_norm_(model, convs, norm)
     conversion.convert_ternary_(model, filter_fn=lambda name, module: name in layers)
-    own = _ternary_modules(model)
+    converted = _ternary_modules(model)
     for name, (signs, scale, info) in layers.items():
-        layer, scale = own[name], plain.get(_join(name, "scale")) if scale is None else scale
+        layer = converted[name]
         layer.weight.data = torch.empty_like(layer.weight, dtype=_TYPES[info["dtype"]])
         layer.mode = info["mode"]
         layer.alpha.fill_(info["alpha"])
+        scale = plain[_join(name, "scale")] if scale is None else scale
         deployment.set_signs_(layer, signs, scale)
     for key, tensor in plain.items():
         name, _, last = key.rpartition(".")
-        if last == "scale" and name in own:
+        if last == "scale" and name in converted:
             continue
         target = getattr(model.get_submodule(name), last)
         target.data = torch.empty_like(target, dtype=tensor.dtype).copy_(tensor)

@@ -38,7 +38,8 @@ def cubic_sparsity(
 
     t = (epoch - begin)/(end - begin), clipped to [0, 1]; with begin == end the share jumps there.
     Raises ValueError for shares outside [0, 1], initial > final, begin > end, or a NaN."""
-    final, initial = _checked_share(final, "final"), _checked_share(initial, "initial")
+    final = _checked_share(final, "final")
+    initial = _checked_share(initial, "initial")
     if not initial <= final:
         raise ValueError(f"initial must be at most final, {final}, not {initial}")
     if not begin <= end or epoch != epoch:
@@ -123,9 +124,9 @@ def _matching(
         raise ValueError(
             f"{pattern!r} matches no layer with a weight to prune; allowed: {_some(list(layers))}"
         )
-    if refused := [name for name in names if id(layers[name]) in ternary]:
+    if wrong := [name for name in names if id(layers[name]) in ternary]:
         raise ValueError(
-            f"{pattern!r} matches ternary layers, whose zeros come from alpha: {_some(refused)}; "
+            f"{pattern!r} matches ternary layers, whose zeros come from alpha: {_some(wrong)}; "
             "use a pattern without them"
         )
     return names
@@ -138,21 +139,22 @@ def _matches(
     """Return the first name -> (module, final sparsity) of each weight that is targeted.
 
     Raises ValueError as `MagnitudePruner` says."""
-    layers, chosen, first, by = _prunable(model), {}, {}, {}
+    layers = _prunable(model)
     ternary = {id(module) for _, module in ternary_layers(model)}
+    first: dict[int, str] = {}  # identity of a weight -> its first name
     for name, module in layers.items():
         first.setdefault(id(module.weight), name)
+    chosen: dict[str, tuple[float, str]] = {}  # name -> share, pattern
     for pattern, share in targets.items():
         share = _checked_share(share, f"sparsity of {pattern!r}")
         for name in _matching(pattern, layers, ternary):
-            owner = first[id(layers[name].weight)]
-            if owner in chosen and chosen[owner][1] != share:
+            before, by = chosen.setdefault(first[id(layers[name].weight)], (share, pattern))
+            if before != share:
                 raise ValueError(
-                    f"{name!r} gets {chosen[owner][1]} by {by[owner]!r} and {share} by "
-                    f"{pattern!r}; one target per weight is needed"
+                    f"{name!r} gets {before} by {by!r} and {share} by {pattern!r}; one target per "
+                    "weight is needed"
                 )
-            chosen[owner], by[owner] = (layers[owner], share), pattern
-    return chosen
+    return {name: (layers[name], share) for name, (share, _) in chosen.items()}
 
 # %% ../../nbs/02_msunet/06_pruning.ipynb #9f97a0fa
 def targets_by_role(
@@ -161,7 +163,8 @@ def targets_by_role(
     sparsity: Mapping[str, float],  # role ("se", "depthwise", ...) -> final share of zeros
 ) -> dict[str, float]:
     "Return targets for `MagnitudePruner` by layer name. Raises ValueError for an unknown role."
-    roles, targets = layer_roles(unwrapped(model)), {}
+    roles = layer_roles(unwrapped(model))
+    targets: dict[str, float] = {}
     for role, share in sparsity.items():
         names = [name for name, has in roles.items() if has == role]
         if not names:
@@ -205,7 +208,8 @@ class _Masks:
     "The masks of chosen layers: added, renewed, applied and taken off again."
 
     def __init__(self, layers: dict[str, nn.Module]):
-        self.layers, self.removed = layers, False
+        self.layers = layers
+        self.removed = False
         for name, module in layers.items():
             _add_mask(name, module)
 
@@ -254,15 +258,15 @@ class MagnitudePruner:
         if not targets:
             raise ValueError("targets must name at least one layer, not be empty")
         cubic_sparsity(begin, begin, end, 0.0)
-        self.model, self.begin, self.end = model, begin, end
+        self.model = model
+        self.begin, self.end = begin, end
         self.layers = _matches(model, targets)  # name -> (module, final sparsity)
         self.masks = _Masks({name: module for name, (module, _) in self.layers.items()})
 
     def update(self, epoch: float) -> None:
         "Renew the masks at the schedule's sparsity. Raises ValueError for non-finite weights."
-        finals = {name: final for name, (_, final) in self.layers.items()}
-        schedule = partial(cubic_sparsity, epoch, self.begin, self.end)
-        self.masks.renew({name: schedule(final) for name, final in finals.items()})
+        share = partial(cubic_sparsity, epoch, self.begin, self.end)
+        self.masks.renew({name: share(final) for name, (_, final) in self.layers.items()})
 
     def apply(self) -> None:
         "Zero the masked weights, in place."
@@ -286,9 +290,9 @@ class MagnitudePruner:
         return {name: _share_of_zeros(module) for name, (module, _) in self.layers.items()}
 
 # %% ../../nbs/02_msunet/06_pruning.ipynb #531f285c
-def _check_same(own: nn.Module, other: nn.Module) -> None:
+def _check_same(pruned: nn.Module, other: nn.Module) -> None:
     "Check a model. Raises ValueError for another than the pruner's, wrappers aside."
-    if unwrapped(other) is not unwrapped(own):
+    if unwrapped(other) is not unwrapped(pruned):
         raise ValueError(
             f"on_step got another {type(other).__name__} than the one this pruner was made "
             "for; make a pruner for it"
@@ -299,6 +303,7 @@ def _share_of_zeros(
     module: nn.Module,  # with a weight, perhaps with a mask
 ) -> float:
     "Return the share of exact zeros of a layer's weight, its mask applied if there is one."
-    weight, mask = module.weight.detach(), getattr(module, "weight_mask", None)
+    weight = module.weight.detach()
+    mask = getattr(module, "weight_mask", None)
     weight = weight if mask is None else weight.masked_fill(~mask, 0)
     return (weight.numel() - int(weight.count_nonzero())) / weight.numel()

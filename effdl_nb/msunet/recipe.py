@@ -31,13 +31,15 @@ def color_jitter(
     strength: float = 0.4,  # factors are uniform in 1 -+ strength
 ) -> Tensor:  # (N, 3, H, W) uint8
     "Change brightness, contrast and saturation, in an order and by factors drawn for each image."
-    x, N = images.float(), len(images)
+    N = len(images)
+    x = images.float()
     draw = partial(torch.rand, generator=generator, device=x.device)
     factors = 1 + strength * (2 * draw(N, 3, 1, 1, 1) - 1)
     order = draw(N, 3).argsort(1)
     weights = torch.tensor([0.299, 0.587, 0.114], device=x.device).view(1, 3, 1, 1)
     for k in order.unbind(1):
-        f, k = factors[torch.arange(N, device=x.device), k], k.view(N, 1, 1, 1)
+        f = factors[torch.arange(N, device=x.device), k]
+        k = k.view(N, 1, 1, 1)
         grey = (x * weights).sum(1, keepdim=True)
         base = torch.where(k == 0, 0.0, torch.where(k == 1, grey.mean((2, 3), keepdim=True), grey))
         x = (f * x + (1 - f) * base).clamp(0, 255)
@@ -79,7 +81,8 @@ def released_augmentation(
 AUGMENTATIONS = {"released": released_augmentation, "crop-flip": crop_flip, "none": None}
 
 # %% ../../nbs/02_msunet/11_recipe.ipynb #9574d9b7
-EPOCHS, EPOCHS2 = 1050, 160  # of the released stages; 160 is V1's stage 2
+EPOCHS = 1050  # of the released stage 1
+EPOCHS2 = 160  # of V1's stage 2
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,8 @@ def pairs_differing(
     one: str,  # a level of one of the factors
     other: str,  # another level of the same factor
 ) -> list[tuple[str, str]]:
-    "Pair the rows that differ in one factor alone."
-    measured, pairs = set(rows), []
+    "Pair the rows that differ in one factor alone. Raises ValueError if no factor has both levels."
+    pairs, measured = [], set(rows)
     (place,) = (i for i, levels in enumerate(DESIGN) if one in levels and other in levels)
     for cell in itertools.product(*DESIGN):
         twin = (*cell[:place], other, *cell[place + 1 :])

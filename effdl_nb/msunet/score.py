@@ -19,7 +19,8 @@ from .conversion import is_squeeze_excite, unwrapped
 from .network import layer_roles
 
 # %% ../../nbs/02_msunet/05_score.ipynb #716c97f1
-WRN_FLOPS, WRN_PARAMS = 10.49e9, 36.5e6  # WideResNet-28-10, the denominators of Equation 2.8
+WRN_FLOPS = 10.49e9  # of WideResNet-28-10, the denominators of Equation 2.8
+WRN_PARAMS = 36.5e6
 
 
 @dataclass
@@ -95,10 +96,12 @@ class _Ledger:
     "Weighted counts by module, and the tensors already stored."
 
     def __init__(self, model: nn.Module, terms: _Terms):
-        self.terms, self.rows = terms, {}
+        self.terms = terms
+        self.rows: dict[str, LayerCount] = {}
         self.names = {module: name for name, module in model.named_modules()}
         self.running = [model]  # the innermost module is last
-        self.stored, self.kept = set(), []
+        self.stored: set[int] = set()
+        self.kept: list[Tensor] = []
 
     def row(self) -> LayerCount:
         "Return the row of the module that is running."
@@ -124,7 +127,8 @@ class _Ledger:
 # %% ../../nbs/02_msunet/05_score.ipynb #0cc7fd74
 def _storage_of(ledger: _Ledger, weight: Tensor) -> costs.Storage:
     "Return zeros, quantisation and scales of the running module's weight: imposed, or as it is."
-    module, terms = ledger.running[-1], ledger.terms
+    terms = ledger.terms
+    module = ledger.running[-1]
     name = ledger.names[module]
     role = terms.roles.get(name, "other")
     live = hasattr(module, "signs_and_scale")
@@ -148,7 +152,8 @@ def _storage_of(ledger: _Ledger, weight: Tensor) -> costs.Storage:
 # %% ../../nbs/02_msunet/05_score.ipynb #7e6e4a0d
 def _charge_product(ledger: _Ledger, product: costs.Product) -> None:
     "Enter the products with a stored weight, the weight and its bias."
-    weight, bias, terms = product.weight, product.bias, ledger.terms
+    terms = ledger.terms
+    weight, bias = product.weight, product.bias
     storage = _storage_of(ledger, weight)
     if not storage.quantized:
         zeros = costs.counted_zeros(product, storage.zeros, terms.policy, terms.precision)
@@ -177,6 +182,7 @@ class _Identities:
         self.versions = {}
 
     def add(self, tensor: Tensor) -> None:
+        "Take in a tensor as it is now."
         self.versions[_key(tensor)] = tensor._version
 
     def __contains__(self, tensor: Tensor) -> bool:
@@ -215,7 +221,7 @@ class _Norm:
     n: int  # values that come out
     channels: int
     first: Tensor  # of its constants: the same one for a norm that is used twice
-    after_product: bool
+    after_product: bool = False
 
 
 def _note_norm(trace: _Trace, args: tuple, out) -> None:
@@ -225,15 +231,17 @@ def _note_norm(trace: _Trace, args: tuple, out) -> None:
         trace.unknown["batch norm with batch statistics"] += 1
         return
     constants = [t for t in args[1:5] if isinstance(t, Tensor)]
-    module, after = trace.ledger.running[-1], x in trace.products
-    trace.norms.append(_Norm(module, x, y.numel(), y.shape[1], constants[0], after))
+    norm = _Norm(trace.ledger.running[-1], x, y.numel(), y.shape[1], constants[0])
+    norm.after_product = x in trace.products
+    trace.norms.append(norm)
     for tensor in constants:
         trace.ledger.store(tensor, 0.0)
 
 # %% ../../nbs/02_msunet/05_score.ipynb #70a0689d
 def _settle_norms(trace: _Trace) -> None:
     "Count the batch norms, now that all readers of their inputs are known."
-    ledger, seen = trace.ledger, set()
+    ledger = trace.ledger
+    seen = set()
     for norm in trace.norms:
         folds = norm.after_product and trace.readers[_key(norm.source)] == 1
         terms = ledger.terms
@@ -300,8 +308,10 @@ class _Counter(TorchDispatchMode):
             trace.mark(tensor)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out, trace = func(*args, **(kwargs or {})), self.trace
-        name, operands = func.overloadpacket.__name__, list(costs.tensors([args, kwargs or {}]))
+        trace = self.trace
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        operands = list(costs.tensors([args, kwargs or {}]))
         trace.touched.update(_key(t) for t in operands)
         if name not in costs.FACTORIES and not all(map(trace.constant, operands)):
             _follow(trace, name, args, operands, out)
@@ -420,8 +430,10 @@ def micronet_score(
     _check_arguments(policy, quantization, precision, accumulator_bits, on_unknown)
     model = unwrapped(model)  # wrappers hide the modules, and with them their roles
     inputs = _zeros(model, input_shape) if inputs is None else inputs
-    batch, roles = next(costs.tensors(inputs)).shape[0], layer_roles(model)
-    precision, zeros = precision or _precision(model), _checked_sparsity(sparsity, roles)
+    roles = layer_roles(model)
+    batch = next(costs.tensors(inputs)).shape[0]
+    zeros = _checked_sparsity(sparsity, roles)
+    precision = precision or _precision(model)
     rules = costs.POLICIES[policy], quantization, precision, zeros, accumulator_bits
     trace = _Trace(_Ledger(model, _Terms(*rules, roles, batch, costs.RULES)))
     with torch.no_grad(), _watched(model, trace.ledger.running), _Counter(trace, inputs):

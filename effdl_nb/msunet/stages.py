@@ -189,11 +189,12 @@ def stage_two(
         freeze_ternary_(model)
     if not s.stage2.epochs:
         return {"loss": [], "seconds": 0.0, "steps": 0}
-    data, on = training_data(s, seed), switches(s)
+    data = training_data(s, seed)
     x, y = data.train.images, data.train.labels
     config = recipe.stage_config(s, s.stage2, _second_seed(seed), len(x))
     ramp = round(s.stage2.prune_until * config.steps)
     end = ramp / steps_per_epoch(len(x), config)
+    on = switches(s)
     shares = {"se": on.sparse_se, "depthwise": on.sparse_depthwise}
     targets = targets_by_role(model, {role: share for role, share in shares.items() if share})
     pruner = MagnitudePruner(model, targets, 0.0, end) if targets else None
@@ -229,7 +230,8 @@ def train_msunet(
     "Train a network in two stages and test it once after each."
     model, one = stage_one(s, seed, work if shared is None else shared, progress)
     Path(work).mkdir(parents=True, exist_ok=True)
-    two, data = stage_two(model, s, seed, work, progress), training_data(s, seed)
+    two = stage_two(model, s, seed, work, progress)
+    data = training_data(s, seed)
     tested = deploy(model, 16) if switches(s).precision == 16 else model.eval()
     accuracy = evaluate(tested, data.test.images, data.test.labels, mean=data.mean, std=data.std)
     _checkpoint(s, seed, work).unlink(missing_ok=True)

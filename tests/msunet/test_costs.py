@@ -36,8 +36,8 @@ def test_elementwise_rules_are_reached_from_modules_functions_and_in_place(name)
     for function in (getattr(F, name), lambda x: getattr(F, name)(x.clone(), inplace=True)):
         if name in ("sigmoid", "gelu") and function is not getattr(F, name):
             continue  # no such argument
-        found = micronet_score(Function(function), (3, 4, 5))
-        assert (found.mults, found.adds, found.params) == (mults * n, adds * n, 0)
+        score = micronet_score(Function(function), (3, 4, 5))
+        assert (score.mults, score.adds, score.params) == (mults * n, adds * n, 0)
 
 
 def test_a_new_rule_is_one_more_entry(monkeypatch):
@@ -45,8 +45,8 @@ def test_a_new_rule_is_one_more_entry(monkeypatch):
     with pytest.raises(UnknownOperation, match="special_bessel_j0"):
         micronet_score(model, (3, 4, 5))
     monkeypatch.setitem(costs.RULES, "special_bessel_j0", costs.per_value(10, 9))
-    found = micronet_score(model, (3, 4, 5))
-    assert (found.mults, found.adds) == (600, 540)
+    score = micronet_score(model, (3, 4, 5))
+    assert (score.mults, score.adds) == (600, 540)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -168,8 +168,8 @@ def test_channels_last_gives_the_same_logits():
     model = msunet("v3", **SMALL).eval()
     x = torch.randn(2, 3, 16, 16)
     expected = model(x)
-    found = model.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
-    assert torch.allclose(found, expected, atol=1e-4)
+    turned = model.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
+    assert torch.allclose(turned, expected, atol=1e-4)
 
 
 def test_both_recipes_define_all_variants():

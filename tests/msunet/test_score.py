@@ -49,19 +49,19 @@ def nets():
 def test_golden_rows(
     nets, live, variant, policy, quantization, sparsity, precision, flops, params, printed
 ):
-    found = micronet_score(
+    score = micronet_score(
         nets[variant, live],
         policy=policy,
         quantization=quantization,
         sparsity=sparsity,
         precision=precision,
     )
-    assert math.isclose(found.flops, flops, rel_tol=1e-7)
-    assert math.isclose(found.params, params, rel_tol=1e-7)
-    assert math.isclose(found.score, flops / 10.49e9 + params / 36.5e6, rel_tol=1e-7)
-    assert f"{flops / 1e6:.4f} {params / 1e6:.6f} {found.score:.5f}" == printed
-    assert found.score == found.flops / WRN_FLOPS + found.params / WRN_PARAMS
-    assert found.flops == found.mults + found.adds and not found.unknown and not found.unused
+    assert math.isclose(score.flops, flops, rel_tol=1e-7)
+    assert math.isclose(score.params, params, rel_tol=1e-7)
+    assert math.isclose(score.score, flops / 10.49e9 + params / 36.5e6, rel_tol=1e-7)
+    assert f"{flops / 1e6:.4f} {params / 1e6:.6f} {score.score:.5f}" == printed
+    assert score.score == score.flops / WRN_FLOPS + score.params / WRN_PARAMS
+    assert score.flops == score.mults + score.adds and not score.unknown and not score.unused
 
 
 def as_compiled(model):
@@ -81,9 +81,9 @@ def test_wrapped_networks_count_alike(nets, wrap):
         precision=16,
         sparsity={"ternary": 0.5, "se": 0.9, "depthwise": 0.5},
     )
-    found = micronet_score(wrap(nets["v3", None]), **settings)
-    assert math.isclose(found.flops, 90_772_674.4, rel_tol=1e-9) and math.isclose(
-        found.params, 98_604.05, rel_tol=1e-9
+    score = micronet_score(wrap(nets["v3", None]), **settings)
+    assert math.isclose(score.flops, 90_772_674.4, rel_tol=1e-9) and math.isclose(
+        score.params, 98_604.05, rel_tol=1e-9
     )
 
 
@@ -123,15 +123,15 @@ def conv(**more):
 
 
 def test_conv_and_linear_by_hand():
-    found = micronet_score(nn.Sequential(conv(), nn.Flatten(), nn.Linear(8 * 3 * 4, 5)), (4, 5, 6))
+    score = micronet_score(nn.Sequential(conv(), nn.Flatten(), nn.Linear(8 * 3 * 4, 5)), (4, 5, 6))
     n = 8 * 3 * 4  # outputs
-    assert found.mults == 36 * n + n * 5
-    assert found.adds == 35 * n + n + (n - 1) * 5 + 5
-    assert found.params == 4 * 8 * 9 + 8 + n * 5 + 5
+    assert score.mults == 36 * n + n * 5
+    assert score.adds == 35 * n + n + (n - 1) * 5 + 5
+    assert score.params == 4 * 8 * 9 + 8 + n * 5 + 5
     authors = micronet_score(
         nn.Sequential(conv(), nn.Flatten(), nn.Linear(8 * 3 * 4, 5)), (4, 5, 6), policy="msunet-v3"
     )
-    assert found.params - authors.params == 5 and found.adds - authors.adds == 5, (
+    assert score.params - authors.params == 5 and score.adds - authors.adds == 5, (
         "the authors leave the classifier's bias out"
     )
 
@@ -146,19 +146,19 @@ def test_conv_and_linear_by_hand():
     ids=["grouped", "depthwise", "transposed"],
 )
 def test_grouped_depthwise_and_transposed_products_agree_with_torch(layer, products):
-    found = micronet_score(layer, (4, 5, 6))
+    score = micronet_score(layer, (4, 5, 6))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         layer(torch.zeros(1, 4, 5, 6))
-    assert found.mults == products == counter.get_total_flops() / 2
+    assert score.mults == products == counter.get_total_flops() / 2
     outputs = layer(torch.zeros(1, 4, 5, 6)).numel()
-    assert found.adds == products - outputs + outputs and found.params == sum(
+    assert score.adds == products - outputs + outputs and score.params == sum(
         p.numel() for p in layer.parameters()
     )
 
 
 def test_one_dimensional_convolutions():
-    found = micronet_score(nn.Conv1d(3, 5, 4, bias=False), inputs=(torch.zeros(1, 3, 10),))
-    assert (found.mults, found.adds, found.params) == (12 * 35, 11 * 35, 60)
+    score = micronet_score(nn.Conv1d(3, 5, 4, bias=False), inputs=(torch.zeros(1, 3, 10),))
+    assert (score.mults, score.adds, score.params) == (12 * 35, 11 * 35, 60)
 
 
 @pytest.mark.parametrize(
@@ -166,14 +166,14 @@ def test_one_dimensional_convolutions():
 )
 def test_torchvision_models_agree_with_torch_on_products(name, size):
     model = torchvision.models.get_model(name, weights=None).eval()
-    found = micronet_score(model, (3, size, size))
+    score = micronet_score(model, (3, size, size))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 3, size, size))
     assert (
-        sum(c.mults for c in found.by_module.values() if c.kind in ("Conv2d", "Linear"))
+        sum(c.mults for c in score.by_module.values() if c.kind in ("Conv2d", "Linear"))
         == counter.get_total_flops() / 2
     )
-    assert not found.unused and not found.unknown
+    assert not score.unused and not score.unknown
 
 
 def test_resnet_parameters_are_weights_plus_one_bias_for_each_folded_channel():
@@ -225,9 +225,9 @@ def test_live_zeros_bits_and_precision_are_read_from_the_weights():
     model = nn.Sequential(conv(bias=False))
     weight = model[0].weight.data
     weight.view(-1)[: weight.numel() // 2] = 0
-    found = micronet_score(model, (4, 5, 6))
-    assert found.by_module["0"].sparsity == 0.5
-    assert found.params == 288 / 32 + 144 and found.mults == 18 * 96 and found.adds == 17 * 96
+    score = micronet_score(model, (4, 5, 6))
+    assert score.by_module["0"].sparsity == 0.5
+    assert score.params == 288 / 32 + 144 and score.mults == 18 * 96 and score.adds == 17 * 96
     half = micronet_score(model.half(), (4, 5, 6))
     assert half.params == 288 / 32 + 72 and half.mults == 9 * 96 and half.adds == 17 * 96
     assert micronet_score(model, (4, 5, 6), accumulator_bits=16).adds == 17 * 48
@@ -254,9 +254,9 @@ def test_ternary_linear_layers_follow_the_ternary_rule_under_every_policy():
     model = nn.Sequential(nn.Linear(16, 4))
     convert_ternary_(model, lambda name, module: True, alpha=0.0)
     for policy in POLICIES:
-        found = micronet_score(model, inputs=(torch.zeros(1, 16),), policy=policy)
+        score = micronet_score(model, inputs=(torch.zeros(1, 16),), policy=policy)
         assert (
-            found.params == 64 / 32 + 1 + 4 and found.mults == 64 / 32 + 4 and found.adds == 60 + 4
+            score.params == 64 / 32 + 1 + 4 and score.mults == 64 / 32 + 4 and score.adds == 60 + 4
         )
 
 
@@ -269,8 +269,8 @@ def test_shared_weights_are_stored_once_and_used_twice():
         def forward(self, x):
             return self.layer(self.layer(x))
 
-    found = micronet_score(Twice(), (4, 3, 3))
-    assert found.params == 16 and found.mults == 2 * 16 * 9
+    score = micronet_score(Twice(), (4, 3, 3))
+    assert score.params == 16 and score.mults == 2 * 16 * 9
 
 
 def test_functional_calls_and_constants_are_seen():
@@ -288,17 +288,17 @@ def test_functional_calls_and_constants_are_seen():
                 F.linear(x.flatten(1), scaled_weight) + self.shift
             ) * self.plain + torch.zeros(5)
 
-    found = micronet_score(Functional(), (4, 1, 1))
-    assert found.params == 20 + 5 + 5 and found.unused == ("spare",)
-    assert found.mults == 20 + 5 + 5 and found.adds == 15 + 5 + 5
+    score = micronet_score(Functional(), (4, 1, 1))
+    assert score.params == 20 + 5 + 5 and score.unused == ("spare",)
+    assert score.mults == 20 + 5 + 5 and score.adds == 15 + 5 + 5
 
 
 def test_attention_is_counted_whole():
     layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0.0)
-    found = micronet_score(layer, inputs=(torch.zeros(1, 5, 16),))
+    score = micronet_score(layer, inputs=(torch.zeros(1, 5, 16),))
     products = 5 * 16 * 48 + 5 * 16 * 16 + 2 * 5 * 16 * 32 + 2 * 5 * 5 * 16
-    assert products < found.mults < products + 2000
-    assert found.params == sum(p.numel() for p in layer.parameters())
+    assert products < score.mults < products + 2000
+    assert score.params == sum(p.numel() for p in layer.parameters())
 
 
 def test_unknown_operations_stop_the_count_or_are_listed():
@@ -369,9 +369,9 @@ def test_empty_containers_and_compiled_models():
         def forward(self, x):
             return self.conv(x) + self.shortcut(x)
 
-    found = micronet_score(Shortcut(), (3, 4, 4))
-    assert found.mults == 9 * 16 and found.adds == 6 * 16 + 3 * 16 + 48
-    assert micronet_score(as_compiled(Shortcut()), (3, 4, 4)) == found
+    score = micronet_score(Shortcut(), (3, 4, 4))
+    assert score.mults == 9 * 16 and score.adds == 6 * 16 + 3 * 16 + 48
+    assert micronet_score(as_compiled(Shortcut()), (3, 4, 4)) == score
 
 
 def test_default_roles():

@@ -10,7 +10,7 @@ from torch import nn
 
 from effdl_nb.msunet.ternary import (
     ALPHA_HALF,
-    MODES,
+    TERNARY_MODES,
     StraightThrough,
     TernaryConv2d,
     TernaryLinear,
@@ -23,7 +23,7 @@ def normal(*shape, seed=0, dtype=torch.float32):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10**6), st.floats(0, 3), st.sampled_from(MODES))
+@given(st.integers(0, 10**6), st.floats(0, 3), st.sampled_from(TERNARY_MODES))
 def test_signs_are_ternary_odd_and_thin_out_as_alpha_grows(seed, alpha, mode):
     w = normal(6, 5, 3, 3, seed=seed)
     signs, scale = ternarize(w, alpha, mode)
@@ -189,7 +189,7 @@ def test_convolution_options_reach_the_product(arguments):
 
 
 def test_modes_keep_their_places_in_checkpoints():
-    assert MODES[:4] == ("msunet", "raw", "twn", "absmean")
+    assert TERNARY_MODES[:4] == ("msunet", "raw", "twn", "absmean")
 
 
 def test_autocast_keeps_three_values_and_gives_gradients():
