@@ -40,7 +40,7 @@ def keep_images_and_policy():
     strips = []
     for measured in report.measurements("table_4_1", "quick"):
         if measured["row"] in STRIPS:
-            before, after, _ = images_of(measured, study.shared_folder(table, at))
+            before, after, _ = images_of(measured, study.work_folder(table, at))
             strips += [after] if strips else [before, after]
     rows = [torch.cat(list(images), dim=2).clamp(0, 1) for images in strips]
     pixels = (torch.cat(rows, dim=1).permute(1, 2, 0) * 255).round().byte().numpy()

@@ -117,7 +117,9 @@ def setting_origins(row: str, content: Mapping) -> list[tuple[str, dict]]:
 PREPARE = "effdl_nb.condensation.real:prepare"  # what whitens the real images
 EXPERTS = ("effdl_nb.condensation.trajectory:shared_experts", PREPARE)  # what makes the experts
 MAKE = "effdl_nb.condensation.condensing:make_set"  # what whitens, and calls the method
-WATCH = "effdl_nb.condensation.experiments:accuracy_on_the_way"  # what evaluates a set in the making
+WATCH = (
+    "effdl_nb.condensation.experiments:accuracy_on_the_way"  # what evaluates a set in the making
+)
 SPECTRA = "effdl_nb.condensation.experiments:expert_spectra"  # what only rows of IATM show
 
 
@@ -335,6 +337,8 @@ def images_of(
     work: str | Path,  # folder of shared intermediate results
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
     "Read images before and after, (n, C, H, W) in [0, 1], and labels (n,) of a set; None if it is not there. Raises as `settings_of_row`."
+    if "condensation" not in measured["settings"]:  # of code that kept sets under other names
+        return None
     task = Task(measured["row"], settings_of_row(measured), measured["seed"], Path(work), False)
     dataset, config = dataset_of(task.settings), _config(task)
     if not set_path(_sets(task), config, dataset, task.settings.whitening).exists():
