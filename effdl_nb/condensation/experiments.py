@@ -366,12 +366,17 @@ def _of_iatm(where: str, row: str, content: Mapping) -> CondensationSettings:
     return build_settings(where, row, {"method": "iatm", **content})
 
 
+def _origins_of_iatm(row: str, content: Mapping) -> list[tuple[str, dict]]:
+    "The layers of IATM below a table and a profile."
+    return setting_origins(row, {"method": "iatm", **content})
+
+
 SCHEDULE_ROWS = tuple(
     f"{name}_ipc{ipc}" for name in ("cifar10", "cifar100", "tiny_imagenet") for ipc in (1, 10, 50)
 )
 
 
-@experiment(CondensationSettings, rows=SCHEDULE_ROWS, build=_of_iatm, origins=setting_origins)
+@experiment(CondensationSettings, rows=SCHEDULE_ROWS, build=_of_iatm, origins=_origins_of_iatm)
 def schedule(
     task: Task,  # its settings say everything; nothing is drawn
 ) -> dict:
