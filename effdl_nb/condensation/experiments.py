@@ -337,8 +337,6 @@ def images_of(
     work: str | Path,  # folder of shared intermediate results
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
     "Read images before and after, (n, C, H, W) in [0, 1], and labels (n,) of a set; None if it is not there. Raises as `settings_of_row`."
-    if "condensation" not in measured["settings"]:  # of code that kept sets under other names
-        return None
     task = Task(measured["row"], settings_of_row(measured), measured["seed"], Path(work), False)
     dataset, config = dataset_of(task.settings), _config(task)
     if not set_path(_sets(task), config, dataset, task.settings.whitening).exists():
