@@ -42,11 +42,14 @@ import torch.nn.functional as F
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.utils.data import DataLoader, TensorDataset
 
+from effdl_nb.condensation import trajectory
 from effdl_nb.condensation.derivatives import average_pool, instance_norm
-from effdl_nb.condensation.experts import ExpertConfig, train_expert, train_experts
-from effdl_nb.condensation.images import siamese_augment
-from effdl_nb.condensation.trajectory import TrajectoryConfig, _iterate, _learned, _Matching
-from effdl_nb.condensation.unroll import estimate_memory, parameters_of, unroll
+from effdl_nb.condensation.experts import ExpertConfig, train_expert
+from effdl_nb.condensation.images import ChannelWhitening, siamese_augment
+from effdl_nb.condensation.learning import Run
+from effdl_nb.condensation.memory import estimate_memory
+from effdl_nb.condensation.real import RealImages
+from effdl_nb.condensation.unroll import parameters_of, unroll
 from effdl_nb.networks import build
 
 FORMS = {
@@ -305,41 +308,40 @@ def iatm(args):
     "A matching step of IATM over one of MTT, on real experts."
     gen = torch.Generator().manual_seed(0)
     images, labels = torch.randn(200, 3, 32, 32, generator=gen), torch.arange(200) % 10
+    whitening = ChannelWhitening((0.5,) * 3, (0.25,) * 3)
+    real = RealImages(images, labels, tuple("0123456789"), whitening, {"dataset": "noise"})
+    plan = {
+        "width": args.width,
+        "experts": trajectory.ExpertPlan(count=1, epochs=6, lr=0.02, half=False),
+        "iterations": 60,
+        "student_steps": max(args.steps),
+        "image_optimizer": "adam",
+        "image_lr": 0.02,
+    }
     with tempfile.TemporaryDirectory() as folder:
-        made = train_experts(
-            folder,
-            images,
-            labels,
-            10,
-            1,
-            ExpertConfig(width=args.width, epochs=6, lr=0.02),
-            device="cpu",
-            progress=False,
-        )
+        quiet = Run("cpu", progress=False)
+        made = trajectory.shared_experts(real, trajectory.MTTConfig(**plan), folder, quiet)
 
-        def stepper(anew=False, **options):
-            config = TrajectoryConfig(
-                iterations=60,
-                student_steps=max(args.steps),
-                image_optimizer="adam",
-                image_lr=0.02,
-                **options,
-            )
-            matching = _Matching(made, images[:128], 10, config, torch.device("cpu"))
-            learned = _learned(images[:10], config)
+        def stepper(kind, anew=False, **options):
+            config, importance = kind(**plan, **options), None
+            matching = trajectory._Problem(made, real, config, torch.device("cpu"))
+            if config.method == "iatm":
+                importance = trajectory._Importance(matching, images[:128])
+            learned = trajectory._learned(images[:10], config)
 
             def step():
                 if anew:
-                    matching.layers.clear()
-                _iterate(matching, learned, torch.arange(10), {})
+                    importance.layers.clear()
+                trajectory._iterate(matching, importance, learned, torch.arange(10))
                 learned.iteration = (learned.iteration + 7) % 60  # the repeats sample the whole run
 
             return step
 
+        worst = {"opening": "epochs", "horizon": "T"}
         steps = {
-            "mtt": stepper(method="mtt"),
-            "iatm": stepper(),
-            "iatm, analysed anew": stepper(True, opening="epochs", horizon="T"),
+            "mtt": stepper(trajectory.MTTConfig),
+            "iatm": stepper(trajectory.IATMConfig),
+            "iatm, analysed anew": stepper(trajectory.IATMConfig, True, **worst),
         }
         seconds, _ = timed(steps, 3 * args.repeats)
     for name, s in seconds.items():
