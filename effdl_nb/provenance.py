@@ -42,7 +42,8 @@ def _inside(nodes: list) -> Iterator[ast.AST]:
 
 def _bound(nodes: list) -> set[str]:
     "The names that statements bind in their scope, without imports; a walrus binds here too."
-    names, outer = set(), set()
+    names: set[str] = set()
+    outer: set[str] = set()
     for node in _inside(nodes):
         if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
             names.add(node.name)
@@ -65,13 +66,15 @@ class _Uses(ast.NodeVisitor):
         self.chains: set[tuple[str, ...]] = set()
 
     def visit_Name(self, node):
+        "A name alone, unless an inner scope binds it."
         if not any(node.id in names for names in self.local):
             self.chains.add((node.id,))
 
     def visit_Attribute(self, node):
-        chain, base = [], node
+        "A chain of attributes, from the name that it begins with."
+        chain, base = (), node
         while isinstance(base, ast.Attribute):
-            chain.insert(0, base.attr)
+            chain = (base.attr, *chain)
             base = base.value
         if not isinstance(base, ast.Name):
             self.visit(base)
@@ -130,7 +133,8 @@ def _dump(tree: ast.AST) -> str:
         if isinstance(body, list) and body and _is_text(body[0]):
             body[:1] = [] if body[1:] else [ast.Pass()]
         if isinstance(node, ast.ImportFrom):
-            node.module, node.level = None, 0  # where a name comes from is no part of its user
+            node.module = None  # where a name comes from is no part of its user
+            node.level = 0
     return ast.dump(tree, **({"show_empty": True} if sys.version_info >= (3, 13) else {}))
 
 
@@ -191,14 +195,14 @@ def _filled(module: _Module, decorator: str) -> set[str]:
 # %% ../nbs/01_foundations/05_provenance.ipynb #be090a9e
 def _add_import(module: _Module, node: ast.Import | ast.ImportFrom):
     "Note what the names of an import stand for."
+    package = module.name if module.package else module.name.rpartition(".")[0]
     for alias in node.names:
         if isinstance(node, ast.Import):
-            whole = alias.name if alias.asname else alias.name.partition(".")[0]
-            name, target = alias.asname or whole, (whole, None)
+            target = (alias.name if alias.asname else alias.name.partition(".")[0], None)
         else:
-            package = module.name if module.package else module.name.rpartition(".")[0]
             base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            name, target = alias.asname or alias.name, (base, alias.name)
+            target = (base, alias.name)
+        name = alias.asname or target[1] or target[0]
         module.imports.setdefault(name, set()).add(target)
 
 
@@ -270,8 +274,8 @@ class _Walk:
         self.modules: dict[str, _Module | None] = {}
         self.reached: set[tuple[str, int]] = set()  # module and number of the statement
         for root in roots:
-            module, _, name = root.partition(":")
-            self.follow(module, (name,) if name else (), root)
+            module, *name = root.split(":")
+            self.follow(module, tuple(name), root)
 
     def module(self, name: str) -> _Module | None:
         "A module of the packages that are followed, or None."

@@ -106,25 +106,32 @@ class Place:
 
     @property
     def folder(self) -> Path:
+        "The folder of the profile."
         return self.reports / self.profile
 
     @property
     def work(self) -> Path:
+        "What is kept between measurements, and can be made again."
         return self.folder / "work"
 
     def row(self, table: str, row: str) -> Path:
+        "The file of a row."
         return self.folder / "rows" / table / f"{row}.json"
 
     def failure(self, table: str, row: str) -> Path:
+        "The file with the last error of a row."
         return self.folder / "rows" / table / f"{row}.failed.json"
 
     def plan(self, table: str, row: str) -> Path:
+        "What is wanted of a row or a figure, for the scheduler."
         return self.folder / "plans" / table / f"{row}.json"
 
     def figure(self, key: str) -> Path:
+        "The picture of a figure."
         return self.folder / "figures" / f"{key}.png"
 
     def unit(self, unit: Unit) -> Path:
+        "The file of a unit until its row is written."
         return self.work / "units" / unit.table / f"{unit.row}-seed{unit.seed}-{unit.hash}.json"
 
 # %% ../nbs/01_foundations/07_rows.ipynb #c1051f5e
@@ -167,20 +174,28 @@ class PlannedRow:
 
     @property
     def plan(self) -> Plan:
+        "What the profile runs of the table."
         return self.profile.tables[self.table.key]
 
     @property
     def path(self) -> Path:
+        "The row's file."
         return self.at.row(self.table.key, self.row)
 
     @functools.cached_property
     def units(self) -> list[Unit]:
+        "The measurements that the row needs."
         return units_of(self.table, self.plan, self.row)
+
+    def written(self) -> set[str]:  # keys of columns
+        "List the cells that the row's file holds."
+        cells = read_row(self.path)["cells"] if self.path.exists() else []
+        return {cell["column"] for cell in cells}
 
     def kept(self) -> dict[str, dict]:  # unit hash -> measurement
         "Read the measurements of the row that still count."
-        written = read_row(self.path)["measurements"] if self.path.exists() else []
-        kept = {measurement["hash"]: measurement for measurement in written}
+        measurements = read_row(self.path)["measurements"] if self.path.exists() else []
+        kept = {measurement["hash"]: measurement for measurement in measurements}
         for unit in self.units:
             if self.at.unit(unit).exists():  # written after the row, or there is no row yet
                 kept[unit.hash] = read_json(self.at.unit(unit))
@@ -212,10 +227,9 @@ def row_state(
     if plan is None or row not in plan.rows or (column and column not in plan.columns):
         implemented = row in spec.implemented_rows(table)
         return "not run at this profile" if implemented else "not implemented yet"
-    planned, kept, written = PlannedRow(table, profile, row, at), {}, set()
-    if planned.path.exists():
-        kept = planned.kept()
-        written = {cell["column"] for cell in read_row(planned.path)["cells"]}
+    planned = PlannedRow(table, profile, row, at)
+    kept = planned.kept() if planned.path.exists() else {}
+    written = planned.written()
     wanted = [unit for unit in planned.units if column in (None, *unit.columns)]
     if all(unit.hash in kept for unit in wanted) and column in (None, *written):
         same = all(kept[unit.hash]["code"] == unit.code for unit in wanted)
@@ -250,7 +264,8 @@ def _values(planned: PlannedRow, column: Column, kept: dict[str, dict]) -> dict[
 # %% ../nbs/01_foundations/07_rows.ipynb #b70695dc
 def _cell(planned: PlannedRow, column: Column, kept: dict[str, dict]) -> dict:
     "A cell out of the row's measurements."
-    kind, values = spread_kind(planned.table, column), _values(planned, column, kept)
+    kind = spread_kind(planned.table, column)
+    values = _values(planned, column, kept)
     return {
         "column": column.key,
         "metric": column.metric,
@@ -288,12 +303,10 @@ def write_row(
 ):
     "Write the cells that are whole, unless that would remove one."
     whole = planned.whole(kept)
-    before = read_row(planned.path) if planned.path.exists() else {"cells": []}
-    lost = {cell["column"] for cell in before["cells"]} & set(planned.plan.columns) - set(whole)
-    if not whole or lost:
+    if not whole or planned.written() & set(planned.plan.columns) - set(whole):
         return
     record = assemble(planned, kept)
-    if before != json.loads(json.dumps(record)):
+    if not planned.path.exists() or read_row(planned.path) != json.loads(json.dumps(record)):
         write_json(planned.path, record)
     hashes = {measurement["hash"] for measurement in record["measurements"]}
     for unit in planned.units:  # the row is now the only place of its values

@@ -177,10 +177,11 @@ def _sets(key: str, path: str, paths: Collection[str], keys: Collection[str]) ->
     "Whether a key of a layer sets a path, given all paths of the settings and keys of the layers."
     if key == path or key in paths:
         return key == path
-    (head, _, tail), (other, _, rest) = key.partition("."), path.partition(".")
-    heads = {name.partition(".")[0] for name in paths}, {name.partition(".")[0] for name in keys}
-    renamed = tail and tail == rest and head not in heads[0] and other not in heads[1]
-    return bool(renamed) or path.endswith(f".{key}")
+    head, *tail = key.split(".")
+    other, *rest = path.split(".")
+    fields, said = ({name.partition(".")[0] for name in names} for names in (paths, keys))
+    renamed = tail == rest != [] and head not in fields and other not in said
+    return renamed or path.endswith(f".{key}")
 
 
 def _steps(path: str, value, layers: list[tuple[str, dict]], paths: Collection[str]) -> list:

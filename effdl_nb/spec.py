@@ -223,7 +223,8 @@ def load_profile(
     "Read and check a profile. Raises ValueError for anything that it does not know."
     root = root or project_root()
     path = profile_path(name, root)
-    content, tables = _read_yaml(path), load_tables(root)
+    content = _read_yaml(path)
+    tables = load_tables(root)
     where = f"profile {path.stem}"
     planned = content.pop("tables", None) or {}
     _check_keys(f"{where}: table", planned, tables)
@@ -294,7 +295,7 @@ def experiment_of(table: Table) -> Experiment:
     "Load what measures a table. Raises ValueError if nothing does yet."
     if table.experiment is None:
         raise ValueError(f"{table.kind} {table.number} has no experiment yet")
-    module, _, name = table.experiment.partition(":")
+    module, name = table.experiment.split(":")
     function = getattr(importlib.import_module(module), name)
     return getattr(function, "experiment", None) or _adapted(function, table.experiment)
 
@@ -353,7 +354,8 @@ def settings_of(
     column: str,  # column key
 ):  # an instance of the experiment's settings class
     "Build the settings of one cell. Raises ValueError naming the allowed ones if one is unknown."
-    declared, known = experiment_of(table), implemented_rows(table)
+    declared = experiment_of(table)
+    known = implemented_rows(table)
     if row not in known:
         raise ValueError(
             f"row {row!r} of {table.kind} {table.number} is not implemented yet; allowed: "
@@ -377,10 +379,10 @@ def _origins(declared: Experiment, row: str, content: dict) -> list[tuple[str, d
 
 def _explain_cell(table: Table, plan: Plan, row: str, column: str, name: str, profile: str) -> str:
     "Explain a setting of one cell."
-    settings, declared = settings_of(table, plan, row, column), experiment_of(table)
     said = settings_layers(table, plan, row, column, profile)
     content = merge(*(layer for _, layer in said))
-    return trace(settings, name, [*_origins(declared, row, content), *said])
+    layers = [*_origins(experiment_of(table), row, content), *said]
+    return trace(settings_of(table, plan, row, column), name, layers)
 
 # %% ../nbs/01_foundations/06_spec.ipynb #c9f776a8
 def explain(
@@ -391,7 +393,8 @@ def explain(
     column: str | None = None,  # None: every column that the profile runs
 ) -> str:
     "Say which value a setting has and where it comes from. Raises ValueError for unknown keys."
-    plans, path = load_profile(profile).tables, profile_path(profile, project_root())
+    plans = load_profile(profile).tables
+    path = profile_path(profile, project_root())
     _check_keys("table", [table], plans)
     plan = plans[table]
     _check_keys("row", [row], plan.rows)

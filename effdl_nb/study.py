@@ -83,10 +83,10 @@ def measure(
     "Run one experiment and record it. Raises ValueError for a result that is no number."
     import torch
 
-    function, code = spec.experiment_of(table).function, _loaded_code(table, unit)
+    code = _loaded_code(table, unit)
     torch.set_num_threads(threads)
     origin, start = provenance(), time.perf_counter()
-    result = function(unit.task(work))
+    result = spec.experiment_of(table).function(unit.task(work))
     _check_result(metrics := _metrics(result), table, unit)
     origin |= {"seconds": round(time.perf_counter() - start, 2), "peak_memory_mib": peak_memory()}
     return {
@@ -120,7 +120,8 @@ def measure_row(
     say: Callable = print,  # called with a line per measurement
 ) -> bool:  # whether the row is whole now
     "Measure what is missing of one row and write every cell that is whole."
-    kept, work = planned.kept(), work_folder(planned.table, planned.at)
+    kept = planned.kept()
+    work = work_folder(planned.table, planned.at)
     for unit in planned.units:
         chosen = unit.seed in seeds and set(columns) & set(unit.columns)
         if unit.hash in kept or not chosen:
@@ -186,7 +187,8 @@ def _choice(what: str, text: str, allowed: Collection) -> list:
 
 def _planned_table(key: str, profile: str) -> tuple[Table, Profile]:
     "A table and a profile that runs it. Raises ValueError if it does not."
-    table, plans = spec.table_named(key), load_profile(profile)
+    table = spec.table_named(key)
+    plans = load_profile(profile)
     if key not in plans.tables:
         runs = ", ".join(plans.tables) or "nothing"
         raise ValueError(f"profile {plans.name} does not run {key}; it runs {runs}")
@@ -207,9 +209,10 @@ def run(
     content, plans = _planned_table(table, profile)
     if remake:
         plans = dataclasses.replace(plans, changed="remake")
-    plan, failures = plans.tables[table], {}
+    plan = plans.tables[table]
     chosen = _choice("row", rows, plan.rows)
     parts = _choice("seed", seeds, plan.seeds), _choice("column", columns, plan.columns)
+    failures = {}
     for row in chosen:
         planned = PlannedRow(content, plans, row, place(plans, reports))
         try:
@@ -247,7 +250,8 @@ def write_plans(
 ) -> dict[str, list[str]]:  # table -> rows still to be measured
     "Write what the profile wants of each row and figure to plans/, where that is not fulfilled."
     plans, tables = load_profile(profile), load_tables()
-    at, missing = place(plans, reports), {}
+    at = place(plans, reports)
+    missing = {}
     for key, plan in plans.tables.items():
         states = {row: row_state(tables[key], plans, row, at) for row in plan.rows}
         missing[key] = [row for row, s in states.items() if s not in ("measured", "changed")]
