@@ -117,7 +117,9 @@ def setting_origins(row: str, content: Mapping) -> list[tuple[str, dict]]:
 PREPARE = "effdl_nb.condensation.real:prepare"  # what whitens the real images
 EXPERTS = ("effdl_nb.condensation.trajectory:shared_experts", PREPARE)  # what makes the experts
 MAKE = "effdl_nb.condensation.condensing:make_set"  # what whitens, and calls the method
-WATCH = "effdl_nb.condensation.experiments:accuracy_on_the_way"  # what evaluates a set in the making
+WATCH = (
+    "effdl_nb.condensation.experiments:accuracy_on_the_way"  # what evaluates a set in the making
+)
 SPECTRA = "effdl_nb.condensation.experiments:expert_spectra"  # what only rows of IATM show
 
 
