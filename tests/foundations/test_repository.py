@@ -206,6 +206,7 @@ def imported_by(module: str) -> set[str]:
 
 GROUND = [  # what chapters stand on
     "effdl_nb.files",
+    "effdl_nb.settings",
     "effdl_nb.prepared",
     "effdl_nb.folders",
     "effdl_nb.sample",
@@ -213,7 +214,6 @@ GROUND = [  # what chapters stand on
     "effdl_nb.data",
     "effdl_nb.networks",
     "effdl_nb.training",
-    "effdl_nb.settings",
     "effdl_nb.provenance",
     "effdl_nb.spec",
 ]
