@@ -23,6 +23,7 @@ import matplotlib
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 
+from . import spec
 from .files import atomic_write, read_json
 from .rows import Place, place, read_row, row_state, spread_kind, summary
 from .spec import Profile, Table, figures_of, load_profile, load_tables, thesis_value
@@ -59,21 +60,31 @@ def cells(
             state = row_state(table, profile, row.key, at, column.key)
             there = state in ("measured", "changed")
             line = _cell(table, row.key, column, ours[column.key] if there else None, state)
-            lines.append(
-                line | {"here": _departures(column, record["measurements"]) if there else ""}
-            )
+            here = _departures(table, profile.tables[table.key], row.key, column) if there else ""
+            lines.append(line | {"here": here})
     return pd.DataFrame(lines, columns=FIELDS)
 
 
-def _departures(column, measurements: list[dict]) -> str:
-    "What a column's heading promises and a profile changed: a small network under the heading WRN-28-10 must say that it is one."
-    mine = [m["settings"] for m in measurements if column.key in m["columns"]]
-    changed = {
-        key: mine[0][key]
-        for key, value in column.settings.items()
-        if mine and mine[0].get(key) != value
-    }
-    return ", ".join(f"{key} {value}" for key, value in changed.items())
+def _leaves(settings: dict, above: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
+    "The values of a nested mapping by their paths."
+    leaves = {}
+    for key, value in settings.items():
+        path = (*above, key)
+        leaves |= _leaves(value, path) if isinstance(value, dict) else {path: value}
+    return leaves
+
+
+def _departures(table: Table, plan: spec.Plan, row: str, column: spec.Column) -> str:
+    """Say what a column's heading promises and a profile changed.
+
+    A small network under the heading WRN-28-10 must say that it is one.
+    """
+    said = {}
+    for _, layer in spec.settings_layers(table, plan, row, column.key):
+        said |= _leaves(layer)
+    promised = _leaves(column.settings)
+    changed = {path: said[path] for path, value in promised.items() if said[path] != value}
+    return ", ".join(f"{path[-1]} {value}" for path, value in changed.items())
 
 
 def _cell(table: Table, row: str, column, ours: dict | None, state: str) -> dict:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from effdl_nb import report, study
+from effdl_nb import report, spec, study
 from effdl_nb.files import write_json
 
 ROOT = Path(__file__).parent.parent
@@ -227,3 +227,28 @@ def test_a_report_can_be_made_from_another_folder(toy, tmp_path_factory, monkeyp
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert report.main(["--profile", "toy"]) == 0
     assert not os.listdir()
+
+
+def test_a_heading_says_what_a_profile_changed_also_in_nested_settings():
+    promised = {"ipc": 50, "evaluation": {"network": "vgg-11"}}
+    column = spec.Column("vgg11", "VGG11", metric="accuracy", settings=promised)
+    row = spec.RowSpec("random", "Random")
+    table = spec.Table(
+        "table_9_3",
+        "table",
+        "9.3",
+        9,
+        "Heads",
+        rows={"random": row},
+        columns={"vgg11": column},
+    )
+
+    def here(**said):
+        plan = spec.Plan((0,), ("random",), ("vgg11",), **said)
+        return report._departures(table, plan, "random", column)
+
+    assert here() == ""
+    assert here(settings={"evaluation": {"runs": 2}}) == ""  # more is said, nothing is changed
+    changed = {"evaluation": {"network": "convnet-3"}}
+    assert here(column_settings={"vgg11": changed}) == "network convnet-3"
+    assert here(settings={"ipc": 2}, row_settings={"random": changed}) == "ipc 2, network convnet-3"
