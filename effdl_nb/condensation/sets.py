@@ -9,6 +9,7 @@ __all__ = ['SET_FORMAT', 'SET_VERSION', 'CondensedSet', 'save_condensed', 'load_
 # %% ../../nbs/04_condensation/02_sets.ipynb #376b0afa
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -124,7 +125,8 @@ def save_condensed(
     whitening: bool | None = None,
 ):
     "Write one safetensors file, atomically. Raises ValueError if there is no whitening to store."
-    fitted, pixels = condensed.whitening, condensed.pixels
+    fitted = condensed.whitening
+    pixels = condensed.pixels
     if whitening is None:
         whitening = isinstance(fitted, ChannelWhitening)
     if not isinstance(fitted, MissingWhitening):
@@ -168,6 +170,19 @@ def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
     return metadata, tensors
 
 # %% ../../nbs/04_condensation/02_sets.ipynb #e537f7df
+def _whitening(header: Mapping, tensors: Mapping[str, Tensor]) -> Whitening:
+    "The whitening of a file; that of channels follows from its fingerprint."
+    kind = header["kind"]
+    marks = tuple(header["fingerprint"])
+    if header["stored"]:
+        stored = {k.removeprefix("whitening."): v for k, v in tensors.items()}
+        return spaces.whitening_from(kind, stored)
+    half = len(marks) // 2
+    if kind == "channel":
+        return ChannelWhitening(marks[:half], marks[half:])
+    return MissingWhitening(kind, marks)
+
+# %% ../../nbs/04_condensation/02_sets.ipynb #693ecf66
 def load_condensed(
     path: str | Path,  # a file that `save_condensed` wrote
 ) -> CondensedSet:
@@ -190,20 +205,6 @@ def load_condensed(
         lr=header["rate"],
         pixels=tensors.get("pixels"),
         **{key: header[key] for key in ("method", "ipc", "seed", "details")},
-    )
-
-
-def _whitening(header: Mapping, tensors: Mapping[str, Tensor]) -> Whitening:
-    "The whitening of a file; that of channels follows from its fingerprint."
-    kind, marks = header["kind"], tuple(header["fingerprint"])
-    if header["stored"]:
-        stored = {k.removeprefix("whitening."): v for k, v in tensors.items()}
-        return spaces.whitening_from(kind, stored)
-    half = len(marks) // 2
-    return (
-        ChannelWhitening(marks[:half], marks[half:])
-        if kind == "channel"
-        else MissingWhitening(kind, marks)
     )
 
 # %% ../../nbs/04_condensation/02_sets.ipynb #6b03f35c
@@ -238,12 +239,17 @@ def from_tensors(
     lr: float | None = None,  # to train with, if known
 ) -> CondensedSet:
     "Make a set from pixels and labels. Raises ValueError for what does not fit."
-    count = labels.shape[1] if labels.is_floating_point() else int(labels.max()) + 1
-    names = tuple(map(str, range(count))) if classes is None else tuple(classes)
+    names = _names(labels, classes)
     channels = pixels.shape[1]
     whitening = whitening or ChannelWhitening((0.0,) * channels, (1.0,) * channels)
-    ipc = -(-len(pixels) // len(names))
+    ipc = math.ceil(len(pixels) / len(names))
     return CondensedSet(whitening.encode(pixels), labels, names, method, ipc, whitening, lr)
+
+
+def _names(labels: Tensor, classes: tuple[str, ...] | None) -> tuple[str, ...]:
+    "Names of the classes; numbers where there are none."
+    count = labels.shape[1] if labels.is_floating_point() else int(labels.max()) + 1
+    return tuple(map(str, range(count))) if classes is None else tuple(classes)
 
 
 CondensedSet.from_tensors = staticmethod(from_tensors)
@@ -260,6 +266,21 @@ def _torch_file(path: str | Path):
         raise ValueError(f"{path} is not a torch file of tensors ({reason})") from e
 
 
+def _released(path, labels, index: int) -> tuple[Tensor, Tensor]:
+    "Images and labels of a released set."
+    content = _torch_file(path)
+    if labels is not None:
+        pair = (content, _torch_file(labels))
+    elif isinstance(content, Mapping) and content.get("data"):
+        pair = content["data"][index][:2]
+    else:
+        form = "data: [[images, labels], ...], or come with a file of labels"
+        raise ValueError(f"{path} must hold {form}")
+    if not all(torch.is_tensor(part) for part in pair):
+        raise ValueError(f"{path} must hold tensors, not {type(pair[0]).__name__}")
+    return pair
+
+# %% ../../nbs/04_condensation/02_sets.ipynb #569b9e90
 def read_released(
     path: str | Path,  # DC's, DSA's, DM's or CAFE's file, or MTT's file of images
     labels: str | Path | None = None,  # MTT's file of labels
@@ -269,46 +290,23 @@ def read_released(
     index: int = -1,  # which of several sets of one file
 ) -> CondensedSet:
     "Read a set of the released codes; no code is run. Raises ValueError for another file."
-    content = _torch_file(path)
-    if labels is not None:
-        images, targets = content, _torch_file(labels)
-    elif isinstance(content, Mapping) and content.get("data"):
-        images, targets = content["data"][index][:2]
-    else:
-        raise ValueError(
-            f"{path} must hold data: [[images, labels], ...], or come with a file of labels"
-        )
-    if not (torch.is_tensor(images) and torch.is_tensor(targets)):
-        raise ValueError(f"{path} must hold tensors, not {type(images).__name__}")
+    images, targets = _released(path, labels, index)
     targets = targets if targets.is_floating_point() and targets.ndim == 2 else targets.long()
-    count = targets.shape[1] if targets.ndim == 2 else int(targets.max()) + 1
-    names = tuple(map(str, range(count))) if classes is None else tuple(classes)
-    space, ipc = whitening or MissingWhitening("unknown"), -(-len(images) // len(names))
+    names = _names(targets, classes)
+    ipc = math.ceil(len(images) / len(names))
+    space = whitening or MissingWhitening("unknown")
     return CondensedSet(images.float(), targets, names, "released", ipc, space)
 
 # %% ../../nbs/04_condensation/02_sets.ipynb #ccc0a4b4
-def merge_sets(one: CondensedSet, two: CondensedSet) -> CondensedSet:
-    "Join two sets, class by class. Raises ValueError for different whitenings."
-    spaces_of = [(s.whitening.kind, tuple(s.whitening.fingerprint())) for s in (one, two)]
-    if spaces_of[0] != spaces_of[1] or spaces_of[0][0] == "unknown":
+def _one_whitening(one: CondensedSet, two: CondensedSet) -> Whitening:
+    "The whitening of both sets, which must be the same and known."
+    marks = [(s.whitening.kind, tuple(s.whitening.fingerprint())) for s in (one, two)]
+    if marks[0] != marks[1] or marks[0][0] == "unknown":
+        kinds = f"{marks[0][0]} and {marks[1][0]} of different images"
         raise ValueError(
-            f"both sets must have one whitening, not {spaces_of[0][0]} and {spaces_of[1][0]} "
-            "of different images: condense them with the same"
+            f"both sets must have one whitening, not {kinds}; condense them with the same"
         )
-    names = (*one.classes, *(c for c in two.classes if c not in one.classes))
-    images = torch.cat([one.images, two.images])
-    labels = torch.cat([_renumbered(s, names) for s in (one, two)])
-    classes = labels.argmax(1) if labels.is_floating_point() else labels
-    order = classes.argsort(stable=True)
-    ipc = int(classes.bincount().max())
-    pixels = (
-        None if None in (one.pixels, two.pixels) else torch.cat([one.pixels, two.pixels])[order]
-    )
-    lr = one.lr if one.lr == two.lr else None
-    details = {"merged": [dict(one.details), dict(two.details)]}
-    return CondensedSet(
-        images[order], labels[order], names, "merged", ipc, one.whitening, lr, 0, details, pixels
-    )
+    return one.whitening
 
 
 def _renumbered(condensed: CondensedSet, names: tuple[str, ...]) -> Tensor:
@@ -317,6 +315,27 @@ def _renumbered(condensed: CondensedSet, names: tuple[str, ...]) -> Tensor:
     if not condensed.labels.is_floating_point():
         return where[condensed.labels]
     return torch.zeros(len(condensed), len(names)).index_copy_(1, where, condensed.labels)
+
+# %% ../../nbs/04_condensation/02_sets.ipynb #8b43659e
+def merge_sets(one: CondensedSet, two: CondensedSet) -> CondensedSet:
+    "Join two sets, class by class. Raises ValueError for different whitenings."
+    whitening = _one_whitening(one, two)
+    names = (*one.classes, *(c for c in two.classes if c not in one.classes))
+    labels = torch.cat([_renumbered(s, names) for s in (one, two)])
+    classes = labels.argmax(1) if labels.is_floating_point() else labels
+    order = classes.argsort(stable=True)
+    both = {"images": torch.cat([one.images, two.images])[order], "labels": labels[order]}
+    if one.pixels is not None and two.pixels is not None:
+        both["pixels"] = torch.cat([one.pixels, two.pixels])[order]
+    return CondensedSet(
+        **both,
+        classes=names,
+        method="merged",
+        ipc=int(classes.bincount().max()),
+        whitening=whitening,
+        lr=one.lr if one.lr == two.lr else None,
+        details={"merged": [dict(one.details), dict(two.details)]},
+    )
 
 
 CondensedSet.merge = merge_sets
