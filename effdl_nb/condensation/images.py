@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROUNDING', 'Whitening', 'STRATEGY', 'GROUPS', 'to_unit', 'ChannelWhitening', 'ZCAWhitening', 'fit_zca',
-           'whitening_from', 'length_of', 'Draw', 'draw_augmentation', 'augment', 'siamese_augment']
+           'MissingWhitening', 'whitening_from', 'length_of', 'Draw', 'draw_augmentation', 'augment', 'siamese_augment']
 
 # %% ../../nbs/04_condensation/01_images.ipynb #e39c5180
 import math
@@ -141,7 +141,32 @@ def fit_zca(
     return ZCAWhitening(mean, values, vectors, eps)
 
 # %% ../../nbs/04_condensation/01_images.ipynb #a07c4a44
-Whitening = ChannelWhitening | ZCAWhitening
+@dataclass(frozen=True)
+class MissingWhitening:
+    "What stands in a set for a whitening that its file left out, or that nobody knows."
+
+    kind: str = "zca"  # of the whitening that is missing, or "unknown"
+    marks: tuple[float, ...] = ()  # its fingerprint
+
+    def encode(self, images: Tensor) -> Tensor:
+        "Raise ValueError: there is no map to apply."
+        raise ValueError(self.advice)
+
+    decode = encode
+
+    def fingerprint(self) -> list[float]:
+        "Give the fingerprint of the whitening that is missing."
+        return list(self.marks)
+
+    @property
+    def advice(self) -> str:
+        "Say what to do."
+        if self.kind == "unknown":
+            return "the whitening of this set is not known; give the one it was made with"
+        return "this set was saved without its whitening; call refit(training images) first"
+
+
+Whitening = ChannelWhitening | ZCAWhitening | MissingWhitening
 
 
 def whitening_from(
