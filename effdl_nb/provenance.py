@@ -139,6 +139,23 @@ def _is_text(statement: ast.stmt) -> bool:
     return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 # %% ../nbs/01_foundations/05_provenance.ipynb #87d6a3c8
+def _owners(statement: ast.stmt) -> set[str]:
+    "The names that a statement binds or patches."
+    owners = _bound([statement])
+    for node in _inside([statement]):
+        if isinstance(node, (ast.Attribute, ast.Subscript)) and not isinstance(node.ctx, ast.Load):
+            owners |= {chain[0] for chain in names_used(node.value)}
+    return owners
+
+
+def _is_idle(statement: ast.stmt) -> bool:
+    "Whether a statement shapes nothing: text, `__all__`, or what runs only as a command."
+    if isinstance(statement, ast.If):
+        return ("__name__",) in names_used(statement.test)
+    owners = _owners(statement)
+    return _is_text(statement) or (bool(owners) and all(name.startswith("__") for name in owners))
+
+# %% ../nbs/01_foundations/05_provenance.ipynb #2a9ccb0f
 @dataclass
 class _Module:
     "A module as definitions: which statements belong to a name, and what the statements use."
@@ -154,59 +171,24 @@ class _Module:
 
     def add(self, statement: ast.stmt):
         "Take in a statement that is no import."
-        uses, owners = names_used(statement), _owners(statement)
+        owners = _owners(statement)
         for decorator in getattr(statement, "decorator_list", ()):
-            for chain in names_used(decorator):
-                owners |= self.filled_by(chain[0])
+            owners |= {name for chain in names_used(decorator) for name in _filled(self, chain[0])}
         for name in owners:
             self.definitions.setdefault(name, set()).add(len(self.dumps))
         if not owners or isinstance(statement, (ast.For, ast.While, ast.With)):
             self.loose.add(len(self.dumps))
-        self.uses.append(uses)
+        self.uses.append(names_used(statement))
         self.dumps.append(settings_hash(_dump(statement)))
 
-    def filled_by(self, decorator: str) -> set[str]:
-        "The decorator and the names of this module that it uses, if it is one of this module."
-        statements = self.definitions.get(decorator, set())
-        used = {chain[0] for i in statements for chain in self.uses[i]}
-        return {decorator, *used & self.definitions.keys()} if statements else set()
 
+def _filled(module: _Module, decorator: str) -> set[str]:
+    "A decorator and the names of its module that it uses; nothing if it is another module's."
+    statements = module.definitions.get(decorator, set())
+    used = {chain[0] for i in statements for chain in module.uses[i]}
+    return {decorator, *used & module.definitions.keys()} if statements else set()
 
-def _owners(statement: ast.stmt) -> set[str]:
-    "The names that a statement binds or patches."
-    owners = _bound([statement])
-    for node in _inside([statement]):
-        if isinstance(node, (ast.Attribute, ast.Subscript)) and not isinstance(node.ctx, ast.Load):
-            owners |= {chain[0] for chain in names_used(node.value)}
-    return owners
-
-# %% ../nbs/01_foundations/05_provenance.ipynb #38679f37
-def _read(name: str, path: str) -> _Module:
-    "Take a module apart."
-    module = _Module(name, Path(path).name == "__init__.py")
-    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):  # an import inside a function counts as one of the module
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            _add_import(module, node)
-    for statement in tree.body:
-        _drop_declarations(statement)
-        if not (isinstance(statement, (ast.Import, ast.ImportFrom)) or _is_idle(statement)):
-            module.add(statement)
-    return module
-
-
-def _drop_declarations(statement: ast.stmt):
-    "Leave `@experiment(...)` out: what it names builds settings, which a row holds in full."
-    if isinstance(statement, FUNCTIONS):
-        kept = [d for d in statement.decorator_list if not _is_declaration(d)]
-        statement.decorator_list = kept
-
-
-def _is_declaration(decorator: ast.expr) -> bool:
-    "Whether a decorator is a call of `experiment`."
-    return isinstance(decorator, ast.Call) and ("experiment",) in names_used(decorator.func)
-
-
+# %% ../nbs/01_foundations/05_provenance.ipynb #be090a9e
 def _add_import(module: _Module, node: ast.Import | ast.ImportFrom):
     "Note what the names of an import stand for."
     for alias in node.names:
@@ -220,14 +202,30 @@ def _add_import(module: _Module, node: ast.Import | ast.ImportFrom):
         module.imports.setdefault(name, set()).add(target)
 
 
-def _is_idle(statement: ast.stmt) -> bool:
-    "Whether a statement shapes nothing: text, `__all__`, or what runs only as a command."
-    if isinstance(statement, ast.If):
-        return ("__name__",) in names_used(statement.test)
-    bound = _owners(statement)
-    return _is_text(statement) or (bool(bound) and all(name.startswith("__") for name in bound))
+def _drop_declaration(statement: ast.stmt):
+    "Leave the decorator `@experiment(...)` out."
+    if isinstance(statement, FUNCTIONS):
+        statement.decorator_list = [
+            d
+            for d in statement.decorator_list
+            if "experiment" not in {c[-1] for c in names_used(d)}
+        ]
 
-# %% ../nbs/01_foundations/05_provenance.ipynb #330d96fa
+# %% ../nbs/01_foundations/05_provenance.ipynb #59063a9c
+def _read(name: str, path: str) -> _Module:
+    "Take a module apart."
+    module = _Module(name, Path(path).name == "__init__.py")
+    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):  # an import inside a function counts as one of the module
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            _add_import(module, node)
+    for statement in tree.body:
+        _drop_declaration(statement)
+        if not (isinstance(statement, (ast.Import, ast.ImportFrom)) or _is_idle(statement)):
+            module.add(statement)
+    return module
+
+# %% ../nbs/01_foundations/05_provenance.ipynb #8cdbe996
 def _origin(module: str) -> str | None:
     "The file of a module or package; None for what is no Python file."
     try:
@@ -237,18 +235,18 @@ def _origin(module: str) -> str | None:
     return spec.origin if spec and spec.origin and spec.origin.endswith(".py") else None
 
 
-@functools.lru_cache(maxsize=512)
-def _parsed(name: str, path: str, stamp: tuple[int, int]) -> _Module:
-    "A module taken apart; `stamp` is the file's time and size, so that a new version is read anew."
-    return _read(name, path)
-
-
 def _stamp(path: str) -> tuple[int, int]:
     "Time and size of a file."
     stat = os.stat(path)
     return stat.st_mtime_ns, stat.st_size
 
 
+@functools.lru_cache(maxsize=512)
+def _parsed(name: str, path: str, stamp: tuple[int, int]) -> _Module:
+    "A module taken apart; time and size are part of the call, so that a new version is read."
+    return _read(name, path)
+
+# %% ../nbs/01_foundations/05_provenance.ipynb #9690c441
 _FIRST: dict[str, tuple[object, _Module]] = {}  # module -> its loaded form's spec, and its code
 
 
@@ -261,26 +259,14 @@ def _remember(name: str, module: _Module) -> _Module:
     _FIRST[name] = (loaded, first)
     return first
 
-
-def _now(name: str, path: str) -> _Module:
-    "A module as its file is now."
-    module = _parsed(name, path, _stamp(path))
-    _remember(name, module)
-    return module
-
-
-def _loaded(name: str, path: str) -> _Module:
-    "A module as this process loaded it."
-    return _remember(name, _parsed(name, path, _stamp(path)))
-
-# %% ../nbs/01_foundations/05_provenance.ipynb #8cdbe996
+# %% ../nbs/01_foundations/05_provenance.ipynb #246c594a
 class _Walk:
     "What is reached from some roots, with the files that were read on the way."
 
-    def __init__(self, roots: tuple[str, ...], look):
-        self.look = look  # (module, path) -> _Module
+    def __init__(self, roots: tuple[str, ...], loaded: bool = False):
+        self.loaded = loaded  # modules as this process loaded them, not as their files are now
         self.packages = {"effdl_nb", *(root.partition(":")[0].partition(".")[0] for root in roots)}
-        self.files: dict[str, tuple[int, int]] = {}
+        self.files: dict[str, tuple[int, int]] = {}  # with time and size
         self.modules: dict[str, _Module | None] = {}
         self.reached: set[tuple[str, int]] = set()  # module and number of the statement
         for root in roots:
@@ -290,26 +276,25 @@ class _Walk:
     def module(self, name: str) -> _Module | None:
         "A module of the packages that are followed, or None."
         if name not in self.modules:
-            path = _origin(name) if name.partition(".")[0] in self.packages else None
-            self.modules[name] = self.look(name, path) if path else None
+            path = _origin(name)
+            self.modules[name] = None
             if path:
                 self.files[path] = _stamp(path)
+                now = _parsed(name, path, self.files[path])
+                first = _remember(name, now)
+                self.modules[name] = first if self.loaded else now
         return self.modules[name]
 
-    def reach(self, module: _Module, statements: set[int]):
-        "Take in statements of a module, and what they use."
-        for i in statements | module.loose:
-            if (module.name, i) not in self.reached:
-                self.reached.add((module.name, i))
-                for chain in module.uses[i]:
-                    self.resolve(module, chain)
+# %% ../nbs/01_foundations/05_provenance.ipynb #fc4f97f7
+def _reach(self: _Walk, module: _Module, statements: set[int]):
+    "Take in statements of a module, and what they use."
+    for i in statements | module.loose:
+        if (module.name, i) not in self.reached:
+            self.reached.add((module.name, i))
+            for chain in module.uses[i]:
+                self.resolve(module, chain)
 
-    @property
-    def dumps(self) -> list[str]:
-        "The hashes of what was reached, in an order that knows no module."
-        return sorted(self.modules[name].dumps[i] for name, i in self.reached)
 
-# %% ../nbs/01_foundations/05_provenance.ipynb #246c594a
 def _resolve(self: _Walk, module: _Module, chain: tuple[str, ...]) -> bool:
     "Follow a chain that stands in a module; False if its head is none of the module's names."
     head, *rest = chain
@@ -319,7 +304,7 @@ def _resolve(self: _Walk, module: _Module, chain: tuple[str, ...]) -> bool:
         self.follow(target, (name, *rest) if name else tuple(rest), f"{module.name}: {head}")
     return head in module.definitions or head in module.imports
 
-
+# %% ../nbs/01_foundations/05_provenance.ipynb #8a5cb476
 def _follow(self: _Walk, target: str, chain: tuple[str, ...], user: str):
     "Follow a chain into a module. Raises ValueError for a name that the module does not have."
     if target.partition(".")[0] not in self.packages:
@@ -340,7 +325,9 @@ def _follow(self: _Walk, target: str, chain: tuple[str, ...], user: str):
         )
 
 
-_Walk.resolve, _Walk.follow = _resolve, _follow
+_Walk.reach = _reach
+_Walk.resolve = _resolve
+_Walk.follow = _follow
 
 # %% ../nbs/01_foundations/05_provenance.ipynb #36dfb4a2
 _WALKS: dict[tuple, _Walk] = {}  # roots and where they stand -> the last walk
@@ -353,22 +340,27 @@ def _walk(roots: tuple[str, ...]) -> _Walk:
     if walk is None or any(
         not os.path.exists(path) or _stamp(path) != stamp for path, stamp in walk.files.items()
     ):
-        walk = _WALKS[key] = _Walk(roots, _now)
+        walk = _WALKS[key] = _Walk(roots)
     return walk
+
+
+def _hash(walk: _Walk) -> str:
+    "The hash of what was reached, in an order that knows no module."
+    return settings_hash(sorted(walk.modules[name].dumps[i] for name, i in walk.reached))
 
 
 def code_hash(
     *roots: str,  # "package.module:name", or "package.module" for a whole module
 ) -> str:  # 16 hexadecimal digits
     "Hash the definitions reached from the roots. Raises ValueError for a name it cannot follow."
-    return settings_hash(_walk(tuple(sorted(set(roots)))).dumps)
+    return _hash(_walk(tuple(sorted(set(roots)))))
 
-# %% ../nbs/01_foundations/05_provenance.ipynb #5f147f83
+
 def code_when_loaded(
     *roots: str,  # as for `code_hash`
 ) -> str:  # 16 hexadecimal digits
     "Hash the definitions reached from the roots as this process loaded them."
-    return settings_hash(_Walk(roots, _loaded).dumps)
+    return _hash(_Walk(roots, loaded=True))
 
 # %% ../nbs/01_foundations/05_provenance.ipynb #87c08cfa
 def project_root() -> Path:

@@ -23,22 +23,10 @@ import matplotlib
 import pandas as pd
 from jinja2 import Environment, PackageLoader
 
+from . import spec
 from .files import atomic_write, read_json
-from effdl_nb.study import (
-    Place,
-    Profile,
-    Table,
-    figures_of,
-    load_profile,
-    load_tables,
-    place,
-    read_row,
-    row_state,
-    spread_kind,
-    summary,
-    thesis_value,
-)
-from .spec import Column, Plan, settings_layers
+from .rows import Place, place, read_row, row_state, spread_kind, summary
+from .spec import Profile, Table, figures_of, load_profile, load_tables, thesis_value
 
 # %% ../nbs/01_foundations/09_report.ipynb #b9129659
 FIELDS = (
@@ -86,13 +74,13 @@ def _leaves(settings: dict, above: tuple[str, ...] = ()) -> dict[tuple[str, ...]
     return leaves
 
 
-def _departures(table: Table, plan: Plan, row: str, column: Column) -> str:
+def _departures(table: Table, plan: spec.Plan, row: str, column: spec.Column) -> str:
     """Say what a column's heading promises and a profile changed.
 
     A small network under the heading WRN-28-10 must say that it is one.
     """
     said = {}
-    for _, layer in settings_layers(table, plan, row, column.key):
+    for _, layer in spec.settings_layers(table, plan, row, column.key):
         said |= _leaves(layer)
     promised = _leaves(column.settings)
     changed = {path: said[path] for path, value in promised.items() if said[path] != value}
@@ -402,7 +390,7 @@ class Rendered:
 def write_table(
     key: str,  # "table_4_1"
     profile: str = "quick",  # profile name or path
-    reports: str | Path | None = None,  # see `study.place`
+    reports: str | Path | None = None,  # see `place`
 ) -> Rendered:
     "Render a table from its rows to tables/<key>.{csv,md,html} and figures/<key>.{png,svg,csv}."
     spec = load_profile(profile)
@@ -414,7 +402,7 @@ def write_figure(
     figure,  # a matplotlib figure
     data: pd.DataFrame,  # exactly what it shows
     profile: str = "quick",  # profile name or path
-    reports: str | Path | None = None,  # see `study.place`
+    reports: str | Path | None = None,  # see `place`
 ) -> Picture:
     "Save a figure of the dissertation, drawn again, to figures/<key>.{png,svg,csv}; ValueError if there is none of that key."
     known = [table.key for table in load_tables().values() if table.kind == "figure"]
@@ -508,7 +496,7 @@ def show_seconds(seconds: float) -> str:
 def measurements(
     key: str,  # "table_4_1"
     profile: str = "quick",  # profile name or path
-    reports: str | Path | None = None,  # see `study.place`
+    reports: str | Path | None = None,  # see `place`
 ) -> list[dict]:  # row, label, seed, metrics, settings, details, provenance
     "Every measurement behind a table, in the order of its rows."
     spec = load_profile(profile)
@@ -684,7 +672,7 @@ def render_notebooks(at: Place) -> list[Path]:
 
 def write_report(
     profile: str = "quick",  # profile name or path
-    reports: str | Path | None = None,  # see `study.place`
+    reports: str | Path | None = None,  # see `place`
 ) -> Path:  # index.html
     "Render every table, its figure, the executed notebooks and the page."
     from effdl_nb import __version__
@@ -761,7 +749,7 @@ def to_grid(
 # %% ../nbs/01_foundations/09_report.ipynb #bb36f20c
 def results_markdown(
     profile: str = "quick",  # profile name or path
-    reports: str | Path | None = None,  # see `study.place`
+    reports: str | Path | None = None,  # see `place`
     only: tuple[str, ...] | None = None,  # keys of the tables wanted; None: all
     measured: bool = False,  # leave out rows and columns of which nothing is measured
 ) -> str:

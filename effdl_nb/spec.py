@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROFILES', 'Column', 'RowSpec', 'Table', 'load_tables', 'table_named', 'load_thesis', 'thesis_value', 'Plan',
            'Profile', 'profile_path', 'load_profile', 'figures_of', 'Task', 'Experiment', 'experiment', 'experiment_of',
-           'implemented_rows', 'code_roots', 'settings_layers', 'settings_of']
+           'implemented_rows', 'code_roots', 'settings_layers', 'settings_of', 'explain']
 
 # %% ../nbs/01_foundations/06_spec.ipynb #2a6c1f30
 import dataclasses
@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 
 from .provenance import code_when_loaded, project_root
-from .settings import at_least, from_mapping, merge, one_of
+from .settings import at_least, defaults_of, from_mapping, merge, one_of, trace
 
 # %% ../nbs/01_foundations/06_spec.ipynb #c9402ca8
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _read_yaml(path: Path) -> dict:
     stat = path.stat()
     return dict(_parsed_yaml(path, stat.st_mtime_ns, stat.st_size))
 
-
+# %% ../nbs/01_foundations/06_spec.ipynb #5c39798a
 def load_tables(
     root: Path | None = None,  # the checkout
 ) -> dict[str, Table]:  # in the order of the dissertation
@@ -126,7 +126,6 @@ def table_named(
     return tables[key]
 
 # %% ../nbs/01_foundations/06_spec.ipynb #7f466196
-@functools.lru_cache(maxsize=4)
 def load_thesis(
     root: Path | None = None,  # the checkout
 ) -> dict:
@@ -165,7 +164,7 @@ class Plan:
                 f"seeds must be different whole numbers from 0, at least one, not {self.seeds!r}"
             )
 
-
+# %% ../nbs/01_foundations/06_spec.ipynb #0beda359
 @dataclass(frozen=True)
 class Profile:
     "Which tables are run, at which sizes."
@@ -202,7 +201,7 @@ def _plan(where: str, table: Table, content: dict) -> Plan:
     rows = plan.rows or tuple(table.rows)
     return dataclasses.replace(plan, rows=rows, columns=plan.columns or tuple(table.columns))
 
-# %% ../nbs/01_foundations/06_spec.ipynb #8ec2aac8
+# %% ../nbs/01_foundations/06_spec.ipynb #44c44f7d
 PROFILES = ("quick", "laptop", "paper")
 
 
@@ -231,7 +230,7 @@ def load_profile(
     plans = {key: _plan(f"{where}: {key}", tables[key], p) for key, p in planned.items()}
     return from_mapping(Profile, where, content, name=path.stem, tables=plans)
 
-
+# %% ../nbs/01_foundations/06_spec.ipynb #838cae99
 def figures_of(profile: Profile, tables: dict[str, Table]) -> tuple[str, ...]:
     "List the figures that a profile draws: those of an idea, and those of tables it measures."
     drawn = [t for t in tables.values() if t.kind == "figure" and t.drawn_by]
@@ -256,7 +255,7 @@ class Task:
         "Name the folder in which rows share what the code of these roots makes."
         return Path(self.work) / f"{name}-{code_when_loaded(*roots)}"
 
-
+# %% ../nbs/01_foundations/06_spec.ipynb #104e9af8
 @dataclass(frozen=True)
 class Experiment:
     "A function that measures a table, and what the study must know about it."
@@ -266,32 +265,31 @@ class Experiment:
     rows: tuple[str, ...] | None = None  # keys that it can measure; None: every row of the table
     # (row, settings) -> what a row depends on beside the function, as for `code_hash`
     code: Callable[[str, typing.Any], tuple[str, ...]] | None = None
-    # (where, row, content) -> settings; None: `from_mapping` of the class
+    # (where, row, content) -> settings; None: `from_mapping`
     build: Callable[[str, str, Mapping], typing.Any] | None = None
-    # (row, content) -> layers below the YAML, the lowest first; None: the class's defaults
+    # (row, content) -> the layers below the YAML, the lowest first; None: the class's defaults
     origins: Callable[[str, Mapping], list[tuple[str, dict]]] | None = None
 
-
+# %% ../nbs/01_foundations/06_spec.ipynb #8f87dc8e
 def experiment(
     settings: type,  # the dataclass of its settings
     rows=None,  # keys that it can measure; None: every row of the table
     code: Callable | None = None,  # (row, settings) -> further roots, as for `code_hash`
-    build: Callable | None = None,  # see Experiment
-    origins: Callable | None = None,  # see Experiment
+    build: Callable | None = None,  # see Experiment; None: the class's own `build`, if it has one
+    origins: Callable | None = None,  # likewise
 ) -> Callable:
-    """Declare a function `f(task) -> {metric: value or values}` as an experiment.
-
-    The declaration is no part of the row's code: what it builds are settings, which a row holds.
-    """
+    "Declare a function `f(task) -> {metric: value or values}` as an experiment."
 
     def declare(function):
         known = None if rows is None else tuple(rows)
-        function.experiment = Experiment(function, settings, known, code, build, origins)
+        own = {"build": build, "origins": origins}
+        own = {name: given or getattr(settings, name, None) for name, given in own.items()}
+        function.experiment = Experiment(function, settings, known, code, **own)
         return function
 
     return declare
 
-# %% ../nbs/01_foundations/06_spec.ipynb #e9ae68bd
+# %% ../nbs/01_foundations/06_spec.ipynb #b1153c0a
 def experiment_of(table: Table) -> Experiment:
     "Load what measures a table. Raises ValueError if nothing does yet."
     if table.experiment is None:
@@ -299,18 +297,6 @@ def experiment_of(table: Table) -> Experiment:
     module, _, name = table.experiment.partition(":")
     function = getattr(importlib.import_module(module), name)
     return getattr(function, "experiment", None) or _adapted(function, table.experiment)
-
-
-def _adapted(function: Callable, root: str) -> Experiment:
-    "ADAPTER for functions of (row, settings, seed, work); goes when all use `experiment`."
-    settings = typing.get_type_hints(function)["settings"]
-
-    def call(task: Task) -> dict:
-        work = task.shared("rows", root)
-        return function(task.row, task.settings, task.seed, work)
-
-    roots = (f"{settings.__module__}:{settings.__qualname__}",)
-    return Experiment(call, settings, getattr(function, "rows", None), lambda row, s: roots)
 
 
 def implemented_rows(table: Table) -> tuple[str, ...]:
@@ -330,24 +316,36 @@ def code_roots(
     code = experiment_of(table).code
     return (table.experiment, *(code(row, settings) if code else ()))
 
+# %% ../nbs/01_foundations/06_spec.ipynb #3d48e45a
+def _adapted(function: Callable, root: str) -> Experiment:
+    "ADAPTER for functions of (row, settings, seed, work); goes when all use `experiment`."
+    settings = typing.get_type_hints(function)["settings"]
+
+    def call(task: Task) -> dict:
+        return function(task.row, task.settings, task.seed, task.shared("rows", root))
+
+    roots = (f"{settings.__module__}:{settings.__qualname__}",)
+    return Experiment(call, settings, getattr(function, "rows", None), lambda row, s: roots)
+
 # %% ../nbs/01_foundations/06_spec.ipynb #39d9e767
 def settings_layers(
     table: Table,
     plan: Plan,
     row: str,  # row key
     column: str,  # column key
+    profile: str = "profile",  # where the plan stands: file and key
 ) -> list[tuple[str, dict]]:  # (where, settings), the lowest first
     "List what the YAML files say about the settings of one cell."
-    spec = f"tables.yaml: {table.key}"
+    fixed = f"workflow/tables.yaml: {table.key}"
     return [
-        (f"{spec}: columns: {column}: settings", table.columns[column].settings),
-        (f"{spec}: rows: {row}: settings", table.rows[row].settings),
-        ("profile: settings", plan.settings),
-        (f"profile: column_settings: {column}", plan.column_settings.get(column) or {}),
-        (f"profile: row_settings: {row}", plan.row_settings.get(row) or {}),
+        (f"{fixed}.columns.{column}.settings", table.columns[column].settings),
+        (f"{fixed}.rows.{row}.settings", table.rows[row].settings),
+        (f"{profile}.settings", plan.settings),
+        (f"{profile}.column_settings.{column}", plan.column_settings.get(column) or {}),
+        (f"{profile}.row_settings.{row}", plan.row_settings.get(row) or {}),
     ]
 
-
+# %% ../nbs/01_foundations/06_spec.ipynb #8a579042
 def settings_of(
     table: Table,
     plan: Plan,
@@ -355,13 +353,57 @@ def settings_of(
     column: str,  # column key
 ):  # an instance of the experiment's settings class
     "Build the settings of one cell. Raises ValueError naming the allowed ones if one is unknown."
-    kind, known = experiment_of(table).settings, implemented_rows(table)
+    declared, known = experiment_of(table), implemented_rows(table)
     if row not in known:
         raise ValueError(
-            f"row {row} of {table.kind} {table.number} is not implemented yet; implemented are "
+            f"row {row!r} of {table.kind} {table.number} is not implemented yet; allowed: "
             f"{', '.join(known)}"
         )
     content = merge(*(layer for _, layer in settings_layers(table, plan, row, column)))
     where = f"{table.key}, row {row}, column {column}: settings"
-    build = experiment_of(table).build or getattr(kind, "build", None)
-    return build(where, row, content) if build else from_mapping(kind, where, content)
+    return (
+        declared.build(where, row, content)
+        if declared.build
+        else from_mapping(declared.settings, where, content)
+    )
+
+# %% ../nbs/01_foundations/06_spec.ipynb #dde08e52
+def _origins(declared: Experiment, row: str, content: dict) -> list[tuple[str, dict]]:
+    "The layers below the YAML, the lowest first."
+    if declared.origins:
+        return declared.origins(row, content)
+    return [(f"default of {declared.settings.__name__}", defaults_of(declared.settings))]
+
+
+def _explain_cell(table: Table, plan: Plan, row: str, column: str, name: str, profile: str) -> str:
+    "Explain a setting of one cell."
+    settings, declared = settings_of(table, plan, row, column), experiment_of(table)
+    said = settings_layers(table, plan, row, column, profile)
+    content = merge(*(layer for _, layer in said))
+    return trace(settings, name, [*_origins(declared, row, content), *said])
+
+# %% ../nbs/01_foundations/06_spec.ipynb #c9f776a8
+def explain(
+    table: str,  # table key
+    row: str,  # row key
+    name: str,  # a setting's dotted path, or the end of it
+    profile: str = "quick",
+    column: str | None = None,  # None: every column that the profile runs
+) -> str:
+    "Say which value a setting has and where it comes from. Raises ValueError for unknown keys."
+    plans, path = load_profile(profile).tables, profile_path(profile, project_root())
+    _check_keys("table", [table], plans)
+    plan = plans[table]
+    _check_keys("row", [row], plan.rows)
+    columns = (column,) if column else plan.columns
+    _check_keys("column", columns, plan.columns)
+    where = path.relative_to(project_root()) if path.is_relative_to(project_root()) else path
+    texts: dict[str, list[str]] = {}  # columns that come by the same value in the same way
+    for key in columns:
+        text = _explain_cell(table_named(table), plan, row, key, name, f"{where}: {table}")
+        texts.setdefault(text.replace(f".{key}.", ".<column>."), []).append(key)
+    return "\n\n".join(
+        f"{table}, row {row}, profile {profile}, column {', '.join(keys)}\n"
+        + text.replace(".<column>.", f".{keys[0]}." if len(keys) == 1 else ".<column>.")
+        for text, keys in texts.items()
+    )

@@ -39,7 +39,6 @@ class Checker(html.parser.HTMLParser):
 @pytest.fixture
 def empty_page(tmp_path, monkeypatch) -> tuple[Path, str]:
     monkeypatch.setenv("EFFDL_ROOT", str(ROOT))
-    study.load_thesis.cache_clear()
     path = report.write_report("quick", tmp_path)
     return path, path.read_text()
 
@@ -111,11 +110,9 @@ def toy(tmp_path, monkeypatch):
     monkeypatch.setenv("EFFDL_REPORTS", "")
     monkeypatch.syspath_prepend(tmp_path)
     sys.modules.pop("report_toy", None)
-    study.load_thesis.cache_clear()
     study.run("table_9_1", "toy", say=lambda line: None).check()
     yield tmp_path
     sys.modules.pop("report_toy", None)
-    study.load_thesis.cache_clear()
 
 
 def test_the_three_forms_of_a_table_agree(toy):

@@ -156,7 +156,7 @@ def _gram(module: nn.Module, W: Tensor, b: Tensor | None, x: Tensor) -> Tensor:
     X = layer_inputs(W, x if where else x.T, b, **where).double()
     return X @ X.T / X.shape[1]
 
-
+# %% ../../nbs/04_condensation/15_iatm.ipynb #033113e6
 def analyse_layers(
     model: nn.Module,
     theta: Mapping[str, Tensor],  # the target expert's parameters

@@ -286,7 +286,7 @@ TERMS = {
     "cafe_dsa": layer_terms,
 }
 
-
+# %% ../../nbs/04_condensation/07_matching.ipynb #70a08154
 class _Problem:
     "The real side of the problem and one step on it."
 
