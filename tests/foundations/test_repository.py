@@ -208,16 +208,20 @@ def imported_by(module: str) -> set[str]:
     return {name for name in found if name in modules()}
 
 
-GROUND = [  # what chapters stand on
+GROUND = [  # what chapters stand on, in the order in which it is read
     "effdl_nb.files",
+    "effdl_nb.settings",
     "effdl_nb.prepared",
     "effdl_nb.folders",
     "effdl_nb.sample",
     "effdl_nb.archives",
     "effdl_nb.data",
     "effdl_nb.networks",
+    "effdl_nb.augmentation",
+    "effdl_nb.optimization",
+    "effdl_nb.accuracy",
+    "effdl_nb.checkpoints",
     "effdl_nb.training",
-    "effdl_nb.settings",
     "effdl_nb.provenance",
     "effdl_nb.spec",
 ]
@@ -256,6 +260,11 @@ def test_running_needs_neither_nbdev_nor_papermill_nor_snakemake():
         ("effdl_nb.spec", "torch"),
         ("effdl_nb.rows", "torch"),
         ("effdl_nb.study", "torch"),
+        ("effdl_nb.augmentation", "PIL"),
+        ("effdl_nb.optimization", "safetensors"),
+        ("effdl_nb.accuracy", "PIL"),
+        ("effdl_nb.checkpoints", "PIL"),
+        ("effdl_nb.training", "PIL"),
         ("effdl_nb.training", "torchvision"),
         ("effdl_nb.prepared", "PIL"),
         ("effdl_nb.folders", "torchvision"),
