@@ -87,7 +87,9 @@ table_9_1:
   row_head: Coin
   experiment: report_toy:draw
   rows: {a: {label: "A | B"}, b: {label: B}}
-  columns: {value: {label: Value, unit: "%", metric: value, digits: 1}, other: {label: Other, metric: value, digits: 3}}
+  columns:
+    value: {label: Value, unit: "%", metric: value, digits: 1}
+    other: {label: Other, metric: value, digits: 3}
 """
 
 
