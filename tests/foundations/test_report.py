@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from effdl_nb import report, spec, study
+from effdl_nb import report, study
 from effdl_nb.files import write_json
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 class Checker(html.parser.HTMLParser):
@@ -103,10 +103,14 @@ def toy(tmp_path, monkeypatch):
         "columns: [value]}}\n"
     )
     (tmp_path / "report_toy.py").write_text(
-        "from dataclasses import dataclass\n@dataclass(frozen=True)\nclass Settings:\n    size: "
-        "int = 1\n"
-        "def draw(row, settings: Settings, seed, work):\n    return {'value': [50.0 + seed, 52.0 "
-        "+ seed]}\n"
+        "from dataclasses import dataclass\n"
+        "from effdl_nb.spec import experiment\n"
+        "@dataclass(frozen=True)\n"
+        "class Settings:\n"
+        "    size: int = 1\n"
+        "@experiment(Settings)\n"
+        "def draw(task):\n"
+        "    return {'value': [50.0 + task.seed, 52.0 + task.seed]}\n"
     )
     monkeypatch.setenv("EFFDL_ROOT", str(tmp_path))
     monkeypatch.setenv("EFFDL_REPORTS", "")
@@ -174,7 +178,9 @@ def test_heads_of_panels_stay_inside_and_apart(toy):
 
 def test_a_word_stands_for_itself(toy, monkeypatch):
     (toy / "report_toy.py").write_text(
-        (toy / "report_toy.py").read_text().replace("[50.0 + seed, 52.0 + seed]", "'crop | flip'")
+        (toy / "report_toy.py")
+        .read_text()
+        .replace("[50.0 + task.seed, 52.0 + task.seed]", "'crop | flip'")
     )
     tables = toy / "workflow" / "tables.yaml"
     tables.write_text(TABLES.replace('unit: "%", metric: value', "counted: true, metric: value"))
@@ -214,8 +220,8 @@ def test_a_row_of_which_one_column_is_measured(toy):
     assert "0 of 2 rows so far, 2 in part" in page and "51.5 ± 1.3" in page
 
 
-def test_an_unknown_figure_is_refused(toy):
-    with pytest.raises(ValueError, match="unknown figure 'figure_1_1'"):
+def test_an_unknown_figure_raises(toy):
+    with pytest.raises(ValueError, match="figure 'figure_1_1' is unknown"):
         report.write_figure("figure_1_1", None, pd.DataFrame(), "toy")
 
 
@@ -229,28 +235,3 @@ def test_a_report_can_be_made_from_another_folder(toy, tmp_path_factory, monkeyp
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert report.main(["--profile", "toy"]) == 0
     assert not os.listdir()
-
-
-def test_a_heading_says_what_a_profile_changed_also_in_nested_settings():
-    promised = {"ipc": 50, "evaluation": {"network": "vgg-11"}}
-    column = spec.Column("vgg11", "VGG11", metric="accuracy", settings=promised)
-    row = spec.RowSpec("random", "Random")
-    table = spec.Table(
-        "table_9_3",
-        "table",
-        "9.3",
-        9,
-        "Heads",
-        rows={"random": row},
-        columns={"vgg11": column},
-    )
-
-    def here(**said):
-        plan = spec.Plan((0,), ("random",), ("vgg11",), **said)
-        return report._departures(table, plan, "random", column)
-
-    assert here() == ""
-    assert here(settings={"evaluation": {"runs": 2}}) == ""  # more is said, nothing is changed
-    changed = {"evaluation": {"network": "convnet-3"}}
-    assert here(column_settings={"vgg11": changed}) == "network convnet-3"
-    assert here(settings={"ipc": 2}, row_settings={"random": changed}) == "ipc 2, network convnet-3"
