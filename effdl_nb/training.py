@@ -290,6 +290,8 @@ def _fingerprint(model, images, labels, config, mean, std, augment, loss, device
     shapes = [[name, list(t.shape), str(t.dtype)] for name, t in model.state_dict().items()]
     mean, std = (None if v is None else [float(x) for x in v] for v in (mean, std))
     settings = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(config).items()}
+    if config.schedule != "cosine" and config.steps is None:
+        settings["epochs"] = None  # no step depends on their number: more epochs continue the run
     return settings | {
         "network": type(model).__qualname__,
         "parameters": settings_hash(shapes),

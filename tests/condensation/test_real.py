@@ -91,7 +91,7 @@ def test_what_is_no_data_set(tmp_path):
 def test_zca_is_fitted_once_for_all(tmp_path, monkeypatch, nothing_prepared):
     calls = []
     trivial = ZCAWhitening(torch.full((192,), 0.5), torch.ones(192), torch.eye(192))
-    monkeypatch.setattr(module, "fit_zca", lambda images: calls.append(1) or trivial)
+    monkeypatch.setattr(module, "fit_zca", lambda images, **_: calls.append(1) or trivial)
     first = prepare(toy(), "zca", tmp_path)
     assert prepare(toy(), "zca", tmp_path) is first
     module._LAST.clear()

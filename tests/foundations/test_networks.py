@@ -197,7 +197,7 @@ def test_names_that_do_not_exist(name):
     ("name", "kw", "word"),
     [
         ("convnet-3", {"norm": "layer"}, "instance"),
-        ("vgg-11", {"image_size": 28}, "32"),
+        ("vgg-11", {"image_size": 27}, "28"),
         ("alexnet", {"image_size": 4}, "8"),
         ("alexnet", {"width": 5}, "even"),
         ("resnet-18", {"image_size": 8}, "16"),
