@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WHITENINGS', 'CIFAR', 'from_items', 'check_labels', 'open_dataset', 'content_digest', 'origin_of', 'RealImages',
-           'LazyImages', 'prepare', 'check_images']
+           'LazyImages', 'prepare', 'set_digest', 'starting_from', 'first_images', 'check_images']
 
 # %% ../../nbs/04_condensation/04_real.ipynb #7dfe80e0
 import hashlib
@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 from .. import data
 from . import images as spaces
 from .images import ChannelWhitening, Whitening, fit_zca, whitening_from
-from .initial import check_ipc
+from .initial import check_ipc, initial_images
+from .sets import CondensedSet
 from ..files import atomic_write, lock, settings_hash
 
 # %% ../../nbs/04_condensation/04_real.ipynb #747b7903
@@ -161,6 +162,7 @@ class RealImages:
     classes: tuple[str, ...]  # class names
     whitening: Whitening  # pixels -> model space
     origin: Mapping = field(default_factory=dict)  # what identifies them, see `origin_of`
+    start: CondensedSet | None = None  # whose images begin in the place of real ones
 
     @property
     def num_classes(self) -> int:
@@ -239,12 +241,60 @@ def prepare(
     _LAST[key] = RealImages(images, labels, dataset.classes, fitted, origin)
     return _LAST[key]
 
+# %% ../../nbs/04_condensation/04_real.ipynb #658453e0
+def set_digest(condensed: CondensedSet) -> str:  # 16 hexadecimal digits
+    "Hash a set's images, labels and class names."
+    digest = hashlib.sha256(repr((tuple(condensed.images.shape), condensed.classes)).encode())
+    for tensor in (condensed.images, condensed.labels):
+        digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()[:16]
+
+
+def starting_from(
+    real: RealImages,
+    start: CondensedSet,
+) -> RealImages:
+    "Let a set begin with another one's images. Raises ValueError if they do not fit."
+    unknown = [name for name in start.classes if name not in real.classes]
+    if unknown:
+        raise ValueError(f"init has classes {unknown[:4]}; allowed: {', '.join(real.classes[:9])}")
+    if tuple(start.images.shape[1:]) != real.shape:
+        shape = tuple(start.images.shape[1:])
+        raise ValueError(f"init must have images of shape {real.shape}, not {shape}")
+    marks = [(w.kind, np.array(w.fingerprint())) for w in (start.whitening, real.whitening)]
+    same = marks[0][0] == marks[1][0] and marks[0][1].shape == marks[1][1].shape
+    if not same or not np.allclose(marks[0][1], marks[1][1], rtol=1e-3):
+        raise ValueError(
+            "init must have the whitening of these images; give CondensedSet.from_tensors("
+            "set.to_raw(), set.labels, set.classes, whitening) with the one that they have"
+        )
+    return replace(real, start=start, origin={**real.origin, "start": set_digest(start)})
+
+# %% ../../nbs/04_condensation/04_real.ipynb #ff84e1c5
+def first_images(
+    real: RealImages,
+    ipc: int,  # images per class
+    init: str,  # one of `initial.INITS`
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, list[int]]:  # images, labels, positions of the real ones
+    "Give what a set begins with, class by class. Raises ValueError as `initial_images`."
+    job = (real.images, real.labels, real.num_classes, ipc, init, generator)
+    images, labels, index = initial_images(*job)
+    if real.start is not None:
+        images, hard = images.clone(), real.start.labels
+        hard = hard.argmax(1) if hard.is_floating_point() else hard
+        for number, name in enumerate(real.start.classes):
+            places = (labels == real.classes.index(name)).nonzero().flatten()
+            own = real.start.images[hard == number][: len(places)]
+            images[places[: len(own)]] = own.to(images)
+    return images, labels, index
+
 # %% ../../nbs/04_condensation/04_real.ipynb #3a99d775
 def check_images(
     dataset: data.ImageDataset,
     ipc: int,  # images per class
-):
-    "Raise ValueError unless every class has `ipc` images, naming the class."
+) -> dict[str, int]:  # classes with fewer images: name -> images
+    "Raise ValueError for images or labels that are none, and for a class without images."
     check_ipc(ipc)
     if len(dataset.train) == 0 or dataset.num_classes == 0:
         raise ValueError(
@@ -257,9 +307,9 @@ def check_images(
         raise ValueError(f"{dataset.name} must have a label per image, not {counts}")
     check_labels(dataset.train.labels, dataset.num_classes, dataset.name)
     counts = dataset.train.labels.bincount(minlength=dataset.num_classes).tolist()
-    for c, count in enumerate(counts):
-        if count < ipc:
-            raise ValueError(
-                f"class {c} has {count} images, fewer than the {ipc} asked for (ipc): "
-                f"{dataset.classes[c]!r} of {dataset.name}"
-            )
+    if 0 in counts:
+        c = counts.index(0)
+        name = dataset.classes[c]
+        raise ValueError(f"class {c} has 0 images, and one is needed: {name!r} of {dataset.name}")
+    pairs = zip(dataset.classes, counts, strict=True)
+    return {name: count for name, count in pairs if count < ipc}

@@ -1,5 +1,6 @@
 """condense(): every method through one call, sharing, resuming, faults, what is kept."""
 
+import contextlib
 import json
 import threading
 from dataclasses import asdict, replace
@@ -16,6 +17,7 @@ from effdl_nb.condensation.images import ZCAWhitening
 from effdl_nb.condensation.learning import Run
 from effdl_nb.condensation.methods import METHODS, configure
 from effdl_nb.condensation.sets import CondensedSet
+from effdl_nb.data import Split
 
 FEW = {"width": 4, "iterations": 4}
 MATCHED = {**FEW, "outer_steps": 2, "inner_epochs": 1, "batch_real": 6}
@@ -105,7 +107,7 @@ def test_a_full_disk_when_the_set_is_saved_loses_nothing(tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_older_than_its_set_is_not_resumed(tmp_path, monkeypatch):
-    monkeypatch.setattr(module.Path, "unlink", lambda *a, **k: None)  # killed just before it
+    monkeypatch.setattr(module, "_keep", lambda *a: None)  # killed just before it
     run("dm", work=tmp_path)
     monkeypatch.undo()
     (left,) = tmp_path.glob("*.part.safetensors")
@@ -227,7 +229,7 @@ def test_two_at_once_make_one(tmp_path, monkeypatch):
 def test_zca_is_fitted_once_for_all_methods(tmp_path, monkeypatch):
     calls = []
     trivial = ZCAWhitening(torch.full((192,), 0.5), torch.ones(192), torch.eye(192))
-    monkeypatch.setattr(real_module, "fit_zca", lambda images: calls.append(1) or trivial)
+    monkeypatch.setattr(real_module, "fit_zca", lambda images, **_: calls.append(1) or trivial)
     monkeypatch.setattr(real_module, "_LAST", {})
     a = run("random", whitening="zca", work=tmp_path)
     real_module._LAST.clear()
@@ -244,10 +246,27 @@ def test_a_damaged_set_in_the_work_folder_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_too_few_images_are_an_error_before_anything_is_trained(method, tmp_path):
-    with pytest.raises(ValueError, match="class 0 has 10 images, fewer than the 11"):
-        run(method, ipc=11, work=tmp_path)
-    assert not list(tmp_path.iterdir())
+def test_a_class_with_fewer_images_than_asked_for_gives_all_of_them(method, tmp_path):
+    whole = toy()
+    kept = torch.cat([(whole.train.labels == c).nonzero().flatten()[: 2 + c] for c in range(3)])
+    train = Split(whole.train.images[kept], whole.train.labels[kept])
+    rare, noise = replace(whole, train=train), method in ("dc", "cafe", "dd")
+    words = r"2 classes have fewer images than the 4 asked for \(ipc\).*: 'a' 2, 'b' 3$"
+    with contextlib.nullcontext() if noise else pytest.warns(UserWarning, match=words):
+        made = run(method, rare, ipc=4, work=tmp_path)
+    counts = [4, 4, 4] if noise else [2, 3, 4]
+    assert len(made) == sum(counts) and torch.isfinite(made.images).all()
+    if not made.labels.is_floating_point():
+        assert made.labels.bincount().tolist() == counts
+    assert made.details.get("fewer") == (None if noise else {"a": 2, "b": 3})
+    assert torch.equal(run(method, rare, ipc=4, work=tmp_path).images, made.images)
+
+
+def test_noise_needs_no_real_image_to_begin_with():
+    whole = toy()
+    kept = torch.cat([(whole.train.labels == c).nonzero().flatten()[: 2 + c] for c in range(3)])
+    rare = replace(whole, train=Split(whole.train.images[kept], whole.train.labels[kept]))
+    assert len(run("dm", rare, ipc=4, init="noise")) == 12
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -269,9 +288,14 @@ def test_constant_channel():
 
 
 def test_a_learning_rate_driven_to_zero_stays_positive():
-    made = run("dd", lr_lr=1e6)
+    with pytest.warns(UserWarning, match="learning rates of the inner steps ran to the bound"):
+        made = run("dd", lr_lr=1e6)
     assert all(0 < lr <= 1 for lr in made.details["lrs"]) and made.lr is None
-    assert run("mtt", lr_lr=1e6, iterations=3).lr > 0
+    with pytest.warns(UserWarning, match="learned learning rate ran to the bound") as seen:
+        made = run("mtt", lr_lr=1e6, iterations=3)
+    assert made.lr > 0 and made.details["lr_at_bound"] == [pytest.approx(made.lr)]
+    assert f"{made.details['lr_at_bound'][0]:g}" in str(seen[0].message)
+    assert "lr_at_bound" not in run("mtt").details
 
 
 def test_divergence_is_an_error_and_not_a_set(tmp_path):

@@ -112,8 +112,7 @@ def test_deterministic_and_resumable(real, tmp_path):
 
 
 def test_too_few_images_and_one_class(real):
-    with pytest.raises(ValueError, match="class 0 has 10 images, fewer than the 11"):
-        condense(real, replace(CONFIG, ipc=11))
+    assert len(condense(real, replace(CONFIG, ipc=11))) == 30
     one = replace(real, labels=torch.zeros_like(real.labels), classes=("only",))
     made = condense(one)
     assert len(made) == 1 and torch.isfinite(made.images).all()
