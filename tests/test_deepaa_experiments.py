@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from effdl_nb import study
+from effdl_nb import spec
 from effdl_nb.data import load
 from effdl_nb.deepaa import experiments
 from effdl_nb.deepaa.experiments import (
@@ -338,11 +338,11 @@ def test_a_policy_of_one_data_set_serves_another(tmp_path, monkeypatch):
 
 
 def test_the_dissertations_profile_searches_once_on_cifar_10_and_once_on_imagenet():
-    made_by, tables, spec = {}, study.load_tables(), study.load_profile("paper")
+    made_by, tables, paper = {}, spec.load_tables(), spec.load_profile("paper")
     for key in ("table_3_2", "table_3_3", "table_3_4", "table_3_5", "table_3_6", "table_3_7"):
-        plan = spec.tables[key]
+        plan = paper.tables[key]
         for row, column in ((row, column) for row in plan.rows for column in plan.columns):
-            settings = study.settings_of(tables[key], plan, row, column)
+            settings = spec.settings_of(tables[key], plan, row, column)
             if row.startswith(("deepaa", "layers_")):
                 shaped = {
                     k: v

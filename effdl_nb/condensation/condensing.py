@@ -182,10 +182,11 @@ def make_set(
 
 def _make(path: Path, real: RealImages, config, run: Run, again: bool):
     "Make a set and write it; the caller holds its lock."
-    for name, count in run.details.get("fewer", {}).items():
+    if fewer := run.details.get("fewer"):
+        some = ", ".join(f"{name!r} {count}" for name, count in list(fewer.items())[:5])
         warnings.warn(
-            f"class {name!r} has {count} images, fewer than the {config.ipc} asked for (ipc): the "
-            "set has so many of it",
+            f"{len(fewer)} classes have fewer images than the {config.ipc} asked for (ipc), and "
+            f"the set has all of them: {some}{' ...' if len(fewer) > 5 else ''}",
             stacklevel=4,
         )
     part = path.with_suffix(".part.safetensors")

@@ -176,7 +176,7 @@ def recognised(
     model.train(mode)
     return guesses == labels.cpu()
 
-
+# %% ../../nbs/04_condensation/06_coresets.ipynb #d6331a83
 def training_record(
     real: RealImages,
     config: CoresetConfig,

@@ -117,7 +117,9 @@ def setting_origins(row: str, content: Mapping) -> list[tuple[str, dict]]:
 PREPARE = "effdl_nb.condensation.real:prepare"  # what whitens the real images
 EXPERTS = ("effdl_nb.condensation.trajectory:shared_experts", PREPARE)  # what makes the experts
 MAKE = "effdl_nb.condensation.condensing:make_set"  # what whitens, and calls the method
-WATCH = "effdl_nb.condensation.experiments:accuracy_on_the_way"  # what evaluates a set in the making
+WATCH = (
+    "effdl_nb.condensation.experiments:accuracy_on_the_way"  # what evaluates a set in the making
+)
 SPECTRA = "effdl_nb.condensation.experiments:expert_spectra"  # what only rows of IATM show
 
 
@@ -362,12 +364,17 @@ def _of_iatm(where: str, row: str, content: Mapping) -> CondensationSettings:
     return build_settings(where, row, {"method": "iatm", **content})
 
 
+def _origins_of_iatm(row: str, content: Mapping) -> list[tuple[str, dict]]:
+    "The layers of IATM below a table and a profile."
+    return setting_origins(row, {"method": "iatm", **content})
+
+
 SCHEDULE_ROWS = tuple(
     f"{name}_ipc{ipc}" for name in ("cifar10", "cifar100", "tiny_imagenet") for ipc in (1, 10, 50)
 )
 
 
-@experiment(CondensationSettings, rows=SCHEDULE_ROWS, build=_of_iatm, origins=setting_origins)
+@experiment(CondensationSettings, rows=SCHEDULE_ROWS, build=_of_iatm, origins=_origins_of_iatm)
 def schedule(
     task: Task,  # its settings say everything; nothing is drawn
 ) -> dict:

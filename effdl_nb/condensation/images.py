@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROUNDING', 'CHUNK', 'Whitening', 'STRATEGY', 'GROUPS', 'check_pixels', 'to_unit', 'chunks_of', 'ChannelWhitening',
-           'ZCAWhitening', 'fit_zca', 'MissingWhitening', 'whitening_from', 'length_of', 'Draw', 'draw_augmentation',
+           'ZCAWhitening', 'fit_zca', 'MissingWhitening', 'whitening_from', 'length_of', 'DsaDraw', 'draw_augmentation',
            'augment', 'siamese_augment']
 
 # %% ../../nbs/04_condensation/01_images.ipynb #e39c5180
@@ -231,7 +231,7 @@ GROUPS = tuple(STRATEGY.split("_"))
 
 
 @dataclass(frozen=True)
-class Draw:
+class DsaDraw:
     "One random draw of the augmentation for a batch; a pure value, apply it with `augment`."
 
     group: str  # one of GROUPS, or "none"
@@ -244,7 +244,7 @@ def draw_augmentation(
     strategy: str = STRATEGY,  # groups to choose from, joined by "_"; "none" for no augmentation
     # one magnitude for the whole batch (DSA, DM) instead of one per image (trajectory matching)
     siamese: bool = False,
-) -> Draw:
+) -> DsaDraw:
     "Draw one group and its magnitudes. Raises ValueError if `strategy` names an unknown group."
     groups = strategy.split("_")
     for group in groups:
@@ -254,7 +254,7 @@ def draw_augmentation(
     device = generator.device if generator is not None else "cpu"
     group = groups[int(torch.randint(len(groups), (), generator=generator, device=device))]
     u = torch.rand(1 if siamese else count, 3, generator=generator, device=device)
-    return Draw(group, u.expand(count, 3))
+    return DsaDraw(group, u.expand(count, 3))
 
 # %% ../../nbs/04_condensation/01_images.ipynb #b4f2e030
 def _color(x: Tensor, u: Tensor) -> Tensor:
@@ -319,7 +319,7 @@ _APPLY = dict(zip(GROUPS, _OPERATIONS, strict=True), none=lambda x, u: x)
 
 def augment(
     images: Tensor,  # (B, C, H, W) in model space
-    draw: Draw,  # from `draw_augmentation`
+    draw: DsaDraw,  # from `draw_augmentation`
 ) -> Tensor:  # (B, C, H, W), differentiable in `images`
     """Apply a draw (Algorithm 4.1, line 12).
 

@@ -170,7 +170,9 @@ def condense_kernel(
     def finish(state: Learned) -> CondensedSet:
         return _finish(state, targets, real, c, run)
 
-    return learn(learned, c.iterations, lambda s: _iterate(s, real, y, c), finish, mark, run, c.method)
+    return learn(
+        learned, c.iterations, lambda s: _iterate(s, real, y, c), finish, mark, run, c.method
+    )
 
 
 def _finish(
