@@ -10,10 +10,12 @@ import torch
 from toys import toy
 
 from effdl_nb.condensation import condensing as module
+from effdl_nb.condensation import experts as experts_module
+from effdl_nb.condensation import images as images_module
 from effdl_nb.condensation import matching, memory, trajectory
 from effdl_nb.condensation import real as real_module
 from effdl_nb.condensation.condensing import condense, make_set, memory_needed, set_path
-from effdl_nb.condensation.images import ZCAWhitening
+from effdl_nb.condensation.images import ChannelWhitening, ZCAWhitening
 from effdl_nb.condensation.learning import Run
 from effdl_nb.condensation.methods import METHODS, configure
 from effdl_nb.condensation.sets import CondensedSet
@@ -341,3 +343,183 @@ def test_memory_grows_with_steps_for_the_full_graph_only():
 def test_misuse(wrong, words):
     with pytest.raises(ValueError, match=words):
         condense(**{"dataset": toy(), "method": "iatm", **SMALL, **TRAJECTORY, **wrong})
+
+
+# ---- nothing twice
+
+
+CONTINUED = [m for m in LEARNED if m != "iatm"]
+
+
+@pytest.mark.parametrize("method", CONTINUED)
+def test_more_iterations_go_on_where_a_finished_run_ended(method, tmp_path):
+    first = run(method, work=tmp_path, iterations=3)
+    seen = []
+    longer = {"iterations": 5, "on_iteration": lambda i, *_: seen.append(i)}
+    on = run(method, work=tmp_path, **longer)
+    assert seen == [4, 5]
+    straight = run(method, iterations=5)
+    assert torch.equal(on.images, straight.images) and torch.equal(on.labels, straight.labels)
+    assert on.details == straight.details and on.lr == straight.lr
+    again = run(method, work=tmp_path, iterations=3)
+    assert seen == [4, 5] and torch.equal(again.images, first.images)
+    run(method, work=tmp_path, **{**longer, "iterations": 4})  # shorter than what is kept
+    run(method, work=tmp_path, **{**longer, "iterations": 6})
+    assert seen == [4, 5, 1, 2, 3, 4, 6]
+    assert len(list(tmp_path.glob("state-*"))) == 1
+
+
+def test_steps_that_depend_on_the_number_of_iterations_start_again(tmp_path):
+    for reading, opening, expected in (
+        ("rank", None, [1, 2, 3, 4, 5]),
+        ("rank", "epochs", [4, 5]),
+        ("schedule", None, [4, 5]),
+        ("schedule", "iterations", [1, 2, 3, 4, 5]),
+    ):
+        seen, options = [], {"work": tmp_path, "reading": reading, "opening": opening}
+        run("iatm", iterations=3, **options)
+        made = run("iatm", iterations=5, on_iteration=lambda i, *_: seen.append(i), **options)
+        assert seen == expected, (reading, opening)
+        straight = run("iatm", iterations=5, reading=reading, opening=opening)
+        assert torch.equal(made.images, straight.images)
+
+
+def test_experts_are_shared_by_runs_of_other_epochs(tmp_path, monkeypatch):
+    seen, train = [], experts_module.train_expert
+    run("mtt", work=tmp_path)
+
+    def noted(*a, **k):
+        seen.append(a)
+        return train(*a, **k)
+
+    monkeypatch.setattr(experts_module, "train_expert", noted)
+    run("mtt", work=tmp_path, first_start=0, max_start=0)
+    run("iatm", work=tmp_path, seed=1)
+    assert not seen and len(list(tmp_path.glob("experts-*"))) == 1
+    run("mtt", work=tmp_path, max_start=2)  # an epoch more
+    assert len(seen) == 2 and len(list(tmp_path.glob("experts-*"))) == 1
+
+
+# ---- to begin with a set
+
+
+@pytest.mark.parametrize("method", [m for m in LEARNED if m != "ld"])
+def test_a_set_begins_with_another_one(method, tmp_path):
+    still = {"lr_lr": 0.0} if method in ("dd", "mtt", "iatm") else {}
+    first = run("dm", ipc=2, seed=5)
+    made = run(method, ipc=2, init=first, image_lr=0.0, work=tmp_path, **still)
+    assert torch.equal(made.images, first.images)
+    other = run(method, ipc=2, image_lr=0.0, work=tmp_path, **still)
+    assert not torch.equal(other.images, first.images)
+    assert made.details["start"] and "start" not in other.details
+    assert len(list(tmp_path.glob(f"{method}-*.safetensors"))) == 2
+
+
+def test_classes_that_have_come_since_begin_with_real_images():
+    whole = toy()
+    two = whole.train.labels < 2
+    split = Split(whole.train.images[two], whole.train.labels[two])
+    first = run("dm", replace(whole, train=split, classes=("a", "b")))
+    reordered = replace(whole, classes=("b", "a", "c"))
+    made = run("dm", reordered, ipc=2, init=first, image_lr=0.0)
+    plain = run("dm", reordered, ipc=2, image_lr=0.0)
+    assert torch.equal(made.images[[0, 2]], first.images[[1, 0]])  # by name
+    assert torch.equal(made.images[[1, 3, 4, 5]], plain.images[[1, 3, 4, 5]])
+
+
+def test_what_a_set_cannot_begin_with():
+    first = run("dm")
+    for wrong, words in (
+        (replace(first, classes=("a", "b", "x")), "init has classes .'x'.; allowed: a, b, c"),
+        (replace(first, images=first.images[..., :4]), r"shape \(3, 8, 8\), not \(3, 8, 4\)"),
+        (replace(first, whitening=ChannelWhitening((0.5,) * 3, (0.2,) * 3)), "the whitening"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run("dm", init=wrong)
+    with pytest.raises(ValueError, match="random chooses real images"):
+        run("random", init=first)
+
+
+# ---- before hours of work
+
+
+def test_whitening_that_does_not_fit_is_an_error_before_it_is_fitted(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "free_memory", lambda device: 100_000)
+    monkeypatch.setattr(module, "prepare", lambda *a: pytest.fail("whitened"))
+    with pytest.raises(MemoryError, match="'zca' of 30 images of 8 x 8 .*use whitening='channel'"):
+        run("dm", whitening="zca", work=tmp_path)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 100)
+    with pytest.raises(MemoryError, match="'channel' of 30 images .*fewer or smaller images"):
+        run("dm", work=tmp_path)
+
+
+def test_experts_that_do_not_fit_are_an_error_before_images_are_whitened(monkeypatch, tmp_path):
+    usage = experts_module.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(experts_module.shutil, "disk_usage", lambda p: usage._replace(free=10))
+    monkeypatch.setattr(module, "prepare", lambda *a: pytest.fail("whitened"))
+    with pytest.raises(OSError, match="2 experts need about .* MB"):
+        run("mtt", work=tmp_path)
+
+
+@pytest.mark.parametrize("whitening", ["channel", "zca"])
+def test_random_whitens_no_more_than_the_chunks_of_its_choice(monkeypatch, whitening):
+    monkeypatch.setattr(real_module, "_LAST", {})
+    monkeypatch.setattr(images_module, "CHUNK", 192)  # an image at a time
+    chosen = run("random", whitening=whitening)
+    assert not real_module._LAST
+    whole = real_module.prepare(toy(), whitening).images
+    assert torch.equal(chosen.images, whole[chosen.details["index"]])
+
+
+# ---- types
+
+
+def test_a_torch_data_set_is_condensed():
+    items = torch.utils.data.TensorDataset(toy().train.images, toy().train.labels.int())
+    made = run("dm", items)
+    assert made.classes == ("0", "1", "2") and made.labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda y: y.float(), "labels of toy must be whole numbers, not torch.float32"),
+        (lambda y: y == 1, "labels of toy must be whole numbers, not torch.bool"),
+        (lambda y: y - 1, r"labels of toy must lie in 0..2, not -1..1"),
+        (lambda y: y * 6, r"labels of toy must lie in 0..2, not 0..12"),
+        (lambda y: y[:, None], r"labels of toy must have shape \(N,\), not \(30, 1\)"),
+        (lambda y: y[:-1], r"toy must have a label per image, not \(30, 29\)"),
+        (lambda y: y.tolist(), "labels of toy must be whole numbers, not list"),
+    ],
+)
+@pytest.mark.parametrize("method", ["random", "dm"])
+def test_labels_that_are_none(change, words, method):
+    wrong = replace(toy(), train=Split(toy().train.images, change(toy().train.labels)))
+    with pytest.raises(ValueError, match=words):
+        run(method, wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"network": torch.nn.Linear}, "network must be a name, such as convnet-3, not <class"),
+        ({"method": ["dm"]}, r"method \['dm'\] is unknown"),
+        ({"whitening": ["zca"]}, r"whitening \['zca'\] is unknown"),
+        ({"whitening": 3}, "whitening 3 is unknown"),
+        ({"seed": "a"}, "seed must be a whole number from 0, not 'a'"),
+        ({"ipc": "1"}, "ipc must be a whole number"),
+        ({"dataset": 3}, "data must be an ImageDataset, a torch data set"),
+        ({"dataset": [1, 2]}, "list must give pairs of an image and a label"),
+    ],
+)
+def test_arguments_of_the_wrong_type(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        condense(**{"dataset": toy(), "method": "dm", **SMALL, **wrong})
+
+
+@pytest.mark.parametrize("network", ["wrn-10-1", "shake-shake-26-2x8d"])
+def test_networks_that_have_no_width_take_none_from_a_preset(network):
+    made = condense(toy(), "dm", network=network, preset="small", iterations=1, progress=False)
+    assert made.details["settings"]["width"] is None
+    with pytest.raises(ValueError, match="width of .* must be None, not 8"):
+        condense(toy(), "dm", network=network, width=8, progress=False)

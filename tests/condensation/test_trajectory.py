@@ -165,7 +165,9 @@ def test_the_learning_rate_stays_positive_and_bounded(experts, real, monkeypatch
         return push * 1e3 * sum(v.square().sum() for v in end.values())
 
     monkeypatch.setattr(iatm, "mtt_loss", pushed)
-    made = condense(experts, real, replace(MTT, image_lr=0.0, lr_lr=100.0, iterations=3))
+    with pytest.warns(UserWarning, match="ran to the bound"):
+        made = condense(experts, real, replace(MTT, image_lr=0.0, lr_lr=100.0, iterations=3))
+    assert made.details["lr_at_bound"] == [module.LR_BOUNDS[push < 0]]
     assert module.LR_BOUNDS[0] * 0.999 <= made.lr <= module.LR_BOUNDS[1] * 1.001
 
 
