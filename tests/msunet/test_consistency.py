@@ -1,4 +1,4 @@
-"""Properties and faults of effdl_nb.msunet.consistency that its notebook does not show."""
+"Properties and faults of effdl_nb.msunet.consistency that its notebook does not show."
 
 import copy
 import math
@@ -98,16 +98,19 @@ def test_features_that_do_not_fit_are_refused_with_their_shapes(shapes):
 @pytest.mark.parametrize(
     "options, seen",
     [
-        ({"at": "pixels"}, "'pixels'; allowed: 'features', 'logits'"),
-        ({"mix": "cutout"}, "'cutout'; allowed: 'mixup', 'cutmix'"),
-        ({"passes": "two"}, "'two'; allowed: 'joint', 'separate', 'interleaved'"),
+        ({"at": "pixels"}, "'pixels' is unknown; allowed: features, logits"),
+        ({"mix": "cutout"}, "'cutout' is unknown; allowed: mixup, cutmix"),
+        ({"passes": "two"}, "'two' is unknown; allowed: joint, separate, interleaved"),
         ({"probability": 1.5}, "1.5"),
         ({"weight": -1}, "-1"),
         ({"weight": math.nan}, "nan"),
-        ({"alpha": 0}, "alpha 0"),
+        ({"alpha": 0}, "alpha must be a finite number above 0, not 0"),
         ({"alpha": math.inf}, "inf"),
-        ({"as_released": True, "probability": 0.25}, "0.25; as_released=True allows only 0.5"),
-        ({"as_released": True, "alpha": 0.2}, "only 1.0"),
+        (
+            {"as_released": True, "probability": 0.25},
+            "probability must be 0.5 with as_released=True, not 0.25",
+        ),
+        ({"as_released": True, "alpha": 0.2}, "alpha must be 1.0 with as_released=True, not 0.2"),
     ],
 )
 def test_options_that_make_no_sense_are_named(options, seen):

@@ -1,4 +1,4 @@
-"""Properties and faults of effdl_nb.msunet.score that its notebook does not show."""
+"Properties and faults of effdl_nb.msunet.score that its notebook does not show."
 
 import math
 
@@ -9,80 +9,25 @@ import torchvision
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from effdl_nb.msunet.network import msunet
-from effdl_nb.msunet.score import (
-    POLICIES,
-    WRN_FLOPS,
-    WRN_PARAMS,
-    UnknownOperation,
-    layer_roles,
-    micronet_score,
-)
-from effdl_nb.msunet.ternary import convert_ternary_, freeze_ternary_
+from effdl_nb.msunet.conversion import convert_ternary_, freeze_ternary_
+from effdl_nb.msunet.costs import POLICIES
+from effdl_nb.msunet.network import layer_roles, msunet
+from effdl_nb.msunet.score import WRN_FLOPS, WRN_PARAMS, UnknownOperation, micronet_score
 
 # exact operations and parameters, and how the released networks' own counts print them in
 # millions, with the score
+SE = {"ternary": 0.5, "se": 0.9}
+ALL = SE | {"depthwise": 0.5}
 GOLDEN = [
+    ("v0", "msunet-v1", "ternary", SE, 32, 127_321_500, 212_754, "127.3215 0.212754 0.01797"),
+    ("v0", "msunet-v3", "ternary", ALL, 16, 104_590_492, 121_269, "104.5905 0.121269 0.01329"),
+    ("v3", "msunet-v3", None, None, 32, 318_082_076, 1_200_648, "318.0821 1.200648 0.06322"),
+    ("v3", "msunet-v3", "binary", None, 16, 170_040_028, 220_173, "170.0400 0.220173 0.02224"),
     (
-        "v0",
-        "msunet-v1",
-        "ternary",
-        {"ternary": 0.5, "se": 0.9},
-        32,
-        127_321_500,
-        212_754,
-        ("127.3215", "0.212754", "0.01797"),
+        *("v3", "msunet-v3", "ternary", {"ternary": 0.5}, 32),
+        *(109_349_916, 427_674, "109.3499 0.427674 0.02214"),
     ),
-    (
-        "v0",
-        "msunet-v3",
-        "ternary",
-        {"ternary": 0.5, "se": 0.9, "depthwise": 0.5},
-        16,
-        104_590_492,
-        121_269,
-        ("104.5905", "0.121269", "0.01329"),
-    ),
-    (
-        "v3",
-        "msunet-v3",
-        None,
-        None,
-        32,
-        318_082_076,
-        1_200_648,
-        ("318.0821", "1.200648", "0.06322"),
-    ),
-    (
-        "v3",
-        "msunet-v3",
-        "binary",
-        None,
-        16,
-        170_040_028,
-        220_173,
-        ("170.0400", "0.220173", "0.02224"),
-    ),
-    (
-        "v3",
-        "msunet-v3",
-        "ternary",
-        {"ternary": 0.5},
-        32,
-        109_349_916,
-        427_674,
-        ("109.3499", "0.427674", "0.02214"),
-    ),
-    (
-        "v3",
-        "msunet-v3",
-        "ternary",
-        {"ternary": 0.5, "se": 0.9, "depthwise": 0.5},
-        16,
-        90_772_674.4,
-        98_604.05,
-        ("90.7727", "0.098604", "0.01135"),
-    ),
+    ("v3", "msunet-v3", "ternary", ALL, 16, 90_772_674.4, 98_604.05, "90.7727 0.098604 0.01135"),
 ]
 
 
@@ -111,11 +56,10 @@ def test_golden_rows(
         sparsity=sparsity,
         precision=precision,
     )
-    assert math.isclose(found.flops, flops, rel_tol=1e-6) and math.isclose(
-        found.params, params, rel_tol=1e-6
-    )
-    assert math.isclose(found.score, flops / 10.49e9 + params / 36.5e6, rel_tol=1e-6)
-    assert (f"{flops / 1e6:.4f}", f"{params / 1e6:.6f}", f"{found.score:.5f}") == printed
+    assert math.isclose(found.flops, flops, rel_tol=1e-7)
+    assert math.isclose(found.params, params, rel_tol=1e-7)
+    assert math.isclose(found.score, flops / 10.49e9 + params / 36.5e6, rel_tol=1e-7)
+    assert f"{flops / 1e6:.4f} {params / 1e6:.6f} {found.score:.5f}" == printed
     assert found.score == found.flops / WRN_FLOPS + found.params / WRN_PARAMS
     assert found.flops == found.mults + found.adds and not found.unknown and not found.unused
 
@@ -372,21 +316,27 @@ def test_unknown_operations_stop_the_count_or_are_listed():
     [
         (
             {"policy": "msunet-v2"},
-            "policy is 'msunet-v2'; allowed are 'official', 'msunet-v1', 'msunet-v3'",
+            "policy 'msunet-v2' is unknown; allowed: official, msunet-v1, msunet-v3",
         ),
-        ({"quantization": "int8"}, "quantization is 'int8'; allowed are None, 'binary', 'ternary'"),
-        ({"precision": 8}, "precision is 8; allowed are None, 16, 32"),
-        ({"accumulator_bits": 64}, "accumulator_bits is 64"),
+        (
+            {"quantization": "int8"},
+            "quantization 'int8' is unknown; allowed: None, binary, ternary",
+        ),
+        ({"precision": 8}, "precision must be 16, 32 or None, not 8"),
+        ({"accumulator_bits": 64}, "accumulator_bits must be from 1 to 32, not 64"),
         (
             {"sparsity": {"squeeze": 0.5}},
-            "'squeeze', which is no layer's role or name; roles here are depthwise, other, se, "
+            "'squeeze' is unknown; allowed: names of layers and the roles depthwise, other, se, "
             "ternary",
         ),
-        ({"sparsity": {"se": 1.5}}, "sparsity of 'se' is 1.5"),
-        ({"sparsity": {"se": float("nan")}}, "sparsity of 'se' is nan"),
-        ({"input_shape": (32, 32)}, r"input_shape is \(32, 32\)"),
+        ({"sparsity": {"se": 1.5}}, "sparsity of 'se' must be a share from 0 to 1, not 1.5"),
+        (
+            {"sparsity": {"se": float("nan")}},
+            "sparsity of 'se' must be a share from 0 to 1, not nan",
+        ),
+        ({"input_shape": (32, 32)}, r"input_shape must be .* not \(32, 32\)"),
         ({"input_shape": (3, 0, 32)}, "positive integers"),
-        ({"on_unknown": "skip"}, "allowed are 'raise', 'list'"),
+        ({"on_unknown": "skip"}, "'skip' is unknown; allowed: raise, list"),
         ({"quantization": "ternary"}, "no ternary weights to read zeros from"),
     ],
 )

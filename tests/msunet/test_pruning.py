@@ -1,4 +1,4 @@
-"""Properties and faults of effdl_nb.msunet.pruning that its notebook does not show."""
+"Properties and faults of effdl_nb.msunet.pruning that its notebook does not show."
 
 import copy
 import io
@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from effdl_nb.msunet.conversion import unwrapped
 from effdl_nb.msunet.network import msunet
-from effdl_nb.msunet.pruning import MagnitudePruner, cubic_sparsity, targets_by_role, unwrapped
+from effdl_nb.msunet.pruning import MagnitudePruner, cubic_sparsity, targets_by_role
 from effdl_nb.msunet.score import micronet_score
 from effdl_nb.training import TrainConfig, train
 
@@ -220,7 +221,7 @@ def test_shared_weights_are_one_layer_under_either_name():
     assert sum(key.endswith("mask") for key in model.state_dict()) == 1
     pruner.finalize()
     assert int((model[1].weight == 0).sum()) == 16 and model[0].weight is model[1].weight
-    with pytest.raises(ValueError, match="one target a weight"):
+    with pytest.raises(ValueError, match="one target per weight"):
         MagnitudePruner(model, {"0": 0.5, "1": 0.25})
     twice = nn.Linear(4, 4)
     assert list(MagnitudePruner(nn.Sequential(twice, twice), {"1": 0.5}).layers) == ["0"]

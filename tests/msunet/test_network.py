@@ -1,27 +1,30 @@
-"""Properties and faults of effdl_nb.msunet.network that its notebook does not show."""
+"Properties and faults of effdl_nb.msunet.network that its notebook does not show."
 
 import copy
+import json
 
 import pytest
 import torch
 from torch import nn
 
-from effdl_nb.msunet.network import (
-    VARIANTS,
-    MSUNet,
-    SplitConv2d,
-    configuration_table,
-    msunet,
-    scaled,
-    split_channels,
-    variant_of,
-)
-from effdl_nb.msunet.ternary import (
+from effdl_nb.msunet.conversion import (
     convert_ternary_,
     freeze_ternary_,
     latent_state_dict,
     ternary_layers,
     zero_fraction,
+)
+from effdl_nb.msunet.network import (
+    VARIANTS,
+    MSUNet,
+    SplitConv2d,
+    architecture_of,
+    built_from,
+    configuration_table,
+    msunet,
+    scaled,
+    split_channels,
+    variant_of,
 )
 
 SMALL = {"width": 0.125, "num_classes": 10}
@@ -57,13 +60,13 @@ def test_ten_classes_and_a_quarter_of_the_width():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"variant": "v4"}, "variant is 'v4'; allowed are v0, v1, v2, v3"),
-        ({"recipe": "paper"}, "recipe is 'paper'; allowed are thesis, released"),
-        ({"quantization": "int8"}, "allowed are 'ternary', 'binary' and None"),
-        ({"width": 0.0}, "width is 0.0"),
-        ({"width": float("nan")}, "width is nan"),
-        ({"num_classes": 0}, "num_classes 0"),
-        ({"alpha": -1.0}, "alpha is -1.0"),
+        ({"variant": "v4"}, "variant 'v4' is unknown; allowed: v0, v1, v2, v3"),
+        ({"recipe": "paper"}, "recipe 'paper' is unknown; allowed: thesis, released"),
+        ({"quantization": "int8"}, "'int8' is unknown; allowed: ternary, binary, None"),
+        ({"width": 0.0}, "width must be a finite number above 0, not 0.0"),
+        ({"width": float("nan")}, "width must be a finite number above 0, not nan"),
+        ({"num_classes": 0}, "num_classes must be at least 1, not 0"),
+        ({"alpha": -1.0}, "alpha must be a finite number from 0, not -1.0"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, message):
@@ -95,7 +98,9 @@ def test_channel_splits(channels, parts, sizes):
 
 @pytest.mark.parametrize("parts", [0, 9])
 def test_impossible_splits_are_refused(parts):
-    with pytest.raises(ValueError, match="8 channels cannot be split"):
+    with pytest.raises(
+        ValueError, match=f"parts must be 1 to 8, the number of channels, not {parts}"
+    ):
         split_channels(8, parts)
 
 
@@ -176,5 +181,39 @@ def test_both_recipes_define_all_variants():
             "MSUNet-V2",
             "MSUNet-V3",
         ]
-    with pytest.raises(ValueError, match="recipe is 'x'"):
+    with pytest.raises(ValueError, match="recipe 'x' is unknown"):
         configuration_table("x")
+
+
+def shapes(model):
+    "Shapes of the weights."
+    return {name: p.shape for name, p in model.named_parameters() if p.dim() > 1}
+
+
+@pytest.mark.parametrize(
+    "variant, width, recipe",
+    [("v3", 0.3, "released"), ("v0", 0.05, "thesis"), ("v3", 1.37, "thesis")],
+)
+def test_the_constructor_is_found_from_the_shapes(variant, width, recipe):
+    model = msunet(variant, width=width, num_classes=7, recipe=recipe)
+    record = architecture_of(model)
+    rebuilt = built_from(json.loads(json.dumps(record)), "meta")
+    assert shapes(rebuilt) == shapes(model)
+    model.classifier = nn.Linear(model.classifier.in_features, 7, bias=False)
+    model.head[0] = nn.Conv2d(4, 4, 3)
+    assert architecture_of(model) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "os.system"},
+        {"width": 1e9},
+        {"width": 1},
+        {"expansions": [1] * 3},
+        {"num_classes": 0},
+    ],
+)
+def test_records_that_no_network_has_are_refused(change):
+    with pytest.raises(ValueError, match="is no network"):
+        built_from(architecture_of(msunet("v3", **SMALL)) | change)

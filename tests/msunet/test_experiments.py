@@ -17,7 +17,9 @@ from effdl_nb.msunet.experiments import (
     zeros_by_layer,
 )
 from effdl_nb.msunet.network import msunet
-from effdl_nb.msunet.recipe import MSUNetSettings
+from effdl_nb.msunet.recipe import FirstStage, MSUNetSettings, SecondStage
+from effdl_nb.provenance import code_hash
+from effdl_nb.spec import Task
 
 TINY = MSUNetSettings(
     dataset="cifar10-sample",
@@ -26,12 +28,9 @@ TINY = MSUNetSettings(
     image_size=16,
     width=0.125,
     variant="v0",
-    epochs=1,
     batch_size=10,
-    schedule="cosine",
-    alpha_ramp=(0.0, 0.5),
-    stage2_epochs=1,
-    prune_until=0.5,
+    stage1=FirstStage(epochs=1, schedule="cosine", alpha_ramp=(0.0, 0.5)),
+    stage2=SecondStage(epochs=1, prune_until=0.5),
 )
 METRICS = {
     "accuracy",
@@ -47,14 +46,15 @@ METRICS = {
 
 @pytest.mark.parametrize("kind", ["none", "binary", "ternary"])
 def test_rows_are_json_and_leave_only_the_shared_stage(tmp_path, kind):
-    result = trained_and_counted(
-        "any", dataclasses.replace(TINY, quantization=kind, pruning="full"), 3, tmp_path
-    )
+    settings = dataclasses.replace(TINY, quantization=kind, pruning="full")
+    result = trained_and_counted(Task("any", settings, 3, tmp_path, progress=False))
     json.dumps(result, allow_nan=False)
     assert set(result) == METRICS | {"details"}
     assert 0 <= result["accuracy"] <= 100 and len(result["details"]["loss"]) == 2
     assert len(result["details"]["zeros_by_layer"]) == 36
-    assert {p.suffix for p in tmp_path.iterdir()} <= {".safetensors", ".lock"}
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {".safetensors", ".lock"}
+    assert {path.parent.name.rpartition("-")[0] for path in files} == {"msunet-stage1"}
     same = math.isclose(result["flops"], result["flops_trained"], rel_tol=2e-3)
     assert same == (kind != "ternary"), "only ternary zeros are not by design"
 
@@ -117,7 +117,7 @@ def test_the_ablation_is_a_full_design_on_one_network():
     plan = spec.Plan(seeds=(0,), columns=tuple(table.columns))
     cells = [spec.settings_of(table, plan, row, "accuracy") for row in table.rows]
     assert len({(s.quantization, s.consistency, s.pruning) for s in cells}) == len(cells) == 20
-    assert {(s.variant, s.stage2_epochs) for s in cells} == {("v0", 160)}
+    assert {(s.variant, s.stage2.epochs) for s in cells} == {("v0", 160)}
     for row, s in zip(table.rows, cells, strict=True):
         assert (
             row
@@ -131,11 +131,20 @@ def test_rows_of_table_2_1_follow_the_variants():
         settings = TechniqueSettings(**row.settings)
         assert key == settings.variant + ("_released" if settings.recipe == "released" else "")
         thesis = spec.load_thesis()["table_2_1"].get(key)
-        found = techniques(key, settings, 0, Path("."))
+        measured = techniques(Task(key, settings, 0, Path(".")))
         if thesis:
             assert [
-                found["ternary_layers"] > 0,
-                found["se_sparsity"] > 0,
-                found["consistency"] > 0,
-                found["bits"] < 32,
+                measured["ternary_layers"] > 0,
+                measured["se_sparsity"] > 0,
+                measured["consistency"] > 0,
+                measured["bits"] < 32,
             ] == [thesis[c] for c in ("ternary", "sparse_se", "consistency", "mixed_precision")]
+
+
+def test_a_trained_row_depends_on_all_that_made_it_and_a_described_one_on_little():
+    trained = "effdl_nb.msunet.experiments:trained_and_counted"
+    assert code_hash(trained) == code_hash(trained, "effdl_nb.msunet.costs:RULES")
+    assert code_hash(trained) == code_hash(trained, "effdl_nb.msunet.pruning:MagnitudePruner")
+    assert code_hash(trained) != code_hash(trained, "effdl_nb.msunet.packing:save_packed")
+    described = "effdl_nb.msunet.experiments:techniques"
+    assert code_hash(described) != code_hash(described, "effdl_nb.msunet.score:micronet_score")
