@@ -46,7 +46,7 @@ lint: setup
 
 # Without the tag papermill ignores the parameters it is passed.
 tags: setup
-	@$(BIN)/python -m pytest -q tests/test_repository.py -k parameters
+	@$(BIN)/python -m pytest -q tests/foundations/test_repository.py -k parameters
 
 lab: setup
 	@$(BIN)/jupyter lab --notebook-dir nbs

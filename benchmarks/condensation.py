@@ -8,8 +8,8 @@ torch.func.functional_call), "adjoint" (exact replay of one step at a time), "te
 steps (compilation, a minute or more, is not timed). Reported: relative difference of the gradient of images and learning rate from the
 reference, CPU seconds for loss and gradient, and extra memory: the growth of the process's resident size at its highest, in a fresh process for
 each form (Linux; elsewhere left out). The adjoint takes 4/3 of the full graph's products with kernels (counted in
-nbs/04_condensation/02_unroll.ipynb); both of ours gain what the reference spends on second derivatives of pooling and instance norm.
-operations: these two by themselves, by hand (nbs/04_condensation/01a_derivatives.ipynb) against torch's own: forward pass, first derivative kept for
+nbs/04_condensation/10_unroll.ipynb); both of ours gain what the reference spends on second derivatives of pooling and instance norm.
+operations: these two by themselves, by hand (nbs/04_condensation/09_derivatives.ipynb) against torch's own: forward pass, first derivative kept for
 another, second derivative.
 experts: images per second of `train_expert` in fp32 and bf16, of a plain loop over a DataLoader, and of four experts in one graph (torch.func.vmap).
 iatm: time of a matching step with the importance-aware loss over one with Eq 4.1, components opening as they do by default, and with all of

@@ -19,7 +19,10 @@ from pathlib import Path
 def atomic_write(
     path: str | Path,  # the file to make or replace; its folder is created
 ):
-    "Give a temporary path beside `path` to write to; it becomes `path` if the block ends well and is removed if it does not."
+    """Give a temporary path beside `path` to write to.
+
+    It becomes `path` if the block ends well and is removed if the block raises.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -36,7 +39,7 @@ def atomic_write(
 
 # %% ../nbs/01_foundations/00_files.ipynb #a2534482
 def _umask() -> int:
-    "The process's file mode mask; it can only be read by setting it."
+    "Return the process's file mode mask, which can only be read by setting it."
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -44,9 +47,9 @@ def _umask() -> int:
 # %% ../nbs/01_foundations/00_files.ipynb #7ef29d0d
 def write_json(
     path: str | Path,  # the file to make or replace
-    value,  # anything JSON can hold; NaN and infinities are refused
+    value,  # anything JSON can hold
 ):
-    "Write `value` as indented JSON, atomically."
+    "Write `value` as indented JSON, atomically. Raises ValueError for NaN and infinities."
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as part:
         part.write_text(text + "\n", encoding="utf-8")
@@ -55,19 +58,19 @@ def write_json(
 def read_json(
     path: str | Path,  # a file that `write_json` wrote
 ):
-    "Read a JSON file; one that cannot be parsed raises `ValueError` with its path."
+    "Read a JSON file. Raises ValueError with the path of one that cannot be parsed."
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{path} is not a JSON file: {error}. Delete it to have it made again."
+            f"{path} is not a JSON file: {error}; delete it to have it made again"
         ) from error
 
 # %% ../nbs/01_foundations/00_files.ipynb #c037d9b1
 def settings_hash(
     settings,  # anything JSON can hold
 ) -> str:  # 16 hexadecimal digits
-    "A hash of `settings` that does not depend on the order of keys."
+    "Hash `settings` in a way that does not depend on the order of keys."
     text = json.dumps(
         settings, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     )
@@ -77,7 +80,7 @@ def settings_hash(
 def file_digest(
     path: str | Path,  # any file
 ) -> str:  # its SHA-256 in hexadecimal
-    "The SHA-256 of a file."
+    "Return the SHA-256 of a file."
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
@@ -87,9 +90,10 @@ def lock(
     path: str | Path,  # what is being made; the lock itself is a hidden file beside it
     timeout: float | None = None,  # seconds to wait; None waits for ever
 ):
-    """Hold the only lock on `path` among all processes of this machine; `TimeoutError` after `timeout` seconds.
+    """Hold the only lock on `path` among all processes of this machine.
 
-    Gives the open lock file: a child process that inherits it (`pass_fds`) holds the lock as well, until both have ended.
+    Gives the open lock file: a child process that inherits it (`pass_fds`) holds the lock as
+    well, until both have ended. Raises TimeoutError after `timeout` seconds.
     """
     import fcntl  # not on Windows; everything else in this module is
 

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-os.environ.setdefault("EFFDL_ROOT", str(ROOT))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def checkout():
+    "Let every test, and every process that it starts, find the study's YAML in this checkout."
+    with pytest.MonkeyPatch.context() as patch:
+        if "EFFDL_ROOT" not in os.environ:
+            patch.setenv("EFFDL_ROOT", str(ROOT))
+        yield
 
 
 @pytest.fixture(scope="session")

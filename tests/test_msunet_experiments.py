@@ -113,7 +113,7 @@ def test_zeros_are_those_of_the_weights_that_compute():
 
 
 def test_the_ablation_is_a_full_design_on_one_network():
-    table = study.load_tables()["ablation_2"]
+    table = study.load_tables()["table_2_a"]
     plan = study.Plan(seeds=(0,), columns=tuple(table.columns))
     cells = [study.settings_of(table, plan, row, "accuracy") for row in table.rows]
     assert len({(s.quantization, s.consistency, s.pruning) for s in cells}) == len(cells) == 20

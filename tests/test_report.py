@@ -180,7 +180,6 @@ def test_a_word_stands_for_itself(toy, monkeypatch):
     tables = toy / "workflow" / "tables.yaml"
     tables.write_text(TABLES.replace('unit: "%", metric: value', "counted: true, metric: value"))
     sys.modules.pop("report_toy", None)
-    study.experiment_of.__globals__["_code_when_loaded"].cache_clear()
     study.run("table_9_1", "toy", remake=True, say=lambda line: None).check()
     rendered = report.write_table("table_9_1", "toy")
     assert rendered.picture is None and set(

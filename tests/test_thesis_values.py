@@ -26,7 +26,7 @@ ORDER = (
 ).split()
 TABLES = [name for name in ORDER if name.startswith("table")]
 # tables this study adds, after those of their chapter
-ABLATIONS = ["ablation_2", "ablation_3", "ablation_4"]
+ABLATIONS = ["table_2_a", "table_3_a", "table_4_a"]
 OURS = {  # rows this study adds
     "table_2_1": ["v1_released", "v2_released", "v3_released"],
     "table_2_3": ["float"],

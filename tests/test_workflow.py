@@ -19,20 +19,22 @@ EXPERIMENT = """
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from effdl_nb.spec import experiment
 
 @dataclass(frozen=True)
 class Settings:
     size: int = 1      # a setting
     wait: float = 0.0  # seconds a measurement takes
 
-def draw(row, settings: Settings, seed, work):
+@experiment(Settings)
+def draw(task):
     "Counts its calls in a file, so that tests see what was measured."
     with open(Path(__file__).parent / "calls", "a") as f:
-        f.write(f"{row}:{seed}\\n")
-    if (Path(__file__).parent / f"break_{row}").exists():
+        f.write(f"{task.row}:{task.seed}\\n")
+    if (Path(__file__).parent / f"break_{task.row}").exists():
         raise RuntimeError("broken on purpose")
-    time.sleep(settings.wait)
-    return {"value": len(row) + seed * settings.size}
+    time.sleep(task.settings.wait)
+    return {"value": len(task.row) + task.seed * task.settings.size}
 """
 CELLS = [
     (
@@ -88,7 +90,7 @@ class Toy:
     def environment(self) -> dict:
         return os.environ | {
             "EFFDL_ROOT": str(self.root),
-            "PYTHONPATH": str(self.root),
+            "PYTHONPATH": os.pathsep.join([str(self.root), *sys.path]),
             "EFFDL_REPORTS": "",
         }
 
@@ -279,7 +281,7 @@ def test_rows_as_jobs_and_kept_rows(toy):
     assert (
         len(list((toy.root / "reports" / "toy" / "notebooks" / "table_9_1").glob("*.ipynb"))) == 3
     )
-    (toy.root / "toy_draws.py").write_text(EXPERIMENT + "\nadded = 1\n")
+    (toy.root / "toy_draws.py").write_text(EXPERIMENT.replace("len(task.row) +", "len(task.row) -"))
     status, output = toy.run()  # rows of a profile that costs hours are marked, not made again
     assert status == 0 and toy.calls() == [], output
     assert "older code" in (toy.root / "reports" / "toy" / "index.html").read_text()
@@ -288,9 +290,9 @@ def test_rows_as_jobs_and_kept_rows(toy):
 @pytest.mark.parametrize(
     "profile, words",
     [
-        (", settings: {sizes: 3}", "unknown 'sizes'; allowed are size, wait"),
-        (", rows: [two]", "unknown row 'two'; allowed are one, three, seven"),
-        (", seed: [1]", "unknown 'seed'; allowed are seeds, rows, columns"),
+        (", settings: {sizes: 3}", "'sizes' is unknown; allowed: size, wait"),
+        (", rows: [two]", "row 'two' is unknown; allowed: one, three, seven"),
+        (", seed: [1]", "'seed' is unknown; allowed: seeds, rows, columns"),
     ],
 )
 def test_a_wrong_profile_is_refused_before_anything_runs(toy, profile, words):

