@@ -6,12 +6,12 @@
 __all__ = ['RIVALS', 'Rival', 'rival', 'operation_sequences', 'sequence_entropy']
 
 # %% ../../nbs/03_deepaa/11_rivals.ipynb #eac44deb
-import importlib
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .policy import Augmentation, Policy
+from .policy_file import named
 from .space import SearchSpace, cifar_space
 
 # %% ../../nbs/03_deepaa/11_rivals.ipynb #2af10e0e
@@ -59,8 +59,7 @@ def rival(
         raise ValueError(f"row {row!r} is unknown; allowed: {', '.join(RIVALS)}")
     space = cifar_space() if space is None else space
     entry = RIVALS[row]
-    module, name = entry.source.split(":")
-    make = getattr(importlib.import_module(module), name)
+    make = named(entry.source)
     if entry.needs and (policy if entry.needs == "policy" else file) is None:
         missing = "a searched one" if entry.needs == "policy" else "published sub-policies"
         raise ValueError(
