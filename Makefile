@@ -3,20 +3,31 @@
 # make check       export the notebooks, compare effdl_nb/ with git, lint, then test
 # make lab         JupyterLab on the notebooks
 # make benchmark   speed and memory against peers, side by side
+# make readme      README.md and RESULTS.md from their notebooks and the rows that are there
+# make table KEY=table_5_1 EXPERIMENT=module:function   the files of a new table
+# make method NAME=mymethod FAMILY=matching             the notebook of a new method of Chapter 4
 SHELL := /bin/bash
 PYTHON ?= python3
 PROFILE ?= quick
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN := .venv/bin
 READY := .venv/.ready
-# Two one-thread processes do more than one with two threads; tests and notebooks run side by side, one a core.
-TEST_ENV := OMP_NUM_THREADS=1 EFFDL_ROOT=$(CURDIR)
+# Two one-thread processes do more than one with two threads; tests and notebooks run side by side,
+# one a core. The path may hold a blank.
+TEST_ENV := OMP_NUM_THREADS=1 EFFDL_ROOT="$(CURDIR)"
+# A part of the tests: make test NBS=nbs/02_msunet PYTEST_ARGS=tests/msunet
+NBS ?= nbs
+PYTEST_ARGS ?=
+# A part of the benchmarks: make benchmark BENCHMARKS=benchmarks/reward.py BENCHMARK_ARGS=--help
+BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
+BENCHMARK_ARGS ?=
 
-.PHONY: setup reproduce report test check export lint tags lab readme benchmark lock clean
+.PHONY: setup reproduce report test check export lint tags lab readme table method benchmark lock clean
 
 setup: $(READY)
 
-# uv installs the locked environment in half a minute. The marker is written last: an interrupted set-up is done again.
+# uv installs the locked environment in half a minute. The marker is written last: an interrupted
+# set-up is done again.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"effdl_nb needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. Try: make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -25,14 +36,15 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 reproduce: setup
-	@$(BIN)/python workflow/reproduce.py --profile $(PROFILE) --cores $(CORES)
+	@$(BIN)/python workflow/reproduce.py --profile "$(PROFILE)" --cores $(CORES)
 
 report: setup
-	@$(BIN)/python -m effdl_nb.report --profile $(PROFILE)
+	@$(BIN)/python -m effdl_nb.report --profile "$(PROFILE)"
 
 test: setup
-	$(TEST_ENV) $(BIN)/nbdev_test --n_workers $(CORES)
-	$(TEST_ENV) $(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal --durations 12
+	$(TEST_ENV) $(BIN)/nbdev_test --path $(NBS) --n_workers $(CORES)
+	$(TEST_ENV) $(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal --durations 12 \
+	  $(PYTEST_ARGS)
 
 check: export lint tags test
 
@@ -43,6 +55,7 @@ export: setup
 
 lint: setup
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check nbs tests workflow benchmarks
 
 # Without the tag papermill ignores the parameters it is passed.
 tags: setup
@@ -51,15 +64,25 @@ tags: setup
 lab: setup
 	@$(BIN)/jupyter lab --notebook-dir nbs
 
-# README.md is the index notebook, with the outputs that are stored in it.
+# README.md is the index notebook, with the outputs that are stored in it; RESULTS.md is every
+# table that has been measured here.
 readme: setup
-	@$(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/index.ipynb
-	@$(BIN)/nbdev_clean --fname nbs/index.ipynb
+	@$(BIN)/python workflow/picture.py
+	@for page in index results; do \
+	  $(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/$$page.ipynb && \
+	  $(BIN)/nbdev_clean --fname nbs/$$page.ipynb || exit 1; done
 	@$(BIN)/python workflow/readme.py
+
+table: setup
+	@$(BIN)/python workflow/scaffold.py table "$(KEY)" "$(EXPERIMENT)" --title "$(TITLE)"
+
+method: setup
+	@$(BIN)/python workflow/scaffold.py method "$(NAME)" "$(FAMILY)"
 
 benchmark: setup
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt '.[bench]'
-	@for file in benchmarks/*.py; do echo "== $$file"; $(TEST_ENV) $(BIN)/python $$file || exit 1; done
+	@for file in $(BENCHMARKS); do echo "== $$file"; \
+	  $(TEST_ENV) $(BIN)/python $$file $(BENCHMARK_ARGS) || exit 1; done
 
 # New versions of everything, as far as pyproject.toml admits them.
 lock: setup

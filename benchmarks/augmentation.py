@@ -1,21 +1,28 @@
-"""One layer of augmentation, images a second on one core, side by side in one process, at 32x32 and at 224x224.
+"""One layer of augmentation: images per second on one core, side by side, at 32x32 and 224x224.
 
-    OMP_NUM_THREADS=1 python benchmarks/augmentation.py [--images 2000] [--large 256] [--repeats 5] [--kinds]
+    OMP_NUM_THREADS=1 python benchmarks/augmentation.py
+        [--images 2000] [--large 256] [--repeats 5] [--kinds]
 
-Every path but kornia's gives every image its own random operation. The peers are torchvision v2's TrivialAugmentWide on PIL images and
-on tensors (one image at a time, as in its own data loaders), loops over Pillow with one operation an image, and kornia's TrivialAugment,
-which draws one operation for the whole batch and so is another method; it is shown for its speed alone, where it is installed.
+Every path but kornia's gives every image its own random operation. The peers are torchvision v2's
+TrivialAugmentWide on PIL images and on tensors (one image at a time, as in its own data loaders),
+loops over Pillow with one operation an image, and kornia's TrivialAugment, which draws one
+operation for the whole batch and so is another method; it is shown for its speed alone, where it is
+installed.
 
-A path is compared with the Pillow loop that takes and returns what it does. A policy's step in a pipeline before ToTensor gets PIL images
-and returns them (`as_transform`, which makes no tensor of the pixels): its peer is the loop among PIL images. A policy called on a batch of
-tensors has the loop from and to tensors as its peer. The ratio of the batch to the loop among PIL images is printed too; it compares
-different work, and says that images which a loader decodes to PIL are better augmented there.
+A path is compared with the Pillow loop that takes and returns what it does. A policy's step in a
+pipeline before ToTensor gets PIL images and returns them (`as_transform`, which makes no tensor of
+the pixels): its peer is the loop among PIL images. A policy called on a batch of tensors has the
+loop from and to tensors as its peer. The ratio of the batch to the loop among PIL images is printed
+too; it compares different work, and says that images which a loader decodes to PIL are better
+augmented there.
 
-All paths with the 139 transforms make the same draws, since one operation costs forty times another. Paths that take one image at a time
-let go of each result, as a loader does after ToTensor; keeping them costs each such path about a tenth, for fresh memory, and makes the
-ratios noisier. Times are the process's own processor time, repeats of all paths alternate, and the best one counts, so that a busy machine
-disturbs them alike. `--kinds` prints each operation at several sizes, computed by tensors and
-by Pillow, which is how the sizes in `effdl_nb.deepaa.operations.PILLOW_FROM` were found.
+All paths with the 139 transforms make the same draws, since one operation costs forty times
+another. Paths that take one image at a time let go of each result, as a loader does after ToTensor;
+keeping them costs each such path about a tenth, for fresh memory, and makes the ratios noisier.
+Times are the process's own processor time, repeats of all paths alternate, and the best one counts,
+so that a busy machine disturbs them alike. `--kinds` prints each operation at several sizes,
+computed by tensors and by Pillow, which is how the sizes in
+`effdl_nb.deepaa.operations.PILLOW_FROM` were found.
 """
 
 import argparse

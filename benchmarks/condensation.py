@@ -1,21 +1,29 @@
-"""The engine of Chapter 4 against the usual ways, side by side in one process (about five CPU minutes; more with --compiled).
+"""The engine of Chapter 4 against the usual ways, side by side in one process.
 
-    python benchmarks/condensation.py [--width 32] [--steps 5 20] [--repeats 5] [--compiled] [--only inner operations experts iatm]
+    python benchmarks/condensation.py [--width 32] [--steps 5 20] [--repeats 5] [--compiled]
+        [--only inner operations experts iatm]
 
-inner: the usual form of trajectory matching flattens all parameters into one vector, unflattens it inside every forward pass and keeps one
-graph of all N steps; it is written out below as the reference. Ours are `unroll(memory="full")` (named parameters through
-torch.func.functional_call), "adjoint" (exact replay of one step at a time), "tesla" (not exact) and, with --compiled, the adjoint with compiled
-steps (compilation, a minute or more, is not timed). Reported: relative difference of the gradient of images and learning rate from the
-reference, CPU seconds for loss and gradient, and extra memory: the growth of the process's resident size at its highest, in a fresh process for
-each form (Linux; elsewhere left out). The adjoint takes 4/3 of the full graph's products with kernels (counted in
-nbs/04_condensation/10_unroll.ipynb); both of ours gain what the reference spends on second derivatives of pooling and instance norm.
-operations: these two by themselves, by hand (nbs/04_condensation/09_derivatives.ipynb) against torch's own: forward pass, first derivative kept for
-another, second derivative.
-experts: images per second of `train_expert` in fp32 and bf16, of a plain loop over a DataLoader, and of four experts in one graph (torch.func.vmap).
-iatm: time of a matching step with the importance-aware loss over one with Eq 4.1, components opening as they do by default, and with all of
-them analysed anew in every step (the worst case).
+It takes about five CPU minutes, more with --compiled.
 
-All ratios are medians over interleaved repeats, with the quartiles; the reference's own repeats are the denominators.
+inner: the usual form of trajectory matching flattens all parameters into one vector, unflattens it
+inside every forward pass and keeps one graph of all N steps; it is written out below as the
+reference. Ours are `unroll(memory="full")` (named parameters through torch.func.functional_call),
+"adjoint" (exact replay of one step at a time), "tesla" (not exact) and, with --compiled, the
+adjoint with compiled steps (compilation, a minute or more, is not timed). Reported: relative
+difference of the gradient of images and learning rate from the reference, CPU seconds for loss and
+gradient, and extra memory: the growth of the process's resident size at its highest, in a fresh
+process for each form (Linux; elsewhere left out). The adjoint takes 4/3 of the full graph's
+products with kernels (counted in nbs/04_condensation/10_unroll.ipynb); both of ours gain what the
+reference spends on second derivatives of pooling and instance norm.
+operations: these two by themselves, by hand (nbs/04_condensation/09_derivatives.ipynb) against
+torch's own: forward pass, first derivative kept for another, second derivative.
+experts: images per second of `train_expert` in fp32 and bf16, of a plain loop over a DataLoader,
+and of four experts in one graph (torch.func.vmap).
+iatm: time of a matching step with the importance-aware loss over one with Eq 4.1, components
+opening as they do by default, and with all of them analysed anew in every step (the worst case).
+
+All ratios are medians over interleaved repeats, with the quartiles; the reference's own repeats are
+the denominators.
 """
 
 import argparse
@@ -130,7 +138,7 @@ def resident() -> int | None:
 
 
 def extra_memory(form: str, width: int, steps: int) -> float | None:
-    "Growth of the resident size at its highest during one gradient, in MB; called in a fresh process."
+    "Measure the peak growth of the resident size in one gradient, in MB, in a fresh process."
     gradients(form, problem(8), 1)  # libraries and thread pools are loaded now
     before, given = resident(), problem(width)
     if before is None:

@@ -1,12 +1,17 @@
-"""Latency, bytes on disk and bytes of parameters and buffers of MSUNet-V3's forms, in one process, taking turns; and ternary 1x1 products.
+"""Latency and bytes of MSUNet-V3's forms, in one process, taking turns; and ternary 1x1 products.
 
-    python benchmarks/inference.py                       # the network at full width, batches of 1 and 64
-    python benchmarks/inference.py --part layers         # one ternary 1x1 layer at MSUNet's shapes: is any packed form faster than conv2d?
+    python benchmarks/inference.py                  # the network at full width, batches of 1 and 64
+    python benchmarks/inference.py --part layers    # is any packed form faster than conv2d?
 
-All forms have the same weights except `dense`, the same network with ordinary pointwise weights. `frozen` multiplies signs by the scale at each
-call; `packed` is what `load_packed` makes of a 16-bit file (batch norms folded); `unpacked` has made the products once; the rest are forms of
-`unpacked`. The first turn of each is a warm-up and is not counted. Ratios are taken within a turn, so that a noisy machine disturbs all alike; they
-are printed with their quartiles, and one whose quartiles lie on both sides of 1 decides nothing. Memory of activations, of the ONNX Runtime and of
+The bytes are those on disk and those of parameters and buffers; a layer is one ternary 1x1 layer at
+MSUNet's shapes.
+
+All forms have the same weights except `dense`, the same network with ordinary pointwise weights.
+`frozen` multiplies signs by the scale at each call; `packed` is what `load_packed` makes of a
+16-bit file (batch norms folded); `unpacked` has made the products once; the rest are forms of
+`unpacked`. The first turn of each is a warm-up and is not counted. Ratios are taken within a turn,
+so that a noisy machine disturbs all alike; they are printed with their quartiles, and one whose
+quartiles lie on both sides of 1 decides nothing. Memory of activations, of the ONNX Runtime and of
 compiled code is not measured: `weights KB` is the bytes of parameters and buffers.
 """
 
@@ -169,7 +174,9 @@ def whole(args):
         cells = ""
         for b in args.batches:
             low, ratio, high = quartiles(seconds[b]["dense"], seconds[b][name])
-            cells += f"{1e3 * statistics.median(seconds[b][name]):15.1f}{1e3 * min(seconds[b][name]):9.1f}{ratio:9.2f}{f'{low:.2f}-{high:.2f}':>12}"
+            median, least = statistics.median(seconds[b][name]), min(seconds[b][name])
+            cells += f"{1e3 * median:15.1f}{1e3 * least:9.1f}{ratio:9.2f}"
+            cells += f"{f'{low:.2f}-{high:.2f}':>12}"
         other = (
             ""
             if name.startswith("dense")
@@ -196,7 +203,7 @@ def table_of_trits(scale):
 
 
 def products(c_in, c_out, side, batch):
-    "Name -> a way to make the same 1x1 product, each in the memory order that suits it; and the reference."
+    "Return ways to make one 1x1 product by name, each in its memory order, and the reference."
     scale = 0.1
     signs = (
         (torch.randint(0, 2, (c_out, c_in)) * 2 - 1)

@@ -1,9 +1,13 @@
-"""The reward of all 139 transforms of one image: forward mode against what it replaces, side by side in one process.
+"""The reward of all 139 transforms of one image: forward mode against what it replaces.
 
-    OMP_NUM_THREADS=1 python benchmarks/reward.py [--network small-convnet] [--repeats 15] [--chunk 64]
+    OMP_NUM_THREADS=1 python benchmarks/reward.py
+        [--network small-convnet] [--repeats 15] [--chunk 64]
 
-The floor is three forward passes an image: a convolution of dual numbers is three convolutions. Repeats alternate, and "forward" is timed over three
-passes, about as long as what it is compared with. The fastest repeat gives images/s; the ratio is the median of the ratios within a repeat.
+All run side by side in one process.
+
+The floor is three forward passes an image: a convolution of dual numbers is three convolutions.
+Repeats alternate, and "forward" is timed over three passes, about as long as what it is compared
+with. The fastest repeat gives images/s; the ratio is the median of the ratios within a repeat.
 """
 
 import argparse

@@ -1,9 +1,13 @@
-"""One step of the search, broken down: augmentation, v, g and the forward-mode pass, for small and large networks in one process.
+"""One step of the search, broken down: augmentation, v, g and the forward-mode pass.
 
-    OMP_NUM_THREADS=1 python benchmarks/search.py [--networks small-convnet wrn-16-2] [--pairs 8] [--repeats 5]
+    OMP_NUM_THREADS=1 python benchmarks/search.py
+        [--networks small-convnet wrn-16-2] [--pairs 8] [--repeats 5]
 
-The parts are timed inside whole steps by wrapping the functions that do them; "rest" is what remains. Networks and layers alternate
-from repeat to repeat, and medians are printed. The settings are those of profile quick; a larger network gets one pair, which changes no share.
+Small and large networks are measured in one process.
+
+The parts are timed inside whole steps by wrapping the functions that do them; "rest" is what
+remains. Networks and layers alternate from repeat to repeat, and medians are printed. The settings
+are those of profile quick; a larger network gets one pair, which changes no share.
 """
 
 import argparse

@@ -1,12 +1,14 @@
-"""Images per second: effdl_nb's `train` beside the usual DataLoader loop, in one process, taking turns.
+"""Images per second: effdl_nb's `train` beside the usual DataLoader loop, taking turns.
 
-    python benchmarks/training.py                                                 # a small ConvNet: the input pipeline counts
-    python benchmarks/training.py --network wrn-16-1 --images 256 --repeats 3      # a Wide-ResNet: the network counts
+    python benchmarks/training.py    # a small ConvNet: the input pipeline counts
+    python benchmarks/training.py --network wrn-16-1 --images 256 --repeats 3  # the network counts
 
-Both train the same network from the same weights on the same cores with crop and flip, SGD with Nesterov momentum and batches of the
-same size. The peer is what most code does: a Dataset of PIL images, torchvision's per-image RandomCrop, RandomHorizontalFlip, ToTensor
-and Normalize, and a DataLoader (with --workers processes). It runs in fp32 and, to be fair to it, also with channels_last and bf16. The
-first turn of each is a warm-up and is not counted. Ratios are taken within a turn, so that a noisy machine disturbs both sides.
+Both train the same network from the same weights on the same cores with crop and flip, SGD with
+Nesterov momentum and batches of the same size. The peer is what most code does: a Dataset of PIL
+images, torchvision's per-image RandomCrop, RandomHorizontalFlip, ToTensor and Normalize, and a
+DataLoader (with --workers processes). It runs in fp32 and, to be fair to it, also with
+channels_last and bf16. The first turn of each is a warm-up and is not counted. Ratios are taken
+within a turn, so that a noisy machine disturbs both sides.
 """
 
 import argparse
@@ -166,9 +168,8 @@ def main():
     ]
     for a, b in pairs:
         ratios = [y / x for x, y in zip(seconds[a], seconds[b], strict=True)]
-        print(
-            f"{a + ' / ' + b:64}{statistics.median(ratios):8.2f}{min(ratios):8.2f}{max(ratios):8.2f}"
-        )
+        shown = (statistics.median(ratios), min(ratios), max(ratios))
+        print(f"{a + ' / ' + b:64}" + "".join(f"{ratio:8.2f}" for ratio in shown))
 
 
 if __name__ == "__main__":

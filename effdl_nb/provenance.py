@@ -189,9 +189,22 @@ def _read(name: str, path: str) -> _Module:
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             _add_import(module, node)
     for statement in tree.body:
+        _drop_declarations(statement)
         if not (isinstance(statement, (ast.Import, ast.ImportFrom)) or _is_idle(statement)):
             module.add(statement)
     return module
+
+
+def _drop_declarations(statement: ast.stmt):
+    "Leave `@experiment(...)` out: what it names builds settings, which a row holds in full."
+    if isinstance(statement, FUNCTIONS):
+        kept = [d for d in statement.decorator_list if not _is_declaration(d)]
+        statement.decorator_list = kept
+
+
+def _is_declaration(decorator: ast.expr) -> bool:
+    "Whether a decorator is a call of `experiment`."
+    return isinstance(decorator, ast.Call) and ("experiment",) in names_used(decorator.func)
 
 
 def _add_import(module: _Module, node: ast.Import | ast.ImportFrom):

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import importlib
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -266,18 +266,27 @@ class Experiment:
     rows: tuple[str, ...] | None = None  # keys that it can measure; None: every row of the table
     # (row, settings) -> what a row depends on beside the function, as for `code_hash`
     code: Callable[[str, typing.Any], tuple[str, ...]] | None = None
+    # (where, row, content) -> settings; None: `from_mapping` of the class
+    build: Callable[[str, str, Mapping], typing.Any] | None = None
+    # (row, content) -> layers below the YAML, the lowest first; None: the class's defaults
+    origins: Callable[[str, Mapping], list[tuple[str, dict]]] | None = None
 
 
 def experiment(
     settings: type,  # the dataclass of its settings
     rows=None,  # keys that it can measure; None: every row of the table
     code: Callable | None = None,  # (row, settings) -> further roots, as for `code_hash`
+    build: Callable | None = None,  # see Experiment
+    origins: Callable | None = None,  # see Experiment
 ) -> Callable:
-    "Declare a function `f(task) -> {metric: value or values}` as an experiment."
+    """Declare a function `f(task) -> {metric: value or values}` as an experiment.
+
+    The declaration is no part of the row's code: what it builds are settings, which a row holds.
+    """
 
     def declare(function):
         known = None if rows is None else tuple(rows)
-        function.experiment = Experiment(function, settings, known, code)
+        function.experiment = Experiment(function, settings, known, code, build, origins)
         return function
 
     return declare
@@ -354,6 +363,5 @@ def settings_of(
         )
     content = merge(*(layer for _, layer in settings_layers(table, plan, row, column)))
     where = f"{table.key}, row {row}, column {column}: settings"
-    if hasattr(kind, "build"):
-        return kind.build(where, row, content)
-    return from_mapping(kind, where, content)
+    build = experiment_of(table).build or getattr(kind, "build", None)
+    return build(where, row, content) if build else from_mapping(kind, where, content)

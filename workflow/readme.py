@@ -1,6 +1,13 @@
 #!/usr/bin/env python
-"""Write README.md from nbs/index.ipynb: its words, its visible code and the outputs stored in it. `make readme` executes the notebook first."""
+"""Write README.md and RESULTS.md from the notebooks nbs/index.ipynb and nbs/results.ipynb.
 
+    python workflow/readme.py            # their words, visible code and stored outputs
+    python workflow/readme.py --check    # whether both are what the notebooks make
+
+`make readme` executes both notebooks first.
+"""
+
+import posixpath
 import re
 import sys
 from pathlib import Path
@@ -8,44 +15,57 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).parent.parent
+PAGES = {"README.md": "index", "RESULTS.md": "results"}
+LINK = re.compile(r"\]\((?!https?:|#)([^)]+)\)")
 
 
-def readme() -> str:
-    "The index notebook as Markdown; cells that begin with `#| hide` are left out, `#| echo: false` leaves out the code only."
-    parts = ["<!-- Written by `make readme` from nbs/index.ipynb; edit that. -->"]
-    for cell in nbformat.read(ROOT / "nbs" / "index.ipynb", as_version=4).cells:
+def from_root(text: str) -> str:
+    "The text with its links, which start at nbs/, starting at the top of the checkout."
+    return LINK.sub(lambda link: f"]({posixpath.normpath(posixpath.join('nbs', link[1]))})", text)
+
+
+def shown(output) -> str:
+    "One stored output as Markdown; nothing of what a cell printed as progress."
+    data = output.get("data", {})
+    if "text/markdown" in data:
+        return data["text/markdown"]
+    text = data.get("text/plain", output["text"] if output.get("name") == "stdout" else "")
+    return f"```\n{text.rstrip()}\n```" if text else ""
+
+
+def page(name: str) -> str:
+    """A notebook as Markdown.
+
+    Cells that begin with `#| hide` are left out, `#| echo: false` leaves out the code only."""
+    parts = [f"<!-- Written by `make readme` from nbs/{name}.ipynb; edit that. -->"]
+    for cell in nbformat.read(ROOT / "nbs" / f"{name}.ipynb", as_version=4).cells:
         directives = re.findall(r"^#\| *(\S.*?) *$", cell.source, re.MULTILINE)
         if "hide" in directives:
             continue
         if cell.cell_type == "markdown":
-            parts.append(re.sub(r"\]\((?!https?:|#)([^)]*\.ipynb)\)", r"](nbs/\1)", cell.source))
+            parts.append(from_root(cell.source))
             continue
+        code = re.sub(r"^#\|.*\n", "", cell.source, flags=re.MULTILINE).strip()
         if "echo: false" not in directives:
-            parts.append(
-                "```python\n"
-                + re.sub(r"^#\|.*\n", "", cell.source, flags=re.MULTILINE).strip()
-                + "\n```"
-            )
-        for output in cell.outputs:
-            if "data" in output:
-                data = output["data"]
-                parts.append(
-                    data["text/markdown"]
-                    if "text/markdown" in data
-                    else "```\n" + data["text/plain"] + "\n```"
-                )
-            elif output.get("name") == "stdout":
-                parts.append("```\n" + output["text"].rstrip() + "\n```")
+            parts.append(f"```python\n{code}\n```")
+        parts += [shown(output) for output in cell.outputs]
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
 
-if __name__ == "__main__":
-    if "--check" in sys.argv:
-        same = (ROOT / "README.md").read_text(encoding="utf-8") == readme()
-        sys.exit(0 if same else "README.md is not what nbs/index.ipynb makes: run `make readme`")
-    if "Nothing has been measured" in (text := readme()):
-        sys.exit(
-            "README.md opens with measured tables, and there are none here: run `make reproduce` "
-            "first"
+def main(arguments: list[str]) -> str | None:
+    "Write or check both pages; what is wrong."
+    pages = {path: page(name) for path, name in PAGES.items()}
+    if "--check" in arguments:
+        old = [path for path, text in pages.items() if (ROOT / path).read_text("utf-8") != text]
+        return f"{' and '.join(old)} must be written anew: run `make readme`" if old else None
+    if "Nothing has been measured" in pages["RESULTS.md"]:
+        return (
+            "RESULTS.md shows what was measured, and there is nothing: run `make reproduce` first"
         )
-    (ROOT / "README.md").write_text(text, encoding="utf-8")
+    for path, text in pages.items():
+        (ROOT / path).write_text(text, encoding="utf-8")
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -5,8 +5,9 @@
     python workflow/reproduce.py --profile laptop --cores 2
     python workflow/reproduce.py --profile paper -- --executor slurm --jobs 16
 
-What stands after `--` goes to Snakemake. The exit status is 0 only if every row and figure of the profile is there; the report is made in any
-case, and a second call continues where the first one stopped.
+What stands after `--` goes to Snakemake. The exit status is 0 only if every row and figure of the
+profile is there; the report is made in any case, and a second call continues where the first one
+stopped.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Papermill's command, in a fifth of its time to start: every table and figure begins with it.
 
-Papermill reads notebooks with nbformat, which imports jsonschema, which imports rfc3987_syntax if it is there, to check IRIs; and that one compiles a
-grammar for two seconds. The schema of notebooks asks for no IRI, so here it is not there.
+Papermill reads notebooks with nbformat, which imports jsonschema, which imports rfc3987_syntax if
+it is there, to check IRIs; and that one compiles a grammar for two seconds. The schema of notebooks
+asks for no IRI, so here it is not there.
 """
 
 import sys

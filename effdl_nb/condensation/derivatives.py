@@ -35,50 +35,81 @@ class _Average(torch.autograd.Function):
     def backward(ctx, slope):
         return _Spread.apply(slope, ctx.k), None
 
-
+# %% ../../nbs/04_condensation/09_derivatives.ipynb #88224281
 class _Spread(torch.autograd.Function):
     "The transpose: a k x k block of v / k^2 for every v."
 
     @staticmethod
     def forward(ctx, slope, k):
         ctx.k = k
-        *others, h, w = slope.shape
-        rows = slope.new_empty(*others, h, k, w * k)
-        first, value = rows[..., 0, :], slope / (k * k)
+        h, w = slope.shape[-2:]
+        rows = slope.new_empty(*slope.shape[:-1], k, w * k)
+        first = rows[..., 0, :]
+        value = slope / (k * k)
         for j in range(k):
             first[..., j::k] = value
         for i in range(1, k):
             rows[..., i, :] = first
-        return rows.view(*others, h * k, w * k)
+        return rows.view(*slope.shape[:-2], h * k, w * k)
 
     @staticmethod
     def backward(ctx, direction):
         return _Average.apply(direction, ctx.k), None
 
-
+# %% ../../nbs/04_condensation/09_derivatives.ipynb #75ecf91a
 def average_pool(
     x: Tensor,  # (..., H, W)
     k: int,  # at least 2; H and W are multiples of it
 ) -> Tensor:  # (..., H / k, W / k)
-    "`F.avg_pool2d(x, k)`, to the last bit, and as cheap to differentiate as to compute, any number of times. ValueError if the blocks do not fit."
+    """Compute `F.avg_pool2d(x, k)` to the last bit, as cheap to differentiate as to compute.
+
+    Any number of derivatives may be taken. Raises ValueError if the blocks do not fit.
+    """
     if k < 2 or x.ndim < 2 or x.shape[-2] % k or x.shape[-1] % k:
-        raise ValueError(
-            f"k must be at least 2 and divide height and width, not {k} on images of "
-            f"{tuple(x.shape[-2:])}"
-        )
+        seen = f"{k} on images of {tuple(x.shape[-2:])}"
+        raise ValueError(f"k must be at least 2 and divide height and width, not {seen}")
     return _Average.apply(x, k)
 
 # %% ../../nbs/04_condensation/09_derivatives.ipynb #9c6995c8
+def _means(v: Tensor, x: Tensor, mu: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    "<v, 1> and <v, x_hat> of each row."
+    one = v.mean(1, keepdim=True)
+    return one, (torch.linalg.vecdot(v, x).unsqueeze(1) / v.shape[1] - mu * one) * r
+
+
+def _second_derivative(g, d, x, mu, r, gamma, d_gamma, d_beta) -> tuple[Tensor, Tensor, Tensor]:
+    "ds/dg, ds/dx and ds/dgamma for rows g, d, x of one channel each; all else is a column."
+    n = x.shape[1]
+    g_one, g_hat = _means(g, x, mu, r)
+    d_one, d_hat = _means(d, x, mu, r)
+    d_P_g = torch.linalg.vecdot(g, d).unsqueeze(1) / n - g_one * d_one - g_hat * d_hat
+    scale = gamma * r
+
+    by_hat = d_gamma - scale * d_hat  # ds/dg = scale d + by_hat x_hat + a number
+    by_x = by_hat * r
+    by_g = (d * scale).addcmul_(x, by_x).add_(d_beta - scale * d_one - by_x * mu)
+
+    q_d = -scale * g_hat  # q = by_hat g + q_d d
+    q_one = by_hat * g_one + q_d * d_one
+    q_hat = by_hat * g_hat + q_d * d_hat
+    by_x = -(q_hat + scale * d_P_g) * r * r
+    images = (g * (r * by_hat)).addcmul_(d, r * q_d).addcmul_(x, by_x)
+    return by_g, images.sub_(r * q_one + by_x * mu), n * r * d_P_g
+
+# %% ../../nbs/04_condensation/09_derivatives.ipynb #54e7e6b9
+def _sizes(x: Tensor) -> tuple[int, int, int, int]:
+    "What torch's kernels are told: images, channels, pixels, groups."
+    images, channels = x.shape[:2]
+    return images, channels, x[0, 0].numel(), channels
+
+
 class _InstanceNorm(torch.autograd.Function):
     "(x, weight, bias) -> y, every channel of every image by itself."
 
     @staticmethod
     def forward(ctx, x, weight, bias, eps):
-        images, channels = x.shape[:2]
-        y, mean, rstd = torch.native_group_norm(
-            x, weight, bias, images, channels, x[0, 0].numel(), channels, eps
-        )
-        ctx.save_for_backward(x, weight, mean, rstd)
+        y, *moments = torch.native_group_norm(x, weight, bias, *_sizes(x), eps)
+        ctx.save_for_backward(x, weight, *moments)
         ctx.eps = eps
         return y
 
@@ -86,70 +117,44 @@ class _InstanceNorm(torch.autograd.Function):
     def backward(ctx, slope):
         return *_InstanceNormBackward.apply(slope, *ctx.saved_tensors, ctx.eps), None
 
-
+# %% ../../nbs/04_condensation/09_derivatives.ipynb #f28a238c
 class _InstanceNormBackward(torch.autograd.Function):
-    "(slope by y, x, weight, mean, 1 / deviation, eps) -> slopes by x, weight and bias; its own backward pass is the second derivative above."
+    "(slope by y, x, weight, mean, 1 / deviation, eps) -> slopes by x, weight and bias."
 
     @staticmethod
     def forward(ctx, slope, x, weight, mean, rstd, eps):
         ctx.save_for_backward(slope, x, weight, mean, rstd)
         ctx.eps = eps
-        images, channels, n = *x.shape[:2], x[0, 0].numel()
         return torch.ops.aten.native_group_norm_backward(
-            slope, x, mean, rstd, weight, images, channels, n, channels, [True, True, True]
+            slope, x, mean, rstd, weight, *_sizes(x), [True, True, True]
         )
 
     @staticmethod
     def backward(ctx, direction, d_weight, d_bias):
-        slope, image, weight, mean, rstd = ctx.saved_tensors
-        images, n = len(image), image[0, 0].numel()
-        # a row for each channel of each image
-        g, d, x = (v.reshape(-1, n) for v in (slope, direction, image))
-        mu, r = mean.view(-1, 1), rstd.view(-1, 1)
+        slope, image, weight, *moments = ctx.saved_tensors
+        columns = [v.view(-1, 1) for v in moments]
+        columns += [v.repeat(len(image)).unsqueeze(1) for v in (weight, d_weight, d_bias)]
+        rows = [v.reshape(len(columns[0]), -1) for v in (slope, direction, image)]
         # a third derivative may follow: mean and deviation depend on x
         if torch.is_grad_enabled():
-            mu, r = (
-                x.mean(1, keepdim=True),
-                (x.var(1, correction=0, keepdim=True) + ctx.eps).rsqrt(),
-            )
-        gamma, d_gamma, d_beta = (v.repeat(images).unsqueeze(1) for v in (weight, d_weight, d_bias))
-
-        g_one, d_one = g.mean(1, keepdim=True), d.mean(1, keepdim=True)
-        g_hat, d_hat = (
-            (torch.linalg.vecdot(v, x).unsqueeze(1) / n - mu * v_one) * r
-            for v, v_one in ((g, g_one), (d, d_one))
-        )
-        d_P_g = torch.linalg.vecdot(g, d).unsqueeze(1) / n - g_one * d_one - g_hat * d_hat
-
-        scale = gamma * r
-        # of ds/dg, as a combination of d, x_hat and 1
-        by_d, by_hat = scale, d_gamma - scale * d_hat
-        by_x = by_hat * r
-        by_slope = (d * by_d).addcmul_(x, by_x).add_(d_beta - by_d * d_one - by_x * mu)
-
-        q_g, q_d = by_hat, -scale * g_hat  # q = q_g g + q_d d
-        q_one, q_hat = q_g * g_one + q_d * d_one, q_g * g_hat + q_d * d_hat
-        by_x = -(q_hat + scale * d_P_g) * r * r
-        by_image = (
-            (g * (r * q_g)).addcmul_(d, r * q_d).addcmul_(x, by_x).sub_(r * q_one + by_x * mu)
-        )
-
-        by_weight = (n * r * d_P_g).view(images, -1).sum(0)
+            columns[0] = rows[2].mean(1, keepdim=True)
+            columns[1] = (rows[2].var(1, correction=0, keepdim=True) + ctx.eps).rsqrt()
+        by_slope, by_image, by_weight = _second_derivative(*rows, *columns)
+        by_weight = by_weight.view(len(image), -1).sum(0)
         return by_slope.view_as(slope), by_image.view_as(image), by_weight, None, None, None
 
-
+# %% ../../nbs/04_condensation/09_derivatives.ipynb #79d3b789
 def instance_norm(
-    x: Tensor,  # (images, channels, ...)
-    weight: Tensor,  # (channels,)
-    bias: Tensor,  # (channels,)
-    eps: float = 1e-5,
-) -> Tensor:
-    "`F.group_norm` with a group for every channel, to the last bit, with a second derivative in few passes."
+    x: Tensor,  # (N, C, ...)
+    weight: Tensor,  # (C,)
+    bias: Tensor,  # (C,)
+    eps: float = 1e-5,  # added to the variance
+) -> Tensor:  # (N, C, ...)
+    "Compute `F.group_norm` with a group per channel, with a second derivative in few passes."
     return _InstanceNorm.apply(x, weight, bias, eps)
 
 # %% ../../nbs/04_condensation/09_derivatives.ipynb #eef191e1
-# numbers: larger images in full precision are pooled by torch, since both ways then wait for
-# memory
+# numbers: larger images in full precision are pooled by torch, since both then wait for memory
 IN_CACHE = 2**21
 
 
@@ -162,64 +167,46 @@ def _whole_blocks(
     count_include_pad=True,
     divisor_override=None,
 ) -> tuple | None:
-    "(input, k) where the arguments of F.avg_pool2d mean the averages of k x k blocks that fill the image, k > 1."
+    "(input, k) where the arguments of F.avg_pool2d mean k x k blocks that fill the image, k > 1."
     k, *rest = {kernel_size} if isinstance(kernel_size, int) else set(kernel_size)
-    plain = (
-        not rest
-        and k > 1
-        and stride in (None, k, (k, k), [k, k])
-        and padding in (0, (0, 0), [0, 0])
-        and divisor_override is None
-    )
+    if rest or k == 1 or divisor_override is not None:
+        return None
+    if stride not in (None, k, (k, k), [k, k]) or padding not in (0, (0, 0), [0, 0]):
+        return None
+    fills = input.shape[-2] % k == 0 == input.shape[-1] % k
     worth_it = input.dtype in HALF or input.numel() <= IN_CACHE
-    return (
-        (input, k)
-        if plain and worth_it and input.shape[-2] % k == 0 == input.shape[-1] % k
-        else None
-    )
+    return (input, k) if fills and worth_it else None
 
-
+# %% ../../nbs/04_condensation/09_derivatives.ipynb #dd3f6f5e
 def _each_channel(x, num_groups, weight=None, bias=None, eps=1e-5) -> tuple | None:
     "The arguments of `instance_norm`, where those of F.group_norm mean one."
-    fits = (
-        num_groups == x.shape[1]
-        and x.ndim > 2
-        and weight is not None
-        and bias is not None
-        and x.dtype == weight.dtype == bias.dtype
-    )
-    return (
-        (x, weight, bias, eps)
-        if fits
-        and x.dtype in (torch.float32, torch.float64)
-        and not torch.is_autocast_enabled("cpu")
-        else None
-    )
+    if num_groups != x.shape[1] or x.ndim < 3 or weight is None or bias is None:
+        return None
+    full = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled("cpu")
+    return (x, weight, bias, eps) if full and x.dtype == weight.dtype == bias.dtype else None
 
 
 class ByHand(TorchFunctionMode):
-    "Inside, `average_pool` stands for F.avg_pool2d, and `instance_norm` for F.group_norm if `twice`, wherever they mean the same."
+    "Inside, `average_pool` stands for F.avg_pool2d and, if `twice`, the norm for F.group_norm."
 
     def __init__(self, twice: bool):
         super().__init__()
         self.twice = twice
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is F.avg_pool2d and (given := _whole_blocks(*args, **(kwargs or {}))):
-            return average_pool(*given)
-        if (
-            self.twice
-            and function is F.group_norm
-            and (given := _each_channel(*args, **(kwargs or {})))
-        ):
-            return instance_norm(*given)
-        return function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if function is F.avg_pool2d and (blocks := _whole_blocks(*args, **kwargs)):
+            return average_pool(*blocks)
+        twice = self.twice and function is F.group_norm
+        if twice and (arguments := _each_channel(*args, **kwargs)):
+            return instance_norm(*arguments)
+        return function(*args, **kwargs)
 
-
+# %% ../../nbs/04_condensation/09_derivatives.ipynb #a44b5abf
 def by_hand(
-    device: torch.device | str | None,  # where the network runs; None: a GPU if there is one
+    device: torch.device | str | None,  # where the network runs; None: a GPU where available
     twice: bool,  # for gradients that are differentiated again
 ):  # a context manager
-    "`ByHand` on a CPU; elsewhere a context that changes nothing."
+    "Open `ByHand` on a CPU, elsewhere a context that changes nothing."
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return ByHand(twice) if device.type == "cpu" else nullcontext()

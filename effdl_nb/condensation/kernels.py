@@ -8,17 +8,18 @@ __all__ = ['relu_expectations', 'ntk', 'centred', 'ridge_regression', 'kernel_lo
 
 # %% ../../nbs/04_condensation/08_kernels.ipynb #a4554f89
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .distillation import to_probabilities
-from .images import Whitening
-from .learning import Learned, facts, learn, run_mark
-from .matching import INITS, _allowed, _at_least, _positive, initial_images
+from .. import settings
+from . import learning
+from .initial import INITS, initial_images, to_probabilities
+from .learning import Learned, Run, learn, run_mark, skip_step, take_step
+from .real import RealImages
 from .sets import CondensedSet
 
 # %% ../../nbs/04_condensation/08_kernels.ipynb #c5fae8dc
@@ -98,6 +99,7 @@ def kernel_loss(
 class KernelConfig:
     "Settings of KIP with a fully-connected network's kernel."
 
+    maker: ClassVar[str] = "effdl_nb.condensation.kernels:condense_kernel"
     ipc: int = 1  # images per class
     depth: int = 1  # hidden layers
     weight_std: float = math.sqrt(2)  # sigma_w
@@ -113,9 +115,9 @@ class KernelConfig:
     seed: int = 0  # of the first images and the batches
 
     def __post_init__(self):
-        _allowed(self, "init", INITS)
-        _at_least(self, 1, "ipc", "iterations", "batch_real", "max_skipped", "depth")
-        _positive(self, "weight_std", "bias_std", "ridge", "image_lr", "label_lr")
+        settings.one_of(self, "init", INITS)
+        settings.at_least(self, 1, "ipc", "iterations", "batch_real", "max_skipped", "depth")
+        settings.finite(self, "weight_std", "bias_std", "ridge", "image_lr", "label_lr")
 
     @property
     def kernel(self) -> dict:
@@ -128,93 +130,61 @@ class KernelConfig:
         }
 
 # %% ../../nbs/04_condensation/08_kernels.ipynb #49b70bd8
-def condense_kernel(
-    images: Tensor,  # (N, C, H, W) real images in model space
-    labels: Tensor,  # (N,)
-    config: KernelConfig,
-    *,
-    classes: tuple[str, ...],  # class names
-    whitening: Whitening,  # that leads to model space
-    # JSON-able facts to keep with the set, such as the data set's name and digest
-    details: Mapping | None = None,
-    device=None,  # None: a GPU if there is one
-    # checkpoint, checkpoint_every, on_iteration and progress, as `learning.learn` takes them
-    **run,
-) -> CondensedSet:
-    """KIP: learn `ipc` images per class, and their labels if wanted, by which kernel regression recognises real images.
-
-    Deterministic given `config.seed`. Raises ValueError if a class has fewer than `ipc` images or the checkpoint is of another run;
-    NonFiniteSteps if `max_skipped` steps in a row are not finite.
-    """
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    start, targets, index = initial_images(
-        images,
-        labels,
-        len(classes),
-        config.ipc,
-        config.init,
-        torch.Generator().manual_seed(config.seed),
-    )
-    tensors, rates = {"images": start.to(device)}, {"images": config.image_lr}
-    if config.learn_labels:
-        tensors, rates = (
-            {**tensors, "labels": centred(targets, len(classes)).to(device)},
-            {**rates, "labels": config.label_lr},
-        )
-    learned = Learned(tensors, rates, "adam", 0.0, config.max_skipped, config.seed + 1)
-    problem = images, labels, centred(targets, len(classes)).to(device), config
-
-    def finish(state: Learned) -> CondensedSet:
-        return _finish(state, targets, config, classes, whitening, details)
-
-    mark = run_mark(config, images, index)
-    return learn(
-        learned,
-        config.iterations,
-        lambda state: _iterate(state, *problem),
-        finish,
-        mark,
-        name="kip",
-        **run,
-    )
-
-# %% ../../nbs/04_condensation/08_kernels.ipynb #bf4e5701
-def _iterate(
-    learned: Learned, images: Tensor, labels: Tensor, y: Tensor, config: KernelConfig
-) -> float:
+def _iterate(learned: Learned, real: RealImages, y: Tensor, config: KernelConfig) -> float:
     "One step of KIP on a batch of real images."
-    index = torch.randperm(len(images), generator=learned.generator)[: config.batch_real].to(
-        images.device
-    )
-    y_t = centred(labels[index].to(y.device), y.shape[1])
+    order = torch.randperm(len(real.images), generator=learned.generator)
+    index = order[: config.batch_real].to(real.images.device)
+    y_t = centred(real.labels[index].to(y.device), y.shape[1])
     y = learned.tensors.get("labels", y)
     try:
-        loss = kernel_loss(learned["images"], y, images[index].to(y.device), y_t, **config.kernel)
+        batch = real.images[index].to(y.device)
+        loss = kernel_loss(learned["images"], y, batch, y_t, **config.kernel)
         gradients = torch.autograd.grad(loss, list(learned.tensors.values()))
     except torch.linalg.LinAlgError:
-        return learned.skip()
-    return learned.step(loss.item(), dict(zip(learned.tensors, gradients, strict=True)))
+        return skip_step(learned)
+    return take_step(learned, loss.item(), dict(zip(learned.tensors, gradients, strict=True)))
+
+# %% ../../nbs/04_condensation/08_kernels.ipynb #bf4e5701
+def condense_kernel(
+    real: RealImages,
+    config: KernelConfig,
+    run: Run = Run(),  # noqa: B008
+) -> CondensedSet:
+    """Learn `ipc` images per class (and labels, if wanted) by which kernel regression recognises real images.
+
+    Deterministic given `config.seed`. Raises ValueError if a class has fewer than `ipc` images or
+    the checkpoint is of another run; NonFiniteSteps if `max_skipped` steps in a row are not finite.
+    """
+    c, classes, device = config, real.num_classes, run.on()
+    generator = torch.Generator().manual_seed(c.seed)
+    start, targets, index = initial_images(
+        real.images, real.labels, classes, c.ipc, c.init, generator
+    )
+    y = centred(targets, classes).to(device)
+    tensors, lrs = {"images": start.to(device)}, {"images": c.image_lr}
+    if c.learn_labels:
+        tensors["labels"] = y
+        lrs["labels"] = c.label_lr
+    learned = Learned(tensors, lrs, max_skipped=c.max_skipped, seed=c.seed + 1)
+    mark = run_mark(c, real.images, index)
+
+    def finish(state: Learned) -> CondensedSet:
+        return _finish(state, targets, real, c, run)
+
+    return learn(learned, c.iterations, lambda s: _iterate(s, real, y, c), finish, mark, run, "kip")
 
 
 def _finish(
-    learned: Learned, targets, config: KernelConfig, classes, whitening, details
+    learned: Learned, targets: Tensor, real: RealImages, config: KernelConfig, run: Run
 ) -> CondensedSet:
-    details = facts(learned, config, details)
+    "The result: labels that were learned are kept as they are, and as probabilities."
+    details = learning.facts(learned, config, run)
     if config.learn_labels:
         raw = learned["labels"].detach().cpu()
         details["regression_labels"] = [[round(v, 8) for v in row] for row in raw.tolist()]
-        targets = to_probabilities(raw + 1 / len(classes)).float()
-    return CondensedSet(
-        learned["images"].detach().cpu(),
-        targets,
-        tuple(classes),
-        "kip",
-        config.ipc,
-        whitening,
-        None,
-        config.seed,
-        details,
-    )
+        targets = to_probabilities(raw + 1 / real.num_classes).float()
+    images, made = learned["images"].detach().cpu(), ("kip", config.ipc, real.whitening)
+    return CondensedSet(images, targets, real.classes, *made, seed=config.seed, details=details)
 
 # %% ../../nbs/04_condensation/08_kernels.ipynb #7112c881
 def kernel_accuracy(

@@ -45,42 +45,43 @@ class CondensedSet:
         return len(self.images)
 
     def to_raw(self) -> Tensor:
-        "Pixels in [0, 1], (n, C, H, W): what one looks at, and what another library can take."
+        "Give pixels in [0, 1], (n, C, H, W): to look at, or for another library."
         raw = self.pixels if self.whitening is None else self.whitening.decode(self.images)
         return raw.clamp(0, 1)
 
     def as_dataset(self) -> torch.utils.data.TensorDataset:
-        "A torch data set of (image in model space, label)."
+        "Give a torch data set of (image in model space, label)."
         return torch.utils.data.TensorDataset(self.images, self.labels)
 
 # %% ../../nbs/04_condensation/02_sets.ipynb #ba173ea3
 def _validate(s: CondensedSet):
     n = len(s.images)
     if s.images.ndim != 4 or n == 0:
-        raise ValueError(
-            f"images must have shape (n, C, H, W) with n > 0, not {tuple(s.images.shape)}"
-        )
+        shape = tuple(s.images.shape)
+        raise ValueError(f"images must have shape (n, C, H, W) with n > 0, not {shape}")
     if not torch.isfinite(s.images).all():
-        raise ValueError("images contain values that are not finite")
-    soft = s.labels.is_floating_point()
-    allowed = (n, len(s.classes)) if soft else (n,)
-    if tuple(s.labels.shape) != allowed:
-        raise ValueError(
-            f"{'soft' if soft else 'hard'} labels must have shape {allowed}, not "
-            f"{tuple(s.labels.shape)}"
-        )
-    if not soft and not (0 <= int(s.labels.min()) and int(s.labels.max()) < len(s.classes)):
-        raise ValueError(
-            f"labels must lie in 0..{len(s.classes) - 1}, not "
-            f"{int(s.labels.min())}..{int(s.labels.max())}"
-        )
+        raise ValueError("images must be finite, not infinite or nan")
+    _check_labels(s.labels, n, len(s.classes))
     if s.lr is not None and not s.lr > 0:
         raise ValueError(f"lr must be positive, not {s.lr}")
     if s.whitening is None and s.pixels is None:
-        raise ValueError("a set without its whitening needs its pixels")
+        raise ValueError("pixels must be there where the whitening is not")
 
-# %% ../../nbs/04_condensation/02_sets.ipynb #f540f1ba
-FORMAT, VERSION = "effdl_nb.condensed", 1
+
+def _check_labels(labels: Tensor, n: int, classes: int):
+    soft = labels.is_floating_point()
+    allowed = (n, classes) if soft else (n,)
+    if tuple(labels.shape) != allowed:
+        kind = "soft" if soft else "hard"
+        shape = tuple(labels.shape)
+        raise ValueError(f"{kind} labels must have shape {allowed}, not {shape}")
+    if not soft and not (0 <= int(labels.min()) and int(labels.max()) < classes):
+        seen = f"{int(labels.min())}..{int(labels.max())}"
+        raise ValueError(f"labels must lie in 0..{classes - 1}, not {seen}")
+
+# %% ../../nbs/04_condensation/02_sets.ipynb #eddd9363
+FORMAT = "effdl_nb.condensed"
+VERSION = 1
 
 
 def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
@@ -92,115 +93,107 @@ def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
     return h.hexdigest()
 
 
+def _header(condensed: CondensedSet, stored: bool) -> dict:
+    whitening = condensed.whitening
+    mark = condensed.fingerprint if whitening is None else whitening.fingerprint()
+    kind = "zca" if whitening is None else whitening.kind
+    return {
+        "method": condensed.method,
+        "ipc": condensed.ipc,
+        "classes": list(condensed.classes),
+        "rate": condensed.lr,
+        "seed": condensed.seed,
+        "details": dict(condensed.details),
+        "whitening": {"kind": kind, "stored": stored, "fingerprint": list(mark)},
+    }
+
+# %% ../../nbs/04_condensation/02_sets.ipynb #f540f1ba
 def save_condensed(
-    made: CondensedSet,
+    condensed: CondensedSet,
     path: str | Path,  # the file to make or replace
     # store the whitening itself; None: unless it is ZCA, whose matrix is large
     whitening: bool | None = None,
 ):
-    "Write one safetensors file, atomically."
+    "Write one safetensors file, atomically. Raises ValueError if there is no whitening to store."
+    fitted = condensed.whitening
     if whitening is None:
-        whitening = isinstance(made.whitening, ChannelWhitening)
-    if whitening and made.whitening is None:
+        whitening = isinstance(fitted, ChannelWhitening)
+    if whitening and fitted is None:
         raise ValueError("this set has no whitening to store; call refit first")
-    pixels = made.pixels if made.whitening is None else made.whitening.decode(made.images)
-    stored = made.whitening.tensors() if whitening else {}
-    tensors = {"images": made.images.float(), "labels": made.labels, "pixels": pixels} | {
-        f"whitening.{k}": v for k, v in stored.items()
-    }
+    pixels = condensed.pixels if fitted is None else fitted.decode(condensed.images)
+    tensors = {"images": condensed.images.float(), "labels": condensed.labels, "pixels": pixels}
+    if whitening:
+        tensors |= {f"whitening.{k}": v for k, v in fitted.tensors().items()}
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    header = json.dumps(_header(made, bool(stored)), sort_keys=True, allow_nan=False)
-    metadata = {
-        "format": FORMAT,
-        "version": str(VERSION),
-        "header": header,
-        "digest": _digest(header, tensors),
-    }
+    header = json.dumps(_header(condensed, whitening), sort_keys=True, allow_nan=False)
+    metadata = {"format": FORMAT, "version": str(VERSION), "header": header}
     with atomic_write(path) as part:
-        save_file(tensors, part, metadata)
-
-
-def _header(made: CondensedSet, stored: bool) -> dict:
-    mark = made.fingerprint if made.whitening is None else made.whitening.fingerprint()
-    kind = "zca" if made.whitening is None else made.whitening.kind
-    return {
-        "method": made.method,
-        "ipc": made.ipc,
-        "classes": list(made.classes),
-        "rate": made.lr,
-        "seed": made.seed,
-        "details": dict(made.details),
-        "whitening": {"kind": kind, "stored": stored, "fingerprint": list(mark)},
-    }
+        save_file(tensors, part, metadata | {"digest": _digest(header, tensors)})
 
 # %% ../../nbs/04_condensation/02_sets.ipynb #635036b1
+def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
+    "Metadata and tensors of a whole condensed set of this version."
+    try:
+        with safe_open(path, "pt") as f:
+            metadata = f.metadata() or {}
+            tensors = {k: f.get_tensor(k) for k in f.keys()}
+    except SafetensorError as e:
+        cause = f"({e}): it may have been cut off while it was copied"
+        raise ValueError(f"{path} is not a whole safetensors file {cause}") from e
+    form = metadata.get("format")
+    version = metadata.get("version")
+    if form != FORMAT:
+        raise ValueError(f"{path} is not a condensed set: format must be {FORMAT!r}, not {form!r}")
+    if version != str(VERSION):
+        raise ValueError(f"{path}: version must be {VERSION}, not version {version!r}")
+    if metadata.get("digest") != _digest(metadata.get("header", ""), tensors):
+        raise ValueError(f"{path} was altered after it was written: its digest does not match")
+    return metadata, tensors
+
+# %% ../../nbs/04_condensation/02_sets.ipynb #e537f7df
 def load_condensed(
     path: str | Path,  # a file that `save_condensed` wrote
 ) -> CondensedSet:
-    "Read a condensed set; ValueError for a file that is damaged, altered, of another version or something else."
+    """Read a condensed set.
+
+    Raises FileNotFoundError if there is no file, and ValueError if it is damaged, altered,
+    of another version or something else.
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no condensed set at {path}")
-    try:
-        with safe_open(path, "pt") as f:
-            metadata, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
-    except SafetensorError as e:
-        raise ValueError(
-            f"{path} is not a whole safetensors file ({e}): it may have been cut off while it "
-            "was copied"
-        ) from e
-    if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} is a safetensors file but not a condensed set (format "
-            f"{metadata.get('format')!r}, expected {FORMAT!r})"
-        )
-    if metadata.get("version") != str(VERSION):
-        raise ValueError(
-            f"{path} is a condensed set of version {metadata.get('version')!r}; this library "
-            f"reads version {VERSION}"
-        )
-    if metadata.get("digest") != _digest(metadata.get("header", ""), tensors):
-        raise ValueError(
-            f"{path} was altered after it was written: its contents do not match its digest"
-        )
-    return _rebuild(json.loads(metadata["header"]), tensors)
-
-
-def _rebuild(header: dict, tensors: dict[str, Tensor]) -> CondensedSet:
-    w = header["whitening"]
-    stored = {
-        k.removeprefix("whitening."): v for k, v in tensors.items() if k.startswith("whitening.")
-    }
-    whitening = whitening_from(w["kind"], stored) if w["stored"] else None
+    metadata, tensors = _read(path)
+    header = json.loads(metadata["header"])
+    whitening = header["whitening"]
     return CondensedSet(
-        tensors["images"],
-        tensors["labels"],
-        tuple(header["classes"]),
-        header["method"],
-        header["ipc"],
-        whitening,
-        header["rate"],
-        header["seed"],
-        header["details"],
-        tensors["pixels"],
-        tuple(w["fingerprint"]),
+        images=tensors["images"],
+        labels=tensors["labels"],
+        classes=tuple(header["classes"]),
+        whitening=_whitening(whitening["kind"], tensors) if whitening["stored"] else None,
+        lr=header["rate"],
+        pixels=tensors["pixels"],
+        fingerprint=tuple(whitening["fingerprint"]),
+        **{key: header[key] for key in ("method", "ipc", "seed", "details")},
     )
 
-# %% ../../nbs/04_condensation/02_sets.ipynb #9ec0051a
+
+def _whitening(kind: str, tensors: Mapping[str, Tensor]) -> Whitening:
+    return whitening_from(kind, {k.removeprefix("whitening."): v for k, v in tensors.items()})
+
+# %% ../../nbs/04_condensation/02_sets.ipynb #6b03f35c
 def refit(
-    made: CondensedSet,
+    condensed: CondensedSet,
     images: Tensor,  # the training images the set was condensed from
 ) -> CondensedSet:
-    "The same set with its ZCA whitening fitted again. ValueError if `images` are not those it was fitted on."
-    if made.whitening is not None:
-        return made
-    whitening = fit_zca(images, eps=made.fingerprint[0])
-    found = whitening.fingerprint()
-    if any(abs(a - b) > 1e-3 * abs(b) for a, b in zip(found, made.fingerprint, strict=True)):
-        raise ValueError(
-            f"these images have the fingerprint {found}, the set was made with {made.fingerprint}"
-        )
-    return replace(made, whitening=whitening)
+    "Fit a set's ZCA whitening again. Raises ValueError if `images` are not those it was fitted on."
+    if condensed.whitening is not None:
+        return condensed
+    stored = condensed.fingerprint
+    whitening = fit_zca(images, eps=stored[0])
+    fitted = whitening.fingerprint()
+    if any(abs(a - b) > 1e-3 * abs(b) for a, b in zip(fitted, stored, strict=True)):
+        raise ValueError(f"the fingerprint of images must be {stored}, as the set's, not {fitted}")
+    return replace(condensed, whitening=whitening)
 
 
 CondensedSet.save = save_condensed

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from effdl_nb.condensation import __main__ as module
-from effdl_nb.condensation import unroll
+from effdl_nb.condensation import memory
 from effdl_nb.condensation.__main__ import main, usage
 from effdl_nb.condensation.sets import CondensedSet
 
@@ -206,7 +206,7 @@ def test_what_is_there_is_not_overwritten(folder, tmp_path, capsys):
 
 
 def test_more_memory_than_there_is(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(unroll, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
     assert call("--data", folder, "--out", tmp_path / "a.safetensors", *IATM, *SMALL) == 1
     assert re.search("needs about .* MB .* are free", capsys.readouterr().err)
 

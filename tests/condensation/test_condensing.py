@@ -11,7 +11,7 @@ from PIL import Image
 
 from effdl_nb import data
 from effdl_nb.condensation import condensing as module
-from effdl_nb.condensation import unroll
+from effdl_nb.condensation import memory
 from effdl_nb.condensation.condensing import (
     METHODS,
     condense,
@@ -379,7 +379,7 @@ def test_divergence_is_an_error_and_not_a_set(tmp_path):
 def test_more_memory_than_there_is(method, monkeypatch):
     needed = memory_needed(toy(), method, 1, "convnet-2", preset="small", **TINY[method])
     assert 0 < needed["adjoint"]
-    monkeypatch.setattr(unroll, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
     with pytest.raises(MemoryError, match="MB"):
         run(method, memory="full")
 

@@ -9,20 +9,18 @@ import torch
 from resuming import check_resuming
 
 from effdl_nb.condensation import distillation as module
-from effdl_nb.condensation.coresets import random_coreset
+from effdl_nb.condensation.coresets import RandomConfig, random_coreset
 from effdl_nb.condensation.distillation import (
     DistillationConfig,
     condense_distillation,
     replay,
     step_indices,
-    to_probabilities,
 )
-from effdl_nb.condensation.images import ChannelWhitening
-from effdl_nb.condensation.learning import NonFiniteSteps
+from effdl_nb.condensation.learning import NonFiniteSteps, Run
 from effdl_nb.condensation.sets import CondensedSet
 from effdl_nb.networks import build
+from effdl_nb.settings import resolve
 
-W = ChannelWhitening((0.5,) * 3, (0.25,) * 3)
 DD = DistillationConfig(
     "dd",
     network="convnet-2",
@@ -32,7 +30,7 @@ DD = DistillationConfig(
     epochs=2,
     batch_real=8,
     image_lr=0.05,
-    rate_lr=0.05,
+    lr_lr=0.05,
 )
 LD = DistillationConfig(
     "ld", network="convnet-2", width=4, iterations=5, reset_every=3, batch_real=8, label_lr=0.05
@@ -40,14 +38,8 @@ LD = DistillationConfig(
 CONFIGS = {"dd": DD, "ld": LD}
 
 
-@pytest.fixture(scope="module")
-def real():
-    gen = torch.Generator().manual_seed(0)
-    return torch.randn(30, 3, 8, 8, generator=gen), torch.arange(30) % 3
-
-
-def condense(real, config, classes=("a", "b", "c"), **kw):
-    return condense_distillation(*real, config, classes=classes, whitening=W, progress=False, **kw)
+def condense(real, config, **run):
+    return condense_distillation(real, config, Run(progress=False, **run))
 
 
 @pytest.mark.parametrize("ipc", [1, 2, 5, 7])
@@ -59,22 +51,25 @@ def test_every_image_is_used_and_classes_are_balanced(ipc, steps):
         assert len(set(torch.bincount(i // ipc, minlength=3).tolist())) == 1
 
 
-def test_dd_learns_images_and_rates(real):
+def test_dd_learns_images_and_learning_rates(real):
     a, b = condense(real, DD), condense(real, DD)
     assert torch.equal(a.images, b.images) and a.details == b.details
     assert (
-        len(a.details["rates"]) == 4
-        and len(set(a.details["rates"])) == 4
-        and all(v > 0 for v in a.details["rates"])
+        len(a.details["lrs"]) == 4
+        and len(set(a.details["lrs"])) == 4
+        and all(v > 0 for v in a.details["lrs"])
     )
     assert a.lr is None and a.labels.tolist() == [0, 1, 2]
-    still = condense(real, replace(DD, image_lr=0.0, rate_lr=0.0))
-    assert still.details["rates"] == [0.02] * 4 and not torch.equal(still.images, a.images)
+    still = condense(real, replace(DD, image_lr=0.0, lr_lr=0.0))
+    assert still.details["lrs"] == [0.02] * 4 and not torch.equal(still.images, a.images)
 
 
 def test_ld_learns_labels_of_real_images(real):
     made = condense(real, replace(LD, ipc=2))
-    assert torch.equal(made.images, real[0][made.details["index"]]) and made.labels.shape == (6, 3)
+    assert torch.equal(made.images, real.images[made.details["index"]]) and made.labels.shape == (
+        6,
+        3,
+    )
     torch.testing.assert_close(made.labels.sum(1), torch.ones(6))
     assert (made.labels >= 0).all() and (made.labels - 1 / 3).abs().max() > 0.05
     still = condense(real, replace(LD, ipc=2, label_lr=0.0))
@@ -104,15 +99,15 @@ def test_lds_network_goes_on_by_adam_on_the_labels_as_they_were(real, monkeypatc
             torch.testing.assert_close(p.detach(), seen[step + 1][1][name])
 
 
-def test_dd_halves_its_rates(real):
+def test_dd_halves_its_learning_rates(real):
     def last(**changed):
         return condense(real, replace(DD, iterations=3, **changed)).images
 
     assert torch.equal(last(milestones=(3,)), last(milestones=())) and not torch.equal(
         last(milestones=(2,)), last(milestones=())
     )
-    assert module.resolve(DD).betas == (0.5, 0.999) and module.resolve(LD).betas == (0.9, 0.999)
-    published = module.resolve(DistillationConfig("dd"))
+    assert resolve(DD).betas == (0.5, 0.999) and resolve(LD).betas == (0.9, 0.999)
+    published = resolve(DistillationConfig("dd"))
     assert len(published.milestones) == 9 and published.milestones[0] * 10 == published.iterations
 
 
@@ -121,7 +116,7 @@ def test_memory_modes_agree(real):
     a, b = (condense(real, replace(DD, memory=m, iterations=2)) for m in ("full", "adjoint"))
     assert (a.images - b.images).abs().mean() < 1e-3
     torch.testing.assert_close(
-        torch.tensor(a.details["rates"]), torch.tensor(b.details["rates"]), rtol=1e-3, atol=0
+        torch.tensor(a.details["lrs"]), torch.tensor(b.details["lrs"]), rtol=1e-3, atol=0
     )
 
 
@@ -151,16 +146,16 @@ def test_replay_takes_the_learned_steps(real):
     )
     other.load_state_dict(model.state_dict())
     replay(made, model)
-    for rate in made.details["rates"]:
+    for lr in made.details["lrs"]:
         loss = torch.nn.functional.cross_entropy(other(made.images), made.labels)
         for p, g in zip(
             other.parameters(), torch.autograd.grad(loss, list(other.parameters())), strict=True
         ):
-            p.data -= rate * g
+            p.data -= lr * g
     for p, q in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(p, q)
     with pytest.raises(ValueError, match="allowed: 'dd'"):
-        replay(random_coreset(*real, ipc=1, classes=("a", "b", "c"), whitening=W), model)
+        replay(random_coreset(real, RandomConfig()), model)
 
 
 @pytest.mark.parametrize("method", CONFIGS)
@@ -197,7 +192,8 @@ def test_divergence_is_an_error(real):
 def test_too_few_images_and_one_class(real, method):
     with pytest.raises(ValueError, match="class 0 has 10 images, fewer than the 11"):
         condense(real, replace(CONFIGS[method], ipc=11))
-    made = condense((real[0], torch.zeros_like(real[1])), CONFIGS[method], classes=("only",))
+    one = replace(real, labels=torch.zeros_like(real.labels), classes=("only",))
+    made = condense(one, CONFIGS[method])
     assert (
         len(made) == 1
         and torch.isfinite(made.images).all()
@@ -211,8 +207,8 @@ def test_too_few_images_and_one_class(real, method):
         {"method": "dc"},
         {"memory": "disk"},
         {"method": "ld", "init": "noise"},
-        {"rate": 0.0},
-        {"rate": math.nan},
+        {"inner_lr": 0.0},
+        {"inner_lr": math.nan},
         {"start": "warm"},
         {"steps": 0},
         {"reset_every": 2},
@@ -233,10 +229,3 @@ def test_soft_labels_survive_the_file(real, tmp_path):
     made = condense(real, LD)
     made.save(tmp_path / "set.safetensors")
     assert torch.equal(CondensedSet.load(tmp_path / "set.safetensors").labels, made.labels)
-
-
-def test_probabilities():
-    torch.testing.assert_close(
-        to_probabilities(torch.tensor([[3.0, 0.25], [-1.0, 0.0]])),
-        torch.tensor([[0.8, 0.2], [0.5, 0.5]]),
-    )

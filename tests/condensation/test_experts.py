@@ -27,16 +27,15 @@ def make(folder, count=2, config=SMALL, **kw):
 
 
 def test_snapshots_are_distinct_and_deterministic(tmp_path):
-    a, b = make(tmp_path / "a"), make(tmp_path / "b")
+    a = make(tmp_path / "a")
+    b = make(tmp_path / "b")
     for e in range(2):
         for t in range(3):
             assert all(torch.equal(v, b.parameters(e, t)[k]) for k, v in a.parameters(e, t).items())
         assert not all(torch.equal(v, a.parameters(e, 2)[k]) for k, v in a.parameters(e, 1).items())
     assert len(a.losses(0)) == 2
-    assert (
-        a.parameters(0, 1).keys()
-        == dict(module.build("convnet-2", 3, width=4, image_size=8).named_parameters()).keys()
-    )
+    named = dict(module.build("convnet-2", 3, width=4, image_size=8).named_parameters())
+    assert a.parameters(0, 1).keys() == named.keys()
 
 
 def test_global_randomness_is_left_alone():
@@ -54,7 +53,7 @@ def test_global_randomness_is_left_alone():
         ({"momentum": 2.0}, "momentum"),
     ],
 )
-def test_settings_that_cannot_train_are_refused(wrong, words):
+def test_settings_that_cannot_train_raise(wrong, words):
     with pytest.raises(ValueError, match=words):
         replace(SMALL, **wrong)
 
@@ -79,7 +78,7 @@ def test_experts_of_other_images_are_not_mixed(tmp_path):
         make(tmp_path, config=replace(SMALL, lr=0.01))
 
 
-def test_a_full_disk_leaves_no_expert_and_the_next_call_goes_on(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_no_expert_and_the_next_call_resumes(tmp_path, monkeypatch):
     make(tmp_path / "whole")
 
     def full(tensors, path, metadata):
@@ -103,7 +102,9 @@ def test_killed_while_training_then_resumed(tmp_path):
 import torch
 from effdl_nb.condensation.experts import ExpertConfig, train_experts
 gen = torch.Generator().manual_seed(0)
-train_experts({str(tmp_path / "k")!r}, torch.randn(30, 3, 8, 8, generator=gen), torch.arange(30) % 3, 3, 400, {SMALL!r}, progress=False)
+images = torch.randn(30, 3, 8, 8, generator=gen)
+labels = torch.arange(30) % 3
+train_experts({str(tmp_path / "k")!r}, images, labels, 3, 400, {SMALL!r}, progress=False)
 """
     process = subprocess.Popen(
         [sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"}
@@ -135,10 +136,10 @@ def test_damaged_or_foreign_files_are_named(tmp_path):
         make(tmp_path, 1)
 
 
-def test_other_settings_or_data_are_refused(tmp_path):
+def test_other_settings_or_data_raise(tmp_path):
     make(tmp_path, 1, data={"digest": "a"})
     with pytest.raises(ValueError, match="different: lr"):
-        make(tmp_path, 1, ExpertConfig(**{**SMALL.__dict__, "lr": 0.1}), data={"digest": "a"})
+        make(tmp_path, 1, replace(SMALL, lr=0.1), data={"digest": "a"})
     with pytest.raises(ValueError, match="different: digest"):
         make(tmp_path, 1, data={"digest": "b"})
 
@@ -159,7 +160,7 @@ def test_misuse(tmp_path):
 
 def test_training_that_diverges_writes_nothing(tmp_path):
     with pytest.raises(NonFiniteLoss):
-        make(tmp_path, 1, ExpertConfig(**{**SMALL.__dict__, "lr": 1e30, "augmentation": False}))
+        make(tmp_path, 1, replace(SMALL, lr=1e30, augmentation=False))
     assert not list(tmp_path.glob("expert_*"))
 
 
@@ -186,7 +187,7 @@ def test_progress_counts_epochs_and_starts_after_those_done(tmp_path, monkeypatc
 
 
 def test_half_precision_training_keeps_single_precision_weights(tmp_path):
-    experts = make(tmp_path, 1, ExpertConfig(**{**SMALL.__dict__, "precision": "bf16"}))
+    experts = make(tmp_path, 1, replace(SMALL, precision="bf16"))
     plain, _ = train_expert(*data(), 3, SMALL)
     for k, v in experts.parameters(0, 2).items():
         assert v.dtype == torch.float32 and not torch.equal(v, v.bfloat16().float())

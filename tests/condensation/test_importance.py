@@ -17,9 +17,8 @@ from effdl_nb.condensation.importance import (
 
 def layer(out, inp, batch, seed):
     gen = torch.Generator().manual_seed(seed)
-    return torch.randn(out, inp, generator=gen, dtype=torch.float64), torch.randn(
-        inp, batch, generator=gen, dtype=torch.float64
-    )
+    weight = torch.randn(out, inp, generator=gen, dtype=torch.float64)
+    return weight, torch.randn(inp, batch, generator=gen, dtype=torch.float64)
 
 
 @settings(max_examples=30, deadline=None)
@@ -31,41 +30,43 @@ def layer(out, inp, batch, seed):
 )
 def test_energy_is_the_outputs_energy_for_any_shape_and_rank(out, inp, batch, seed):
     W, X = layer(out, inp, batch, seed)
-    found = importance(W, X)
-    r = len(found.sigma)
-    assert r == min(out, inp) and found.left.shape == (out, r)
-    assert (found.sigma.diff() <= 1e-12).all()
-    torch.testing.assert_close(found.sigma.square().sum(), (W @ X).square().sum())
-    torch.testing.assert_close(found.left.T @ found.left, torch.eye(r, dtype=torch.float64))
+    ranked = importance(W, X)
+    r = len(ranked.sigma)
+    assert r == min(out, inp) and ranked.left.shape == (out, r)
+    assert (ranked.sigma.diff() <= 1e-12).all()
+    torch.testing.assert_close(ranked.sigma.square().sum(), (W @ X).square().sum())
+    torch.testing.assert_close(ranked.left.T @ ranked.left, torch.eye(r, dtype=torch.float64))
 
 
 @settings(max_examples=20, deadline=None)
 @given(out=st.integers(2, 6), inp=st.integers(2, 6), seed=st.integers(0, 1000), data=st.data())
 def test_removing_any_set_costs_the_sum_of_squares(out, inp, seed, data):
     W, X = layer(out, inp, 3 * inp, seed)
-    found = importance(W, X)
-    gone = data.draw(st.sets(st.integers(0, len(found.sigma) - 1)))
-    U = found.left[:, sorted(gone)]
+    ranked = importance(W, X)
+    gone = data.draw(st.sets(st.integers(0, len(ranked.sigma) - 1)))
+    U = ranked.left[:, sorted(gone)]
     torch.testing.assert_close(
         (U @ U.T @ W @ X).square().sum(),
-        found.sigma[sorted(gone)].square().sum(),
+        ranked.sigma[sorted(gone)].square().sum(),
         atol=1e-9,
         rtol=1e-7,
     )
 
 
 def test_golden_diagonal_layer():
-    # Theta = diag(3, 1), inputs with second moments 4 and 25: the outputs' energies are 3^2 * 4 = 36 and 25, so sigma = (6, 5)
-    found = importance(torch.tensor([[3.0, 0], [0, 1]]), torch.tensor([[2.0, 0], [0, 5]]))
-    torch.testing.assert_close(found.sigma, torch.tensor([6.0, 5], dtype=torch.float64))
-    assert found.rank_at(36 / 61) == 1 and found.rank_at(37 / 61) == 2
+    # Theta = diag(3, 1), inputs with second moments 4 and 25: the outputs' energies are
+    # 3^2 * 4 = 36 and 25, so sigma = (6, 5)
+    ranked = importance(torch.tensor([[3.0, 0], [0, 1]]), torch.tensor([[2.0, 0], [0, 5]]))
+    torch.testing.assert_close(ranked.sigma, torch.tensor([6.0, 5], dtype=torch.float64))
+    assert ranked.rank_at(36 / 61) == 1 and ranked.rank_at(37 / 61) == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_routes_agree_on_convolutions(dtype, stride):
     gen = torch.Generator().manual_seed(0)
-    W, b = torch.randn(4, 3, 3, 3, generator=gen).to(dtype), torch.randn(4, generator=gen).to(dtype)
+    W = torch.randn(4, 3, 3, 3, generator=gen).to(dtype)
+    b = torch.randn(4, generator=gen).to(dtype)
     x = torch.randn(6, 3, 8, 8, generator=gen).to(dtype)
     a, c = (importance(W, x, w, b, stride=stride) for w in ("matrix_free", "cholesky"))
     torch.testing.assert_close(a.sigma, c.sigma, rtol=1e-4, atol=1e-5)
@@ -80,35 +81,35 @@ def test_singular_gram_needs_jitter_only_for_cholesky():
     W, X = layer(3, 20, 5, 1)
     truth = torch.linalg.svdvals(W @ X)
     torch.testing.assert_close(importance(W, X).sigma, truth)
-    found = importance(W, X, "cholesky")
-    assert found.jitter > 0
-    torch.testing.assert_close(found.sigma, truth, rtol=1e-3, atol=1e-3)
+    ranked = importance(W, X, "cholesky")
+    assert ranked.jitter > 0
+    torch.testing.assert_close(ranked.sigma, truth, rtol=1e-3, atol=1e-3)
 
 
 def test_inputs_without_energy():
     W = torch.ones(2, 3)
-    found = importance(W, torch.zeros(3, 4))
-    assert found.sigma.tolist() == [0, 0] and [found.rank_at(f) for f in (0, 0.5, 1)] == [1, 1, 2]
-    with pytest.raises(ValueError, match="no energy"):
+    ranked = importance(W, torch.zeros(3, 4))
+    assert ranked.sigma.tolist() == [0, 0] and [ranked.rank_at(f) for f in (0, 0.5, 1)] == [1, 1, 2]
+    with pytest.raises(ValueError, match="must have energy"):
         whitening_factor(torch.zeros(3, 4))
 
 
 def test_rank_rules_at_the_ends():
-    found = Importance(torch.tensor([2.0, 1, 1]), torch.eye(3))
-    assert found.rank_at(0, "within", min_rank=0) == 0
-    assert found.rank_at(0) == found.rank_at(-1) == found.rank_at(0, "within") == 1
-    assert found.rank_at(1) == found.rank_at(7.5) == found.rank_at(1, "within") == 3
+    ranked = Importance(torch.tensor([2.0, 1, 1]), torch.eye(3))
+    assert ranked.rank_at(0, "within", min_rank=0) == 0
+    assert ranked.rank_at(0) == ranked.rank_at(-1) == ranked.rank_at(0, "within") == 1
+    assert ranked.rank_at(1) == ranked.rank_at(7.5) == ranked.rank_at(1, "within") == 3
     with pytest.raises(ValueError, match="reach"):
-        found.rank_at(0.5, "nearest")
+        ranked.rank_at(0.5, "nearest")
 
 
 @pytest.mark.parametrize(
     "weight, inputs, words",
     [
         (torch.ones(2), torch.ones(2, 2), "2 or 4 dimensions"),
-        (torch.ones(2, 3), torch.ones(4, 2), "3 inputs"),
-        (torch.ones(2, 3), torch.ones(1, 3, 4, 4), "needs inputs"),
-        (torch.ones(2, 3), torch.ones(3, 0), "empty"),
+        (torch.ones(2, 3), torch.ones(4, 2), "inputs must be 3"),
+        (torch.ones(2, 3), torch.ones(1, 3, 4, 4), r"inputs must be \(in, B\) for"),
+        (torch.ones(2, 3), torch.ones(3, 0), "must not be empty"),
     ],
 )
 def test_wrong_shapes(weight, inputs, words):
@@ -119,12 +120,12 @@ def test_wrong_shapes(weight, inputs, words):
 def test_wrong_options():
     with pytest.raises(ValueError, match="matrix_free, cholesky"):
         importance(torch.ones(2, 2), torch.ones(2, 2), "pca")
-    found = importance(torch.eye(2), torch.eye(2))
+    ranked = importance(torch.eye(2), torch.eye(2))
     with pytest.raises(ValueError, match=r"0\.\.2"):
-        truncate(torch.eye(2), found, 3)
+        truncate(torch.eye(2), ranked, 3)
     with pytest.raises(ValueError, match="bias"):
         importance(torch.ones(2, 3), torch.ones(3, 4), bias=torch.ones(3))
-    assert truncate(torch.eye(2), found, 0).norm() == 0
+    assert truncate(torch.eye(2), ranked, 0).norm() == 0
 
 
 def test_nothing_is_differentiated():

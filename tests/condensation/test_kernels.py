@@ -9,7 +9,6 @@ import torch
 from resuming import check_resuming
 
 from effdl_nb.condensation import kernels as module
-from effdl_nb.condensation.images import ChannelWhitening
 from effdl_nb.condensation.kernels import (
     KernelConfig,
     centred,
@@ -19,23 +18,23 @@ from effdl_nb.condensation.kernels import (
     ntk,
     ridge_regression,
 )
-from effdl_nb.condensation.learning import NonFiniteSteps
+from effdl_nb.condensation.learning import NonFiniteSteps, Run
 from effdl_nb.condensation.sets import CondensedSet
 
-W = ChannelWhitening((0.5,) * 3, (0.25,) * 3)
 CONFIG = KernelConfig(iterations=6, batch_real=12, image_lr=0.05, label_lr=0.05)
 
 
 @pytest.fixture(scope="module")
-def real():
+def real(real):
+    "Images of three classes with means of their own."
     gen = torch.Generator().manual_seed(0)
     means = torch.randn(3, 3, 8, 8, generator=gen)
-    labels = torch.arange(30) % 3
-    return means[labels] + torch.randn(30, 3, 8, 8, generator=gen), labels
+    images = means[real.labels] + torch.randn(30, 3, 8, 8, generator=gen)
+    return replace(real, images=images)
 
 
-def condense(real, config=CONFIG, classes=("a", "b", "c"), **kw):
-    return condense_kernel(*real, config, classes=classes, whitening=W, progress=False, **kw)
+def condense(real, config=CONFIG, **run):
+    return condense_kernel(real, config, Run(progress=False, **run))
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
@@ -89,7 +88,7 @@ def test_it_learns(real):
     made = condense(real, replace(CONFIG, iterations=60))
     loss = made.details["curve"]["loss"]
     assert sum(loss[-10:]) < 0.7 * sum(loss[:10]) and made.labels.tolist() == [0, 1, 2]
-    assert kernel_accuracy(made, *real, CONFIG) > 80
+    assert kernel_accuracy(made, real.images, real.labels, CONFIG) > 80
 
 
 def test_labels_are_learned_in_two_forms(real, tmp_path):
@@ -101,9 +100,10 @@ def test_labels_are_learned_in_two_forms(real, tmp_path):
         and not torch.equal(raw, centred(torch.arange(3), 3))
     )
     torch.testing.assert_close(made.labels.sum(1), torch.ones(3))
-    before = kernel_accuracy(made, *real)
+    before = kernel_accuracy(made, real.images, real.labels)
     made.save(tmp_path / "set.safetensors")
-    assert kernel_accuracy(CondensedSet.load(tmp_path / "set.safetensors"), *real) == before
+    again = CondensedSet.load(tmp_path / "set.safetensors")
+    assert kernel_accuracy(again, real.images, real.labels) == before
 
 
 def test_deterministic_and_resumable(real, tmp_path):
@@ -114,7 +114,8 @@ def test_deterministic_and_resumable(real, tmp_path):
 def test_too_few_images_and_one_class(real):
     with pytest.raises(ValueError, match="class 0 has 10 images, fewer than the 11"):
         condense(real, replace(CONFIG, ipc=11))
-    made = condense((real[0], torch.zeros_like(real[1])), classes=("only",))
+    one = replace(real, labels=torch.zeros_like(real.labels), classes=("only",))
+    made = condense(one)
     assert len(made) == 1 and torch.isfinite(made.images).all()
 
 

@@ -10,8 +10,7 @@ from resuming import check_resuming
 from torch import nn
 
 from effdl_nb.condensation import matching as module
-from effdl_nb.condensation.images import ChannelWhitening
-from effdl_nb.condensation.learning import Learned, NonFiniteSteps, learn
+from effdl_nb.condensation.learning import NonFiniteSteps, Run
 from effdl_nb.condensation.matching import (
     PUBLISHED,
     MatchingConfig,
@@ -20,26 +19,19 @@ from effdl_nb.condensation.matching import (
     gradient_terms,
     layer_outputs,
     layer_terms,
-    resolve,
     row_distance,
 )
 from effdl_nb.condensation.sets import CondensedSet
 from effdl_nb.networks import build
+from effdl_nb.settings import resolve
 
-W = ChannelWhitening((0.5,) * 3, (0.25,) * 3)
 CONFIG = MatchingConfig(
     "dm", network="convnet-2", width=4, iterations=4, batch_real=6, image_lr=0.1
 )
 
 
-@pytest.fixture(scope="module")
-def real():
-    gen = torch.Generator().manual_seed(0)
-    return torch.randn(30, 3, 8, 8, generator=gen), torch.arange(30) % 3
-
-
-def condense(real, config=CONFIG, classes=("a", "b", "c"), **kw):
-    return condense_matching(*real, config, classes=classes, whitening=W, progress=False, **kw)
+def condense(real, config=CONFIG, **run):
+    return condense_matching(real, config, Run(progress=False, **run))
 
 
 def test_row_distance_knows_directions_only():
@@ -120,17 +112,15 @@ def test_a_class_with_fewer_images_than_ipc(real):
     with pytest.raises(ValueError, match="class 0 has 10 images, fewer than the 11"):
         condense(real, replace(CONFIG, ipc=11))
     with pytest.raises(ValueError, match="class 3 has 0 images"):
-        condense(real, classes=("a", "b", "c", "d"))
+        condense(replace(real, classes=("a", "b", "c", "d")))
     # fewer than a real batch is fine: the class gives all it has
     assert len(condense(real, replace(CONFIG, batch_real=999, iterations=1))) == 3
 
 
 @pytest.mark.parametrize("method", ["dsa", "dm", "cafe"])
 def test_one_class(real, method):
-    one = real[0], torch.zeros_like(real[1])
-    made = condense(
-        one, replace(CONFIG, method=method, outer_steps=2, inner_epochs=1), classes=("only",)
-    )
+    one = replace(real, labels=torch.zeros_like(real.labels), classes=("only",))
+    made = condense(one, replace(CONFIG, method=method, outer_steps=2, inner_epochs=1))
     assert len(made) == 1 and torch.isfinite(made.images).all()
 
 
@@ -173,52 +163,6 @@ def test_resume_equals_uninterrupted(real, tmp_path, method, optimizer):
         CONFIG, method=method, image_optimizer=optimizer, outer_steps=2, inner_epochs=2
     )
     check_resuming(partial(condense, real), config, replace(config, seed=1), tmp_path)
-
-
-def test_extra_tensors_survive(tmp_path):
-    def iterate(state):
-        state.extra = {
-            "sum": state.extra.get("sum", torch.zeros(1)) + torch.rand(1, generator=state.generator)
-        }
-        if state.iteration == 4 and not path.with_suffix(".went").exists():
-            path.with_suffix(".went").touch()
-            raise KeyboardInterrupt
-        return state.step(1.0, {"x": torch.ones(1)})
-
-    def fresh():
-        return Learned({"x": torch.zeros(1)}, {"x": 0.1}, "adam", 0.0, 3, seed=5)
-
-    def done(state):
-        assert path.exists() or state is straight, (
-            "the checkpoint goes only when the result is made"
-        )
-
-    path, how = tmp_path / "a.safetensors", {"name": "t", "progress": False}
-    broken = fresh()
-    with pytest.raises(KeyboardInterrupt):
-        learn(broken, 6, iterate, done, "m", checkpoint=path, checkpoint_every=2, **how)
-    resumed, straight = fresh(), fresh()
-    learn(resumed, 6, iterate, done, "m", checkpoint=path, **how)
-    learn(straight, 6, iterate, done, "m", **how)
-    assert torch.equal(resumed.extra["sum"], straight.extra["sum"]) and torch.equal(
-        resumed["x"], straight["x"]
-    )
-
-
-def test_a_wrong_interval_between_saves_is_told_before_anything_runs(tmp_path):
-    state = Learned({"x": torch.zeros(1)}, {"x": 0.1}, "adam", 0.0, 3, seed=5)
-    with pytest.raises(ValueError, match="at least 1, not 0"):
-        learn(
-            state,
-            6,
-            lambda s: s.step(1.0, {"x": torch.ones(1)}),
-            lambda s: None,
-            "m",
-            name="t",
-            checkpoint=tmp_path / "a",
-            checkpoint_every=0,
-        )
-    assert state.iteration == 0
 
 
 @pytest.mark.parametrize(

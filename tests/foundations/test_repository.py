@@ -1,4 +1,5 @@
-"The repository keeps its own promises: one environment in three files, modules that are what the notebooks export, an installable package."
+"""The repository keeps its own promises: one environment in three files, modules that are what the
+notebooks export, an installable package."""
 
 import importlib.util
 import json
@@ -330,19 +331,3 @@ def test_nothing_committed_names_a_registry_or_a_machine_and_no_pickle_is_read()
         text = path.read_text(encoding="utf-8")
         assert not hosts.search(text), name
         assert not unsafe.search(text), name
-
-
-def test_the_readme_is_made_from_the_index_notebook():
-    done = subprocess.run(
-        [sys.executable, ROOT / "workflow" / "readme.py", "--check"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    text = (ROOT / "README.md").read_text()
-    for table in ("2.2", "2.3", "2.A", "3.2", "3.6", "3.A", "4.1", "4.2", "4.4", "4.A"):
-        assert f"#### Table {table}: " in text  # it opens with what was measured
-    assert text.index("#### Table") < text.index("make reproduce")
-
-
-def test_links_of_the_readme_lead_somewhere():
-    for link in re.findall(r"\]\((?!https?:|#)([^)]+)\)", (ROOT / "README.md").read_text()):
-        assert (ROOT / link).exists(), link
