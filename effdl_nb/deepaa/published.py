@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['torchvision_table', 'from_torchvision', 'rand_augment_policy', 'trivial_augment_wide_policy',
-           'trivial_augment_policy', 'auto_augment']
+           'trivial_augment_policy', 'ta_wide_policy', 'auto_augment']
 
 # %% ../../nbs/03_deepaa/09_published.ipynb #0717615a
 import torch
@@ -122,6 +122,11 @@ def trivial_augment_policy(
     method = f"TrivialAugment ({'Wide' if wide else 'RA'})"
     own = rival_space(space, method, list(shares), "pixels" if wide else "whole")
     return product_policy([layer_row(shares, own)], own, defaults, {"method": method})
+
+
+def ta_wide_policy(space: SearchSpace, defaults: bool = True) -> Policy:
+    "Make TA (Wide) on the data of a space."
+    return trivial_augment_policy(space, wide=True, defaults=defaults)
 
 # %% ../../nbs/03_deepaa/09_published.ipynb #ec843699
 def auto_augment(

@@ -7,7 +7,7 @@ __all__ = ['RIVALS', 'Rival', 'rival', 'operation_sequences', 'sequence_entropy'
 
 # %% ../../nbs/03_deepaa/11_rivals.ipynb #eac44deb
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from .policy import Augmentation, Policy
@@ -22,7 +22,6 @@ class Rival:
     title: str
     source: str  # "module:function", imported when it is asked for
     needs: str = ""  # what it is made of: the data's space, or a "policy" or a "file"
-    options: dict = field(default_factory=dict)  # always passed to the function
 
 # %% ../../nbs/03_deepaa/11_rivals.ipynb #508d530c
 RIVALS = {
@@ -32,11 +31,7 @@ RIVALS = {
     "ra": Rival("RandAugment", "effdl_nb.deepaa.published:rand_augment_policy"),
     "ua": Rival("UniformAugment", "effdl_nb.deepaa.continuous:uniform_augment"),
     "ta_ra": Rival("TrivialAugment (RA)", "effdl_nb.deepaa.published:trivial_augment_policy"),
-    "ta_wide": Rival(
-        "TrivialAugment (Wide)",
-        "effdl_nb.deepaa.published:trivial_augment_policy",
-        options={"wide": True},
-    ),
+    "ta_wide": Rival("TrivialAugment (Wide)", "effdl_nb.deepaa.published:ta_wide_policy"),
     "deep_ta": Rival("DeepTA", "effdl_nb.deepaa.policy:deep_ta_policy"),
     "deepaa": Rival("Deep AutoAugment", "effdl_nb.deepaa.defaults:without_defaults", "policy"),
     "deepaa_simple": Rival("DeepAA-simple", "effdl_nb.deepaa.defaults:deepaa_simple", "policy"),
@@ -69,7 +64,7 @@ def rival(
         return make(policy)
     if entry.needs == "file":
         return make(file, space, row, **options)
-    return make(space, **entry.options, **options)
+    return make(space, **options)
 
 # %% ../../nbs/03_deepaa/11_rivals.ipynb #ca98da0b
 def _products(policy: Augmentation) -> list[tuple[float, list]]:

@@ -1,4 +1,4 @@
-"""Rewards: three ways to the same number, odd models and modes, and gradients without a direction."""
+"Rewards: three ways to one number, odd models and modes, gradients without a direction."
 
 import pytest
 import torch
@@ -181,9 +181,9 @@ def test_arguments_that_do_not_fit(change, error):
 
 def test_a_direction_of_the_wrong_length_and_a_model_without_weights():
     model, x, y, p, v = problem()
-    with pytest.raises(ValueError, match="direction in weight space"):
+    with pytest.raises(ValueError, match="direction must have shape"):
         directional_derivatives(model, x, y, v[:-1])
-    with pytest.raises(ValueError, match="no convolution and no linear"):
+    with pytest.raises(ValueError, match="must have a convolution or a linear layer"):
         weight_names(nn.Sequential(nn.BatchNorm2d(3)))
 
 

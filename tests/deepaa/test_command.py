@@ -1,4 +1,4 @@
-"""The search as a command: killed and continued, small classes, wrong arguments, and the policy in a torchvision pipeline."""
+"The search as a command: killed and resumed, small classes, wrong arguments, and its policy used."
 
 import os
 import re
@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from effdl_nb.data import load
-from effdl_nb.deepaa.command import main
-from effdl_nb.deepaa.operations import search_space
-from effdl_nb.deepaa.policy import load_policy
+from effdl_nb.deepaa.__main__ import main
+from effdl_nb.deepaa.policy_file import load_policy
 from effdl_nb.deepaa.search import PolicySearch
+from effdl_nb.deepaa.space import search_space
 
 SHORT = [
     "--steps",
@@ -85,11 +85,11 @@ def test_the_printed_lines_use_the_policy_in_a_loader(folder, whole, tmp_path, c
     )
 
 
-def test_a_killed_search_goes_on_where_it_was(folder, whole, tmp_path, capsys):
+def test_a_killed_search_is_resumed(folder, whole, tmp_path, capsys):
     out = tmp_path / "policy.json"
     arguments = ["--data", str(folder), "--out", str(out), *SHORT]
     slowly = (
-        "import sys, time; from effdl_nb.deepaa import command, search\n"
+        "import sys, time; from effdl_nb.deepaa import __main__ as command, search\n"
         "advance = search.PolicySearch.advance\n"
         "def slow(self):\n    time.sleep(0.3); return advance(self)\n"
         "search.PolicySearch.advance = slow\nsys.exit(command.main(sys.argv[1:]))"
@@ -105,11 +105,11 @@ def test_a_killed_search_goes_on_where_it_was(folder, whole, tmp_path, capsys):
     running.send_signal(signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL and state.exists() and not out.exists()
     assert (tmp_path / "policy.json.proxy.safetensors").exists()
-    assert main(arguments) == 0 and "continuing at layer" in capsys.readouterr().out
+    assert main(arguments) == 0 and "resuming at layer" in capsys.readouterr().out
     assert torch.equal(load_policy(out).probabilities, load_policy(whole).probabilities)
 
 
-def test_an_interruption_says_how_to_continue_and_other_settings_are_refused(
+def test_an_interruption_says_how_to_resume_and_other_settings_raise(
     folder, tmp_path, monkeypatch, capsys
 ):
     out, advance, calls = tmp_path / "policy.json", PolicySearch.advance, []
@@ -134,17 +134,17 @@ def test_an_interruption_says_how_to_continue_and_other_settings_are_refused(
 @pytest.mark.parametrize(
     "wrong, words",
     [
-        (["--network", "lenet"], "unknown network 'lenet'; allowed: wrn"),
+        (["--network", "lenet"], "network 'lenet' is unknown; allowed: wrn"),
         (["--space", "mnist"], "invalid choice: 'mnist'"),
-        (["--steps", "0"], "steps is 0; allowed: whole numbers from 1"),
+        (["--steps", "0"], "steps must be at least 1, not 0"),
         (["--steps", "many"], "invalid int value: 'many'"),
-        (["--device", "tpu"], "device is 'tpu'; allowed here: cpu"),
-        (["--precision", "bf16"], "precision is 'bf16'; allowed: 'fp32', 'tf32'"),
+        (["--device", "tpu"], "device 'tpu' is unknown; allowed: cpu"),
+        (["--precision", "bf16"], "precision 'bf16' is unknown; allowed: fp32, tf32"),
         (["--precision", "tf32", "--device", "cpu"], "needs a GPU"),
         (["--compile", "--device", "cpu"], "needs a GPU"),
-        (["--guide-share", "1"], "--guide-share is 1.0; allowed"),
+        (["--guide-share", "1"], "--guide-share must be between 0 and 1, not 1.0"),
         (["--image-size", "4"], "image_size"),
-        (["--image-size", "12"], "smaller than the space's Cutout of 16"),
+        (["--image-size", "12"], "at least as large as the space's Cutout of 16"),
         (["--stpes", "3"], "unrecognized arguments: --stpes"),
     ],
 )
@@ -163,7 +163,7 @@ def test_images_that_do_not_fit(folder, whole, tmp_path, capsys):
     for name in ("train", "val"):
         (tmp_path / "one" / name / "only").mkdir(parents=True)
         Image.new("RGB", (32, 32)).save(tmp_path / "one" / name / "only" / "0.png")
-    assert "at least 2 are needed: only" in says(tmp_path / "one")
+    assert "must be at least 2, not 1: only" in says(tmp_path / "one")
     for name in ("train", "val"):
         (tmp_path / "one" / name / "second").mkdir()
         Image.new("RGB", (32, 32)).save(tmp_path / "one" / name / "second" / "0.png")
@@ -195,16 +195,24 @@ def test_imagenets_space_is_scaled_to_the_images_and_quiet_is_quiet(folder, tmp_
     assert not capfd.readouterr().err, "no bar, of decoding neither"
 
 
-def test_the_module_is_the_command(tmp_path):
+@pytest.mark.parametrize("module", ["effdl_nb.deepaa", "effdl_nb.deepaa.search"])
+def test_both_names_are_the_command(module):
     done = subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", "-m", "effdl_nb.deepaa.search", "--help"],
+        [sys.executable, "-W", "error::RuntimeWarning", "-m", module, "--help"],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parent.parent,
+        cwd=Path(__file__).parents[2],
     )
-    assert (
-        done.returncode == 0
-        and "--data FOLDER" in done.stdout
-        and "effdl_nb.deepaa.search" in done.stdout
-        and not done.stderr
+    assert done.returncode == 0 and not done.stderr
+    assert "--data FOLDER" in done.stdout and "effdl_nb.deepaa.search" in done.stdout
+
+
+def test_the_other_name_searches_and_hands_on_the_exit_code(folder, tmp_path):
+    out = tmp_path / "policy.json"
+    command = [sys.executable, "-m", "effdl_nb.deepaa.search", "--data"]
+    done = subprocess.run([*command, str(folder), "--out", str(out), *SHORT], capture_output=True)
+    assert done.returncode == 0 and load_policy(out).layers >= 1
+    done = subprocess.run(
+        [*command, "nowhere", "--out", str(out), "--overwrite"], capture_output=True, text=True
     )
+    assert done.returncode == 1 and "there is no folder nowhere" in done.stderr
