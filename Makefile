@@ -12,6 +12,7 @@ PROFILE ?= quick
 CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN := .venv/bin
 READY := .venv/.ready
+PEERS := .venv/.peers
 # Two one-thread processes do more than one with two threads; tests and notebooks run side by side,
 # one a core. The path may hold a blank.
 TEST_ENV := OMP_NUM_THREADS=1 EFFDL_ROOT="$(CURDIR)"
@@ -79,8 +80,12 @@ table: setup
 method: setup
 	@$(BIN)/python workflow/scaffold.py method "$(NAME)" "$(FAMILY)"
 
-benchmark: setup
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt '.[bench]'
+# The peers; editable like the rest, or a copy of effdl_nb would hide the checkout's.
+$(PEERS): $(READY)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[bench]'
+	@touch $@
+
+benchmark: $(PEERS)
 	@for file in $(BENCHMARKS); do echo "== $$file"; \
 	  $(TEST_ENV) $(BIN)/python $$file $(BENCHMARK_ARGS) || exit 1; done
 

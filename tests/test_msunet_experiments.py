@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from effdl_nb import study
+from effdl_nb import spec
 from effdl_nb.msunet.experiments import (
     TechniqueSettings,
     count,
@@ -113,9 +113,9 @@ def test_zeros_are_those_of_the_weights_that_compute():
 
 
 def test_the_ablation_is_a_full_design_on_one_network():
-    table = study.load_tables()["table_2_a"]
-    plan = study.Plan(seeds=(0,), columns=tuple(table.columns))
-    cells = [study.settings_of(table, plan, row, "accuracy") for row in table.rows]
+    table = spec.load_tables()["table_2_a"]
+    plan = spec.Plan(seeds=(0,), columns=tuple(table.columns))
+    cells = [spec.settings_of(table, plan, row, "accuracy") for row in table.rows]
     assert len({(s.quantization, s.consistency, s.pruning) for s in cells}) == len(cells) == 20
     assert {(s.variant, s.stage2_epochs) for s in cells} == {("v0", 160)}
     for row, s in zip(table.rows, cells, strict=True):
@@ -126,11 +126,11 @@ def test_the_ablation_is_a_full_design_on_one_network():
 
 
 def test_rows_of_table_2_1_follow_the_variants():
-    table = study.load_tables()["table_2_1"]
+    table = spec.load_tables()["table_2_1"]
     for key, row in table.rows.items():
         settings = TechniqueSettings(**row.settings)
         assert key == settings.variant + ("_released" if settings.recipe == "released" else "")
-        thesis = study.load_thesis()["table_2_1"].get(key)
+        thesis = spec.load_thesis()["table_2_1"].get(key)
         found = techniques(key, settings, 0, Path("."))
         if thesis:
             assert [

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from effdl_nb import report, study
+from effdl_nb import report, spec, study
 from effdl_nb.files import write_json
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +39,6 @@ class Checker(html.parser.HTMLParser):
 @pytest.fixture
 def empty_page(tmp_path, monkeypatch) -> tuple[Path, str]:
     monkeypatch.setenv("EFFDL_ROOT", str(ROOT))
-    study.load_thesis.cache_clear()
     path = report.write_report("quick", tmp_path)
     return path, path.read_text()
 
@@ -111,11 +110,9 @@ def toy(tmp_path, monkeypatch):
     monkeypatch.setenv("EFFDL_REPORTS", "")
     monkeypatch.syspath_prepend(tmp_path)
     sys.modules.pop("report_toy", None)
-    study.load_thesis.cache_clear()
     study.run("table_9_1", "toy", say=lambda line: None).check()
     yield tmp_path
     sys.modules.pop("report_toy", None)
-    study.load_thesis.cache_clear()
 
 
 def test_the_three_forms_of_a_table_agree(toy):
@@ -230,3 +227,28 @@ def test_a_report_can_be_made_from_another_folder(toy, tmp_path_factory, monkeyp
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
     assert report.main(["--profile", "toy"]) == 0
     assert not os.listdir()
+
+
+def test_a_heading_says_what_a_profile_changed_also_in_nested_settings():
+    promised = {"ipc": 50, "evaluation": {"network": "vgg-11"}}
+    column = spec.Column("vgg11", "VGG11", metric="accuracy", settings=promised)
+    row = spec.RowSpec("random", "Random")
+    table = spec.Table(
+        "table_9_3",
+        "table",
+        "9.3",
+        9,
+        "Heads",
+        rows={"random": row},
+        columns={"vgg11": column},
+    )
+
+    def here(**said):
+        plan = spec.Plan((0,), ("random",), ("vgg11",), **said)
+        return report._departures(table, plan, "random", column)
+
+    assert here() == ""
+    assert here(settings={"evaluation": {"runs": 2}}) == ""  # more is said, nothing is changed
+    changed = {"evaluation": {"network": "convnet-3"}}
+    assert here(column_settings={"vgg11": changed}) == "network convnet-3"
+    assert here(settings={"ipc": 2}, row_settings={"random": changed}) == "ipc 2, network convnet-3"

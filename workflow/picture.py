@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from effdl_nb import report, spec, study
+from effdl_nb import report, rows, spec
 from effdl_nb.deepaa.policy import load_policy, operation_probabilities
 from effdl_nb.files import atomic_write
 
@@ -36,24 +36,24 @@ def keep_images_and_policy():
     from effdl_nb.deepaa.analysis import searched_policy
     from effdl_nb.deepaa.policy import save_policy
 
-    table, at = spec.load_tables()["table_4_1"], study.place(spec.load_profile("quick"))
+    table, at = spec.load_tables()["table_4_1"], rows.place(spec.load_profile("quick"))
     strips = []
     for measured in report.measurements("table_4_1", "quick"):
         if measured["row"] in STRIPS:
-            before, after, _ = images_of(measured, study.shared_folder(table, at))
+            before, after, _ = images_of(measured, rows.work_folder(table, at))
             strips += [after] if strips else [before, after]
-    rows = [torch.cat(list(images), dim=2).clamp(0, 1) for images in strips]
-    pixels = (torch.cat(rows, dim=1).permute(1, 2, 0) * 255).round().byte().numpy()
+    bands = [torch.cat(list(images), dim=2).clamp(0, 1) for images in strips]
+    pixels = (torch.cat(bands, dim=1).permute(1, 2, 0) * 255).round().byte().numpy()
     Image.fromarray(pixels).save(KEPT / "images.png")
     save_policy(searched_policy(report.measurements("table_3_2", "quick")), KEPT / "policy.json")
 
 
 def compared() -> pd.DataFrame:
     "Accuracy on CIFAR-10 at one image per class: ours at profile laptop, and the dissertation's."
-    lines, at = [], study.place(spec.load_profile("laptop"), ROOT / "reports")
+    lines, at = [], rows.place(spec.load_profile("laptop"), ROOT / "reports")
     table = spec.load_tables()["table_4_1"]
     for row in ROWS:
-        cells = study.read_row(at.row("table_4_1", row))["cells"]
+        cells = rows.read_row(at.row("table_4_1", row))["cells"]
         cell = next(cell for cell in cells if cell["column"] == COLUMN)
         printed = spec.load_thesis()["table_4_1"][row][COLUMN]
         theirs = printed["corrected"] if isinstance(printed, dict) else printed

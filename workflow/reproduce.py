@@ -6,8 +6,7 @@
     python workflow/reproduce.py --profile paper -- --executor slurm --jobs 16
 
 What stands after `--` goes to Snakemake. The exit status is 0 only if every row and figure of the
-profile is there; the report is made in any case, and a second call continues where the first one
-stopped.
+profile is there; the report is made in any case, and the same command resumes an interrupted run.
 """
 
 import argparse
@@ -17,12 +16,13 @@ import sys
 import time
 from pathlib import Path
 
-from effdl_nb import report, study
+from effdl_nb import report, rows, spec, study
 from effdl_nb.files import lock
+from effdl_nb.provenance import project_root
 
 
 def snakemake(
-    profile: str, cores: int, at: study.Place, first: list[Path], more: list[str], held
+    profile: str, cores: int, at: rows.Place, first: list[Path], more: list[str], held
 ) -> int:
     """Let Snakemake make what is missing, beginning with the files `first`; its exit status.
 
@@ -54,14 +54,14 @@ def snakemake(
         *(["--prioritize", *map(str, first)] if first else []),
         *more,
     ]
-    return subprocess.run(command, cwd=study.project_root(), pass_fds=[held.fileno()]).returncode
+    return subprocess.run(command, cwd=project_root(), pass_fds=[held.fileno()]).returncode
 
 
-def tell(profile: study.Profile, at: study.Place) -> int:
+def tell(profile: spec.Profile, at: rows.Place) -> int:
     "Print what there is of the profile; the number of rows and figures that are not there."
-    lacking, tables = 0, study.load_tables()
+    lacking, tables = 0, spec.load_tables()
     for key, plan in profile.tables.items():
-        states = {row: study.row_state(tables[key], profile, row, at) for row in plan.rows}
+        states = {row: rows.row_state(tables[key], profile, row, at) for row in plan.rows}
         missing = [
             f"{row} ({state})"
             for row, state in states.items()
@@ -73,7 +73,7 @@ def tell(profile: study.Profile, at: study.Place) -> int:
             f"{tables[key].kind} {tables[key].number}: {len(states) - len(missing)} of "
             f"{len(states)} rows{rest}"
         )
-    figures = study.figures_of(profile, tables)
+    figures = spec.figures_of(profile, tables)
     undrawn = [tables[key].number for key in figures if not at.figure(key).exists()]
     if figures:
         print(
@@ -99,20 +99,20 @@ def main() -> int:
     parser.add_argument(
         "more", nargs="*", metavar="-- SNAKEMAKE OPTIONS", help="passed on to Snakemake"
     )
-    given, start = parser.parse_args(), time.monotonic()
+    options, start = parser.parse_args(), time.monotonic()
     try:
-        if given.profile.endswith(".yaml"):
-            given.profile = str(Path(given.profile).absolute())
-        profile = study.load_profile(given.profile)
-        at = study.place(profile, Path(given.reports).absolute() if given.reports else None)
+        if options.profile.endswith(".yaml"):
+            options.profile = str(Path(options.profile).absolute())
+        profile = spec.load_profile(options.profile)
+        at = rows.place(profile, Path(options.reports).absolute() if options.reports else None)
         with lock(at.folder / "reproduce", timeout=0) as held:
-            study.write_plans(given.profile, at.reports)
+            study.write_plans(options.profile, at.reports)
             first = [at.folder / "tables" / f"{key}.csv" for key in profile.first]
-            status = snakemake(given.profile, given.cores, at, first, given.more, held)
-            page = report.write_report(given.profile, at.reports)
+            status = snakemake(options.profile, options.cores, at, first, options.more, held)
+            page = report.write_report(options.profile, at.reports)
     except TimeoutError:
         print(
-            f"another run of profile {given.profile} is at work in {at.folder}; wait for it, or "
+            f"another run of profile {options.profile} is at work in {at.folder}; wait for it, or "
             "stop it",
             file=sys.stderr,
         )
@@ -122,7 +122,7 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         print(
-            "\ninterrupted; what is finished is kept, and the same command goes on from there",
+            "\ninterrupted; what is finished is kept; run the same command again to resume",
             file=sys.stderr,
         )
         return 130

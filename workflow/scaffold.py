@@ -201,6 +201,7 @@ class KIND:
     "Settings of TITLE."
 
     maker: ClassVar[str] = "effdl_nb.condensation.NAME:condense_NAME"
+    method: ClassVar[str] = "NAME"
     ipc: int = 1  # images per class
     iterations: int = 1000  # steps
     image_lr: float = 0.1  # of the pixels

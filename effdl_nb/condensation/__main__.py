@@ -255,7 +255,7 @@ def _run(arguments: argparse.Namespace, say) -> CondensedSet:
     condensed.save(arguments.out, whitening=True)
     return condensed
 
-
+# %% ../../nbs/04_condensation/21_command.ipynb #7391568e
 def _evaluated(condensed: CondensedSet, images, arguments, say) -> CondensedSet:
     "The set with the accuracies of networks trained on it."
     result = evaluate(

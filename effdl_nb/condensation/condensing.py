@@ -77,8 +77,7 @@ def set_path(
     shape = list(dataset.train.images.shape)
     origin, kind = origin_of(dataset, whitening), type(config).__name__
     mark = settings_hash([kind, asdict(config), origin, shape, effdl_nb.__version__])
-    method = getattr(config, "method", kind.removesuffix("Config").lower())
-    return Path(work) / f"{method}-{mark}.safetensors"
+    return Path(work) / f"{config.method}-{mark}.safetensors"
 
 
 @contextlib.contextmanager
@@ -105,6 +104,7 @@ def make_set(
     work: str | Path,  # folder that keeps the set and the whitening
     run: Run = Run(),  # noqa: B008
     again: bool = False,  # make a finished set once more, for what `on_iteration` would see
+    fits: str | Path | None = None,  # folder of whitenings that sets share; None: `work`
 ) -> CondensedSet:
     """Read a set from `work`, or make and keep it.
 
@@ -113,7 +113,7 @@ def make_set(
     """
     check_images(dataset, config.ipc)
     check_network(config, dataset.num_classes, tuple(dataset.train.images.shape[1:]))
-    real = prepare(dataset, whitening, work)
+    real = prepare(dataset, whitening, fits or work)
     path = set_path(work, config, dataset, whitening)
     part = path.with_suffix(".part.safetensors")
     run = replace(run, checkpoint=part, experts=run.experts or work, details=_details(real, config))
@@ -124,7 +124,7 @@ def make_set(
             load_named(config.maker)(real, config, run).save(path)
             part.unlink(missing_ok=True)
     made = CondensedSet.load(path)
-    return made if made.whitening is not None else replace(made, whitening=real.whitening)
+    return replace(made, whitening=real.whitening)  # a file of a ZCA set leaves it out
 
 # %% ../../nbs/04_condensation/18_condensing.ipynb #859edfd7
 def condense(

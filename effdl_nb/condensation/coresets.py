@@ -18,7 +18,7 @@ from .initial import fresh_network, members_of_classes, random_per_class
 from .learning import Run
 from .real import RealImages
 from .sets import CondensedSet
-from ..settings import at_least
+from ..settings import at_least, one_of
 from ..training import TrainConfig, crop_flip, train
 
 # %% ../../nbs/04_condensation/06_coresets.ipynb #e2e6744f
@@ -36,6 +36,7 @@ class RandomConfig:
     "Settings of the Random baseline."
 
     maker: ClassVar[str] = "effdl_nb.condensation.coresets:random_coreset"
+    method: ClassVar[str] = "random"
     ipc: int = 1  # images per class
     seed: int = 0  # of the choice
 
@@ -51,7 +52,7 @@ def random_coreset(
     "Choose `ipc` random real images of each class. Raises ValueError if a class has fewer."
     generator = torch.Generator().manual_seed(config.seed)
     index = random_per_class(real.labels, real.num_classes, config.ipc, generator)
-    return replace(_chosen(real, index, "random", config.ipc, run), seed=config.seed)
+    return replace(_chosen(real, index, config.method, config.ipc, run), seed=config.seed)
 
 # %% ../../nbs/04_condensation/06_coresets.ipynb #5105ed68
 def herd(
@@ -119,6 +120,7 @@ class CoresetConfig:
     seed: int = 0  # of the network, and of the choice among equals
 
     def __post_init__(self):
+        one_of(self, "method", ("forgetting", "herding"))
         at_least(self, 1, "ipc", "epochs")
         self.training()
 
@@ -173,7 +175,7 @@ def recognised(
     model.train(mode)
     return guesses == labels.cpu()
 
-
+# %% ../../nbs/04_condensation/06_coresets.ipynb #d6331a83
 def training_record(
     real: RealImages,
     config: CoresetConfig,

@@ -131,17 +131,18 @@ class _InstanceNormBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, direction, d_weight, d_bias):
-        slope, image, weight, *moments = ctx.saved_tensors
-        columns = [v.view(-1, 1) for v in moments]
-        columns += [v.repeat(len(image)).unsqueeze(1) for v in (weight, d_weight, d_bias)]
+        slope, image = ctx.saved_tensors[:2]
+        by_channel = (ctx.saved_tensors[2], d_weight, d_bias)
+        columns = [v.view(-1, 1) for v in ctx.saved_tensors[3:]]
+        columns += [v.repeat(len(image)).unsqueeze(1) for v in by_channel]
         rows = [v.reshape(len(columns[0]), -1) for v in (slope, direction, image)]
         # a third derivative may follow: mean and deviation depend on x
         if torch.is_grad_enabled():
             columns[0] = rows[2].mean(1, keepdim=True)
             columns[1] = (rows[2].var(1, correction=0, keepdim=True) + ctx.eps).rsqrt()
-        by_slope, by_image, by_weight = _second_derivative(*rows, *columns)
+        *images, by_weight = _second_derivative(*rows, *columns)
         by_weight = by_weight.view(len(image), -1).sum(0)
-        return by_slope.view_as(slope), by_image.view_as(image), by_weight, None, None, None
+        return *(v.view_as(image) for v in images), by_weight, None, None, None
 
 # %% ../../nbs/04_condensation/09_derivatives.ipynb #79d3b789
 def instance_norm(

@@ -128,7 +128,7 @@ def _check(condensed: CondensedSet, dataset: ImageDataset):
             f"{dataset.name} has no test images: there is nothing to test a network on"
         )
 
-
+# %% ../../nbs/04_condensation/19_evaluation.ipynb #6ddfd05c
 def labels_by_name(
     labels: Tensor,  # (N,) classes of `names`
     names: tuple[str, ...],
@@ -137,7 +137,7 @@ def labels_by_name(
     "Renumber labels so that each keeps its class's name."
     return torch.tensor([wanted.index(name) for name in names])[labels]
 
-
+# %% ../../nbs/04_condensation/19_evaluation.ipynb #c375a008
 def train_fresh(
     condensed: CondensedSet,  # with its whitening
     config: EvaluationConfig,

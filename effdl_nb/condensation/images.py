@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ROUNDING', 'Whitening', 'STRATEGY', 'GROUPS', 'to_unit', 'ChannelWhitening', 'ZCAWhitening', 'fit_zca',
-           'whitening_from', 'length_of', 'Draw', 'draw_augmentation', 'augment', 'siamese_augment']
+           'MissingWhitening', 'whitening_from', 'length_of', 'DsaDraw', 'draw_augmentation', 'augment',
+           'siamese_augment']
 
 # %% ../../nbs/04_condensation/01_images.ipynb #e39c5180
 import math
@@ -141,7 +142,32 @@ def fit_zca(
     return ZCAWhitening(mean, values, vectors, eps)
 
 # %% ../../nbs/04_condensation/01_images.ipynb #a07c4a44
-Whitening = ChannelWhitening | ZCAWhitening
+@dataclass(frozen=True)
+class MissingWhitening:
+    "What stands in a set for a whitening that its file left out, or that nobody knows."
+
+    kind: str = "zca"  # of the whitening that is missing, or "unknown"
+    marks: tuple[float, ...] = ()  # its fingerprint
+
+    def encode(self, images: Tensor) -> Tensor:
+        "Raise ValueError: there is no map to apply."
+        raise ValueError(self.advice)
+
+    decode = encode
+
+    def fingerprint(self) -> list[float]:
+        "Give the fingerprint of the whitening that is missing."
+        return list(self.marks)
+
+    @property
+    def advice(self) -> str:
+        "Say what to do."
+        if self.kind == "unknown":
+            return "the whitening of this set is not known; give the one it was made with"
+        return "this set was saved without its whitening; call refit(training images) first"
+
+
+Whitening = ChannelWhitening | ZCAWhitening | MissingWhitening
 
 
 def whitening_from(
@@ -169,7 +195,7 @@ GROUPS = tuple(STRATEGY.split("_"))
 
 
 @dataclass(frozen=True)
-class Draw:
+class DsaDraw:
     "One random draw of the augmentation for a batch; a pure value, apply it with `augment`."
 
     group: str  # one of GROUPS, or "none"
@@ -182,7 +208,7 @@ def draw_augmentation(
     strategy: str = STRATEGY,  # groups to choose from, joined by "_"; "none" for no augmentation
     # one magnitude for the whole batch (DSA, DM) instead of one per image (trajectory matching)
     siamese: bool = False,
-) -> Draw:
+) -> DsaDraw:
     "Draw one group and its magnitudes. Raises ValueError if `strategy` names an unknown group."
     groups = strategy.split("_")
     for group in groups:
@@ -192,7 +218,7 @@ def draw_augmentation(
     device = generator.device if generator is not None else "cpu"
     group = groups[int(torch.randint(len(groups), (), generator=generator, device=device))]
     u = torch.rand(1 if siamese else count, 3, generator=generator, device=device)
-    return Draw(group, u.expand(count, 3))
+    return DsaDraw(group, u.expand(count, 3))
 
 # %% ../../nbs/04_condensation/01_images.ipynb #b4f2e030
 def _color(x: Tensor, u: Tensor) -> Tensor:
@@ -257,7 +283,7 @@ _APPLY = dict(zip(GROUPS, _OPERATIONS, strict=True), none=lambda x, u: x)
 
 def augment(
     images: Tensor,  # (B, C, H, W) in model space
-    draw: Draw,  # from `draw_augmentation`
+    draw: DsaDraw,  # from `draw_augmentation`
 ) -> Tensor:  # (B, C, H, W), differentiable in `images`
     """Apply a draw (Algorithm 4.1, line 12).
 

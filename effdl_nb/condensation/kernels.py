@@ -100,6 +100,7 @@ class KernelConfig:
     "Settings of KIP with a fully-connected network's kernel."
 
     maker: ClassVar[str] = "effdl_nb.condensation.kernels:condense_kernel"
+    method: ClassVar[str] = "kip"
     ipc: int = 1  # images per class
     depth: int = 1  # hidden layers
     weight_std: float = math.sqrt(2)  # sigma_w
@@ -171,7 +172,9 @@ def condense_kernel(
     def finish(state: Learned) -> CondensedSet:
         return _finish(state, targets, real, c, run)
 
-    return learn(learned, c.iterations, lambda s: _iterate(s, real, y, c), finish, mark, run, "kip")
+    return learn(
+        learned, c.iterations, lambda s: _iterate(s, real, y, c), finish, mark, run, c.method
+    )
 
 
 def _finish(
@@ -183,7 +186,7 @@ def _finish(
         raw = learned["labels"].detach().cpu()
         details["regression_labels"] = [[round(v, 8) for v in row] for row in raw.tolist()]
         targets = to_probabilities(raw + 1 / real.num_classes).float()
-    images, made = learned["images"].detach().cpu(), ("kip", config.ipc, real.whitening)
+    images, made = learned["images"].detach().cpu(), (config.method, config.ipc, real.whitening)
     return CondensedSet(images, targets, real.classes, *made, seed=config.seed, details=details)
 
 # %% ../../nbs/04_condensation/08_kernels.ipynb #7112c881

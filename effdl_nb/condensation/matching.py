@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from .. import settings
 from . import learning
-from .images import STRATEGY, Draw, augment, draw_augmentation
+from .images import STRATEGY, DsaDraw, augment, draw_augmentation
 from .initial import INITS, fresh_network, initial_images, members_of_classes
 from .learning import Learned, Run, learn, run_mark, skip_step, take_step
 from .real import RealImages
@@ -67,7 +67,9 @@ def siamese_pair(
 ) -> tuple[Tensor, Tensor]:
     "Both batches under one and the same draw, differentiable in the images."
     draw = draw_augmentation(1, generator, strategy, siamese=True)
-    return tuple(augment(x, Draw(draw.group, draw.u.expand(len(x), 3))) for x in (real, synthetic))
+    return tuple(
+        augment(x, DsaDraw(draw.group, draw.u.expand(len(x), 3))) for x in (real, synthetic)
+    )
 
 # %% ../../nbs/04_condensation/07_matching.ipynb #b65082c3
 AT_ONCE = 2560  # real images in one forward pass
@@ -286,7 +288,7 @@ TERMS = {
     "cafe_dsa": layer_terms,
 }
 
-
+# %% ../../nbs/04_condensation/07_matching.ipynb #70a08154
 class _Problem:
     "The real side of the problem and one step on it."
 

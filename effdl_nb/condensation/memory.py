@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .derivatives import by_hand
-from .unroll import MODES, step_gradient
+from .unroll import MEMORY_MODES, step_gradient
 
 # %% ../../nbs/04_condensation/11_memory.ipynb #1bf4cd30
 def _step_bytes(model: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -116,7 +116,7 @@ def _too_large(memory: str, needed: dict[str, int], free: int, run: str) -> str:
     return f"memory={memory!r} needs about {size[memory]} for {run}; {free} (others: {others})"
 
 # %% ../../nbs/04_condensation/11_memory.ipynb #738ea729
-MEMORY = (*MODES, "auto")  # what a method's settings may say
+MEMORY = (*MEMORY_MODES, "auto")  # what a method's settings may say
 AUTO_SHARE = 0.5  # of the free memory that "auto" gives to the full graph
 
 

@@ -1,4 +1,4 @@
-"""python -m effdl_nb.condensation: from a folder to a set, killed and resumed, and every error in a sentence."""
+"""python -m effdl_nb.condensation: a folder becomes a set, and every error is a sentence."""
 
 import os
 import re
@@ -17,29 +17,9 @@ from effdl_nb.condensation import memory
 from effdl_nb.condensation.__main__ import main, usage
 from effdl_nb.condensation.sets import CondensedSet
 
-SMALL = [
-    "--network",
-    "convnet-2",
-    "--width",
-    "4",
-    "--image-size",
-    "8",
-    "--quiet",
-    "--device",
-    "cpu",
-]
-IATM = [
-    "--experts",
-    "1",
-    "--set",
-    "student_steps=2",
-    "--set",
-    "expert_steps=1",
-    "--set",
-    "first_start=1",
-    "--set",
-    "max_start=1",
-]
+SMALL = "--network convnet-2 --width 4 --image-size 8 --quiet --device cpu".split()
+STEPS = ("student_steps=2", "expert_steps=1", "first_start=1", "max_start=1")
+IATM = ["--experts", "1", *(word for step in STEPS for word in ("--set", step))]
 
 
 @pytest.fixture(scope="module")
@@ -151,13 +131,13 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(folder, tmp_path):
     assert torch.equal(a.images, b.images) and a.lr == b.lr and a.details == b.details
 
 
-def test_an_interruption_says_how_to_go_on(folder, tmp_path, capsys, monkeypatch):
+def test_an_interruption_says_how_to_resume(folder, tmp_path, capsys, monkeypatch):
     def interrupted(*a, **k):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "condense", interrupted)
     assert call("--data", folder, "--out", tmp_path / "a.safetensors", *SMALL) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "run the same command again to resume" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -168,10 +148,13 @@ def test_an_interruption_says_how_to_go_on(folder, tmp_path, capsys, monkeypatch
         (["--preset", "huge"], "allowed: paper, small"),
         (["--ipc", "9"], "class 0 has 8 images, fewer than the 9"),
         (["--ipc", "0"], "from 1, not 0"),
-        (["--network", "convnet-x"], "unknown network 'convnet-x'; allowed"),
+        (["--network", "convnet-x"], "network 'convnet-x' is unknown; allowed"),
         (["--whitening", "pca"], "allowed: auto, zca, channel"),
         (["--set", "speed=11"], "iatm has no option 'speed'; allowed: "),
         (["--set", "speed"], "NAME=VALUE"),
+        (["--set", "experts.speed=11"], "iatm has no option 'experts.speed'; allowed: batch_size"),
+        (["--set", "experts=3"], "experts is 3; allowed: a mapping"),
+        (["--set", "experts.count=0"], "count must be at least 1, not 0"),
         (["--set", "image_lr=fast"], "image_lr is 'fast'; allowed: a number"),
         (["--method", "random", "--experts", "3"], "random has no option 'width'; allowed: none"),
         (["--memory", "disk"], "memory 'disk' is unknown"),
@@ -200,7 +183,7 @@ def test_what_is_there_is_not_overwritten(folder, tmp_path, capsys):
     (tmp_path / "a.safetensors").write_text("precious")
     assert (
         call("--data", folder, "--out", tmp_path / "a.safetensors", *SMALL) == 1
-        and "there already" in capsys.readouterr().err
+        and "exists already" in capsys.readouterr().err
     )
     assert (tmp_path / "a.safetensors").read_text() == "precious"
 
@@ -224,3 +207,32 @@ def test_one_class_and_nothing_to_test_on(folder, tmp_path, capsys):
         == 1
     )
     assert "no val/ or test/" in capsys.readouterr().err
+
+
+def test_options_of_experts_have_a_dot(folder, tmp_path, capsys):
+    out = tmp_path / "a.safetensors"
+    words = ["--set", "experts.epochs=3", "--set", "experts.lr=0.1", "--iterations", 1, *IATM]
+    assert call("--data", folder, "--out", out, *words, *SMALL) == 0
+    assert "experts 1, iterations 1" in capsys.readouterr().out
+    settings = CondensedSet.load(out).details["settings"]
+    assert settings["experts"] == {
+        "count": 1,
+        "epochs": 3,
+        "lr": 0.1,
+        "batch_size": 64,  # the preset's
+        "half": False,
+        "precision": "fp32",
+    }
+    assert (settings["student_steps"], settings["width"], settings["ipc"]) == (2, 4, 1)
+
+
+def test_flags_and_options_of_one_mapping_are_joined():
+    arguments = module._parser().parse_args(
+        ["--data", "x", "--out", "y", "--experts", "7", "--set", "experts.lr=1e-2"]
+        + ["--set", "image_optimizer=sgd", "--set", "milestones=[1, 2]"]
+    )
+    assert module._options(arguments) == {
+        "experts": {"count": 7, "lr": 0.01},
+        "image_optimizer": "sgd",
+        "milestones": [1, 2],
+    }

@@ -111,7 +111,9 @@ def test_published_settings():
     assert (training.lr, training.gamma, training.nesterov) == (0.1, 0.2, True)
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"ipc": 0}, {"lr": -1.0}, {"batch_size": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"method": "dm"}, {"epochs": 0}, {"ipc": 0}, {"lr": -1.0}, {"batch_size": 0}]
+)
 def test_wrong_settings(wrong):
     with pytest.raises(ValueError):
         replace(CONFIG, **wrong)

@@ -1,16 +1,19 @@
-"""The evaluator: one test per network, the right space, the ceiling, other networks, DD-Ranking, misuse."""
+"""The evaluator: one test per network, the right space, the ceiling, DD-Ranking, misuse."""
 
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from toys import toy
 
 from effdl_nb import training
 from effdl_nb.condensation import evaluation as module
-from effdl_nb.condensation.coresets import herd, herding_coreset, random_coreset
+from effdl_nb.condensation.coresets import RandomConfig, random_coreset
 from effdl_nb.condensation.evaluation import (
+    ARCHITECTURES,
     Evaluation,
+    EvaluationConfig,
     Ranking,
     cross_architecture,
     evaluate,
@@ -19,32 +22,14 @@ from effdl_nb.condensation.evaluation import (
     whole_set,
 )
 from effdl_nb.condensation.images import ChannelWhitening
-from effdl_nb.data import ImageDataset, Split
+from effdl_nb.condensation.real import prepare
+from effdl_nb.data import Split
 
 QUICK = {"network": "convnet-2", "width": 4, "epochs": 4, "runs": 2, "progress": False}
 
 
-def toy(size=8, classes=3, n=30):
-    gen = torch.Generator().manual_seed(0)
-    labels = torch.arange(n) % classes
-    images = (
-        torch.randint(0, 100, (n, 3, size, size), generator=gen) + 50 * labels.view(-1, 1, 1, 1)
-    ).to(torch.uint8)
-    split = Split(images, labels)
-    return ImageDataset(
-        "toy", split, split, tuple("abc"[:classes]), (0.4,) * 3, (0.2,) * 3, "digest", "made here"
-    )
-
-
 def sample(dataset, ipc=2):
-    w = ChannelWhitening(dataset.mean, dataset.std)
-    return random_coreset(
-        w.encode(dataset.train.images),
-        dataset.train.labels,
-        ipc=ipc,
-        classes=dataset.classes,
-        whitening=w,
-    )
+    return random_coreset(prepare(dataset, "channel"), RandomConfig(ipc))
 
 
 def test_each_network_is_tested_once(monkeypatch):
@@ -64,36 +49,28 @@ def test_seeds_make_networks(monkeypatch):
 
 
 def test_it_learns_an_easy_problem():
-    assert (
-        evaluate(
-            sample(toy()),
-            toy(),
-            **{**QUICK, "epochs": 100, "width": 8},
-            rate=0.1,
-            augmentation=False,
-        ).mean
-        > 80
-    )
+    longer = {**QUICK, "epochs": 100, "width": 8}
+    assert evaluate(sample(toy()), toy(), **longer, lr=0.1, strategy="none").mean > 80
 
 
 def test_soft_labels_train_too():
     s = sample(toy())
     soft = replace(s, labels=torch.nn.functional.one_hot(s.labels, 3).float())
     assert (
-        evaluate(soft, toy(), **QUICK, augmentation=False).values
-        == evaluate(s, toy(), **QUICK, augmentation=False).values
+        evaluate(soft, toy(), **QUICK, strategy="none").values
+        == evaluate(s, toy(), **QUICK, strategy="none").values
     )
 
 
-def test_rates():
+def test_learning_rates():
     s = replace(sample(toy()), lr=0.05)
-    used = lambda **k: evaluate(s, toy(), **QUICK, **k).settings["train"]["lr"]  # noqa: E731
-    assert (
-        used() == 0.05
-        and used(protocol="dc") == module.FIXED_RATE
-        and used(rate=0.3) == 0.3
-        and used(protocol="mtt") == 0.05
-    )
+
+    def used(**options):
+        settings = evaluate(s, toy(), **QUICK, **options).settings
+        return settings["train"]["lr"], settings["lr_source"]
+
+    assert used() == used(protocol="mtt") == (0.05, "learned")
+    assert used(protocol="dc") == (module.FIXED_LR, "fixed") and used(lr=0.3) == (0.3, "fixed")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +85,7 @@ def test_lengths_of_the_protocols(protocol, passes, drop):
 
 def test_the_ceiling_is_the_whole_training_set(monkeypatch):
     d, seen = toy(), []
-    monkeypatch.setattr(module, "_train_fresh", lambda whole, *a: seen.append(whole) or 1)
+    monkeypatch.setattr(module, "train_fresh", lambda whole, *a: seen.append(whole) or 1)
     monkeypatch.setattr(training, "evaluate", lambda *a: 60.0)
     assert evaluate(d.train, d, **QUICK).mean == 60
     made = whole_set(d.train, d)
@@ -137,7 +114,8 @@ def test_other_networks():
 
 
 def test_ranking_golden():
-    # full .9, set .5 hard and .6 as it is, random .2: HLR .4, IOR .4; with w = 1/4 alpha = .1 - .3 = -.2,
+    # full .9, set .5 hard and .6 as it is, random .2: HLR .4, IOR .4; with w = 1/4
+    # alpha = .1 - .3 = -.2,
     # LRS = (e^-.2 - e^-1) / (e - e^-1) = (.818731 - .367879) / 2.350402 = .191819
     r = Ranking(90.0, 50.0, 60.0, 20.0, 0.25)
     assert (
@@ -166,7 +144,7 @@ def test_ranking_evaluates_what_it_names(monkeypatch):
         ("random", False),
         ("random", False),
     ] and all(s[2] == {"width": 4} for s in seen)
-    assert (r.full, r.own, r.hard, r.random) == (85.0, 10.0, 20.0, 30.0)
+    assert (r.full, r.as_made, r.hard, r.random) == (85.0, 10.0, 20.0, 30.0)
     seen.clear()
     assert rank(sample(d), d, 80).hard == 10.0 and len(seen) == 2  # hard labels already
     with pytest.raises(ValueError, match="0..1"):
@@ -180,7 +158,7 @@ def test_hard_labels_of_a_set_in_an_unknown_order():
         == [0, 0, 1, 1, 2, 2]
         and hard_labels(s) is s
     )
-    with pytest.raises(ValueError, match="6 images are not 5"):
+    with pytest.raises(ValueError, match="must be 5 of each of 3 classes to be labelled, not 6"):
         hard_labels(replace(s, labels=torch.full((6, 3), 1 / 3), ipc=5))
 
 
@@ -203,7 +181,17 @@ def test_nothing_to_test_on():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"runs": 0}, {"epochs": 0}, {"protocol": "max"}, {"network": "mlp"}, {"rate": -0.1}]
+    "wrong",
+    [
+        {"runs": 0},
+        {"epochs": 0},
+        {"protocol": "max"},
+        {"network": "mlp"},
+        {"lr": -0.1},
+        {"strategy": "zoom"},
+        {"batch_size": 0},
+        {"rate": 0.1},
+    ],
 )
 def test_misuse(wrong):
     with pytest.raises(ValueError):
@@ -218,22 +206,54 @@ def test_classes_must_match():
 def test_statistics_golden():
     e = Evaluation((10.0, 20.0, 30.0), {})
     assert e.mean == 20 and e.deviation == 10 and str(e) == "20.0 ± 10.0 % (n = 3)"
+    one = Evaluation((10.0,), {})
+    assert one.deviation is None and str(one) == "10.0 % (n = 1)"
 
 
-def test_herding_golden_and_misuse():
-    # features 0, 1, 2, 9 with mean 3: nearest to 3 is 2; then pair means 1, 1.5, 5.5: 1.5 is nearest, feature 1;
-    # then (2 + 1 + x)/3: 9 gives 4, 0 gives 1, so 9
-    assert herd(torch.tensor([[0.0], [1], [2], [9]]), 4).tolist() == [2, 1, 3, 0]
-    with pytest.raises(ValueError, match=r"1\.\.2"):
-        herd(torch.zeros(2, 1), 3)
+def test_options_stand_over_a_configuration():
+    config = EvaluationConfig(network="convnet-2", width=4, epochs=4, runs=2)
+    whole = evaluate(sample(toy()), toy(), config, progress=False)
+    assert whole == evaluate(sample(toy()), toy(), **QUICK)
+    one = evaluate(sample(toy()), toy(), config, runs=1, progress=False)
+    assert one.values == whole.values[:1] and one.settings["width"] == 4
+    with pytest.raises(ValueError, match="'rate' is unknown; allowed: network, runs, protocol"):
+        evaluate(sample(toy()), toy(), config, rate=0.1)
+
+
+def test_the_defaults_are_those_of_the_dissertation():
+    c = EvaluationConfig()
+    assert (c.runs, c.epochs, c.protocol, c.network, c.norm) == (
+        4,
+        1000,
+        "thesis",
+        "convnet-3",
+        "instance",
+    )
+    assert tuple(ARCHITECTURES) == ("ConvNet", "ResNet18", "VGG", "AlexNet")
+
+
+def test_classes_in_another_order_are_found_by_name():
     d = toy()
-    w = ChannelWhitening(d.mean, d.std)
-    with pytest.raises(ValueError, match="class 0 has 10 images"):
-        herding_coreset(
-            w.encode(d.train.images),
-            d.train.labels,
-            lambda x: x.flatten(1),
-            ipc=11,
-            classes=d.classes,
-            whitening=w,
-        )
+    turn = torch.tensor([2, 0, 1])  # class k of `d` is class turn[k] of `turned`
+    names = tuple(d.classes[k] for k in turn.argsort())
+    test = Split(d.test.images, turn[d.test.labels])
+    turned = replace(d, classes=names, test=test)
+    assert evaluate(sample(d), turned, **QUICK).values == evaluate(sample(d), d, **QUICK).values
+    with pytest.raises(ValueError, match="only one of them knows 'c', 'd'"):
+        evaluate(sample(d), replace(d, classes=("a", "b", "d")), **QUICK)
+
+
+def test_the_next_network_waits_for_no_unknown_one(monkeypatch):
+    monkeypatch.setattr(module, "train_fresh", lambda *a: pytest.fail("trained"))
+    networks = {"ConvNet": "convnet-2", "other": "convnet-x"}
+    with pytest.raises(ValueError, match="'convnet-x'"):
+        cross_architecture(sample(toy()), toy(), networks, progress=False)
+
+
+def test_results_are_handed_out_as_they_come():
+    networks, seen = {"two": "convnet-2", "one": "convnet-1"}, []
+    widths, how = {"convnet-2": 4, "convnet-1": 4}, {"epochs": 1, "runs": 1, "progress": False}
+    results = cross_architecture(
+        sample(toy()), toy(), networks, widths, lambda *result: seen.append(result), **how
+    )
+    assert seen == list(results.items()) and [name for name, _ in seen] == ["two", "one"]

@@ -1,4 +1,4 @@
-"""The losses of trajectory matching: readings, fractions and components at their ends, and by hand."""
+"""The losses of trajectory matching: readings, fractions and components, at their ends, by hand."""
 
 import pytest
 import torch

@@ -43,7 +43,7 @@ def test_the_kernel_is_symmetric_positive_and_has_a_known_diagonal(depth):
     K = ntk(x, x, depth)
     torch.testing.assert_close(K, K.T)
     assert torch.linalg.eigvalsh(K).min() > 0
-    # on the diagonal E0 = 1/2, so Theta <- Sigma + Theta, Sigma <- Sigma + b: a sum of depth + 1 terms
+    # on the diagonal E0 = 1/2, so Theta <- Sigma + Theta, Sigma <- Sigma + b: depth + 1 terms
     q = 2 * x.square().mean(1) + 0.01
     torch.testing.assert_close(K.diagonal(), sum(q + 0.01 * i for i in range(depth + 1)))
 

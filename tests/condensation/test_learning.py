@@ -1,4 +1,4 @@
-"""The loop that all learned sets share: resuming, skipped steps, what a checkpoint must agree with."""
+"""The loop that all learned sets share: resuming, skipped steps, what checkpoints agree with."""
 
 import math
 from dataclasses import dataclass, replace

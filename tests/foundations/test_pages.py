@@ -1,5 +1,6 @@
 "README, RESULTS and the pages around them: short, made by code, with links that lead somewhere."
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -32,6 +33,19 @@ def test_the_readme_is_short_and_begins_with_what_to_do():
     assert 1 <= len(findings) <= 8 and all(line.count("|") == 4 for line in findings)
     pictures = re.findall(r"!\[.+\]\((.+)\)", "\n".join(lines))
     assert len(pictures) == 1 and (ROOT / pictures[0]).stat().st_size < 300_000
+
+
+def test_the_picture_shows_what_is_committed():
+    spec = importlib.util.spec_from_file_location("picture", ROOT / "workflow" / "picture.py")
+    picture = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(picture)
+    lines = picture.compared().set_index("method")
+    for row, label in {"random": "Random", "mtt": "MTT", "iatm": "IATM"}.items():
+        record = json.loads((ROOT / f"reports/laptop/rows/table_4_1/{row}.json").read_text())
+        assert lines.ours[label] == record["cells"][0]["mean"]
+    assert lines.dissertation["MTT"] == 46.3  # corrected, not the printed 43.6
+    panels = [axis.get_title(loc="left") for part in picture.draw().subfigs for axis in part.axes]
+    assert len(panels) == 3 and all(panels)
 
 
 def test_results_show_laptop_before_quick_and_every_table_that_was_measured():

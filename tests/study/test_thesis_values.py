@@ -1,7 +1,8 @@
-"""The dissertation's values (workflow/thesis.yaml) and the specification of its tables and figures (workflow/tables.yaml).
+"""The dissertation's values (workflow/thesis.yaml) and its tables and figures (tables.yaml).
 
-Three kinds of check: the files agree with each other; the values obey the arithmetic the dissertation itself states; and, where its text is at hand,
-every cell equals the one that stands at its place in the text, read there by a parser that knows nothing of the YAML.
+Three kinds of check: the files agree with each other; the values obey the arithmetic the
+dissertation itself states; and, where its text is at hand, every cell equals the one that stands at
+its place in the text, read there by a parser that knows nothing of the YAML.
 """
 
 import re
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TEXT = ROOT.parent / "shared" / "thesis" / "thesis.txt"
 needs_text = pytest.mark.skipif(
     not TEXT.exists(), reason="the dissertation's text (../shared/thesis/thesis.txt) is not here"
@@ -230,7 +231,7 @@ def test_form_of_every_cell(table):
 
 
 def _misses_score(row, which):
-    "How far Eq 2.8 is from the printed score, in units of what the rounding of all three printed numbers can explain."
+    "Distance of Eq 2.8 from the printed score, in units of what rounding can explain."
     flops, params, score = (_take(row[key], which) for key in ("flops", "params", "score"))
     half = {
         key: 0.5 * 10.0 ** -len(repr(value).partition(".")[2])
@@ -362,7 +363,7 @@ def test_convnet_column_repeats_table_4_1():
 
 
 def _plain(cell):
-    "A cell of the text without markup: <b>71.6 ± 0.2</b>, $1.5 \\pm 0.4$ and 80.61 % become '71.6 ± 0.2', '1.5 ± 0.4' and '80.61'."
+    "A cell without markup: <b>71.6 ± 0.2</b>, $1.5 \\pm 0.4$, 80.61 % -> '71.6 ± 0.2', '80.61'."
     cell = (
         re.sub(r"<sup>.*?</sup>|<[^>]+>|\$", "", cell).replace(r"\pm", "±").replace(r"\times", "x")
     )
@@ -370,7 +371,7 @@ def _plain(cell):
 
 
 def _grid(text, number):
-    "Rows of cells of the table above the caption 'Table <number> ...': the last block of tab-separated lines before it."
+    "Rows of the table above 'Table <number> ...': the last block of tab-separated lines."
     lines = text.splitlines()
     caption = max(n for n, line in enumerate(lines) if line.startswith(f"Table {number} "))
     last = max(n for n in range(caption) if "\t" in lines[n])

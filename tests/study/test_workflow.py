@@ -1,4 +1,4 @@
-"The workflow end to end: a toy study that is killed, broken, changed and repeated, and the real tables at a tiny profile."
+"The workflow end to end: a toy study killed, broken and changed, and the real tables at tiny size."
 
 import json
 import os
@@ -11,9 +11,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from effdl_nb import study
+from effdl_nb import spec
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 REPRODUCE = [sys.executable, str(ROOT / "workflow" / "reproduce.py")]
 EXPERIMENT = """
 import time
@@ -125,7 +125,7 @@ class Toy:
         )
 
     def figures(self):
-        "Two figures: one of the table's rows, one of an idea; both count their drawings in `calls`."
+        "Two figures, of the table's rows and of an idea; both count their drawings in `calls`."
         with open(self.root / "workflow" / "tables.yaml", "a") as file:
             file.write(
                 'figure_9_1: {kind: figure, number: "9.1", chapter: 9, title: Draws seen, '
@@ -255,7 +255,7 @@ def test_a_killed_run_continues_and_loses_no_finished_seed(toy, how):
         os.killpg(process.pid, signal.SIGKILL)
         said, _ = process.communicate(timeout=60)
     assert how == signal.SIGKILL or (
-        "the same command goes on from there" in said and 'reproduce.py", line' not in said
+        "run the same command again to resume" in said and 'reproduce.py", line' not in said
     ), said
     # a kernel that outlived its parents
     subprocess.run(["pkill", "-9", "-f", str(toy.root)], check=False)
@@ -321,7 +321,7 @@ def test_a_parameter_that_the_notebook_lacks_is_refused(toy):
     )
     assert (
         done.returncode != 0
-        and "unknown parameter 'rwos'; allowed are profile, rows, seeds, reports" in done.stderr
+        and "parameter 'rwos' is unknown; allowed: profile, rows, seeds, reports" in done.stderr
     )
     done = subprocess.run(
         [*command, "rows", "one"], env=toy.environment, cwd=toy.root, capture_output=True, text=True
@@ -378,7 +378,7 @@ def test_the_real_tables_at_a_tiny_profile(tmp_path):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     page = (tmp_path / "tiny" / "index.html").read_text()
-    profile, tables = study.load_profile(str(tiny), ROOT), study.load_tables(ROOT)
+    profile, tables = spec.load_profile(str(tiny), ROOT), spec.load_tables(ROOT)
     assert set(profile.tables) == {key for key, table in tables.items() if table.experiment}, (
         "a table that nothing tries"
     )
@@ -391,7 +391,7 @@ def test_the_real_tables_at_a_tiny_profile(tmp_path):
         assert f'href="notebooks/{key}.html"' in page and (
             words or (tmp_path / "tiny" / "figures" / f"{key}.svg").exists()
         ), key
-    for key in study.figures_of(profile, tables):
+    for key in spec.figures_of(profile, tables):
         assert f'src="figures/{key}.png"' in page and f'href="notebooks/{key}.html"' in page, key
     record = json.loads((tmp_path / "tiny" / "rows" / "table_4_1" / "iatm.json").read_text())
     assert record["measurements"][0]["provenance"]["data"].startswith("cifar10-sample:")

@@ -5,84 +5,22 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 
-from effdl_nb import study
+from effdl_nb import rows, study
 from effdl_nb.files import read_json, write_json
-
-TABLES = """
-table_9_1:
-  kind: table
-  number: "9.1"
-  chapter: 9
-  title: Draws
-  spread: deviation
-  experiment: study_draws:draw
-  rows: {a: {label: A}, b: {label: B, settings: {size: 7}}}
-  columns:
-    value: {label: Value, metric: value}
-    large: {label: Large, metric: value, settings: {size: 100}}
-    size: {label: Size, metric: size, counted: true}
-table_9_2: {kind: table, number: "9.2", chapter: 9, title: Later, rows: {a: {label: A}}, columns: {value: {label: Value}}}
-"""
-EXPERIMENT = """
-import time
-from dataclasses import dataclass
-from effdl_nb.spec import experiment
-calls = []
-@dataclass(frozen=True)
-class Settings:
-    size: int = 1
-    bad: str = ""
-@experiment(Settings)
-def draw(task):
-    row, settings, seed = task.row, task.settings, task.seed
-    calls.append((row, settings.size, seed))
-    print("measuring", row, settings.size, seed, flush=True)
-    if settings.bad == "nan":
-        return {"value": float("nan"), "size": 1}
-    if settings.bad == "missing":
-        return {"size": 1}
-    if settings.bad == "seeded":
-        return {"value": 1.0, "size": seed}
-    if settings.bad == "slow" and seed == 1:
-        time.sleep(60)
-    return {"value": [settings.size + seed, settings.size + seed + 1], "size": settings.size}
-"""
-
-
-@pytest.fixture
-def toy(tmp_path, monkeypatch):
-    (tmp_path / "workflow" / "profiles").mkdir(parents=True)
-    (tmp_path / "workflow" / "tables.yaml").write_text(TABLES)
-    (tmp_path / "workflow" / "thesis.yaml").write_text(
-        "table_9_1: {values: {a: {value: {printed: 1.5, corrected: 2.5, why: slip}}}}"
-    )
-    (tmp_path / "study_draws.py").write_text(EXPERIMENT)
-    monkeypatch.setenv("EFFDL_ROOT", str(tmp_path))
-    monkeypatch.setenv("EFFDL_REPORTS", "")
-    monkeypatch.syspath_prepend(tmp_path)
-    sys.modules.pop("study_draws", None)
-    study.load_thesis.cache_clear()
-
-    def profile(plan="{seeds: [0, 1]}", **more):
-        lines = {"title": "Toy", "threads": 1, "jobs": "table", "changed": "remake"} | more
-        text = (
-            "\n".join(f"{k}: {v}" for k, v in lines.items()) + f"\ntables: {{table_9_1: {plan}}}\n"
-        )
-        (tmp_path / "workflow" / "profiles" / "toy.yaml").write_text(text)
-
-    profile()
-    yield tmp_path, profile
-    sys.modules.pop("study_draws", None)
-    study.load_thesis.cache_clear()
+from effdl_nb.spec import load_profile, load_tables
 
 
 def row(root: Path, key: str) -> dict:
     return read_json(root / "reports" / "toy" / "rows" / "table_9_1" / f"{key}.json")
+
+
+def planned(key: str) -> rows.PlannedRow:
+    profile = load_profile("toy")
+    return rows.PlannedRow(load_tables()["table_9_1"], profile, key, rows.place(profile))
 
 
 def quiet(line): ...
@@ -93,7 +31,8 @@ def test_columns_with_equal_settings_share_a_measurement(toy):
     study.run("table_9_1", "toy", say=quiet).check()
     import study_draws
 
-    # Row a measures size 1 (columns value and size) and size 100 (column large). Row b's own setting wins over the column's: one measurement.
+    # Row a measures size 1 (columns value and size) and size 100 (column large).
+    # Row b's own setting wins over the column's: one measurement.
     assert study_draws.calls == [
         ("a", 1, 0),
         ("a", 1, 1),
@@ -196,11 +135,11 @@ def test_a_row_column_by_column(toy):
     root, profile = toy
     plan = "{seeds: [0, 1], rows: [a], columns: [value, large]%s}"
     profile(plan % "")
-    table, at = study.load_tables()["table_9_1"], study.place(study.load_profile("toy"))
+    table, at = load_tables()["table_9_1"], rows.place(load_profile("toy"))
 
     def states():
         return [
-            study.row_state(table, study.load_profile("toy"), "a", at, column)
+            rows.row_state(table, load_profile("toy"), "a", at, column)
             for column in ("value", "large", None)
         ]
 
@@ -271,13 +210,7 @@ def test_a_kill_between_seeds_keeps_the_finished_one(toy):
     import study_draws
 
     study_draws.calls.clear()
-    kept = study.kept_measurements(
-        study.load_tables()["table_9_1"],
-        study.load_profile("toy"),
-        "b",
-        study.place(study.load_profile("toy")),
-    )
-    assert [m["seed"] for m in kept.values()] == [0]
+    assert [m["seed"] for m in planned("b").kept().values()] == [0]
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"measurements": 3'])
@@ -288,7 +221,7 @@ def test_a_damaged_row_is_named(toy, content):
     path.write_text(content)
     outcome = study.run("table_9_1", "toy", say=quiet)
     with pytest.raises(
-        study.RowsFailed, match="1 of 2 rows.*\n.*b.json is not a JSON file.*Delete it"
+        study.RowsFailed, match="1 of 2 rows.*\n.*b.json is not a JSON file.*delete it"
     ):
         outcome.check()
     assert row(root, "a")["cells"]  # the other row was measured all the same
@@ -301,7 +234,7 @@ def test_a_row_that_holds_something_else_is_named(toy, content):
     path = root / "reports" / "toy" / "rows" / "table_9_1" / "b.json"
     path.write_text(content)
     with pytest.raises(
-        study.RowsFailed, match="1 of 2 rows.*\n.*b.json is not a row of the study.*Delete it"
+        study.RowsFailed, match="1 of 2 rows.*\n.*b.json is not a row of the study.*delete it"
     ):
         study.run("table_9_1", "toy", say=quiet).check()
     with pytest.raises(ValueError, match="b.json is not a row of the study"):
@@ -336,86 +269,14 @@ def test_a_column_that_old_measurements_cannot_fill_is_measured(toy):
     assert all("size" in m["metrics"] for m in row(root, "b")["measurements"])
 
 
-@pytest.mark.parametrize(
-    "plan, words",
-    [
-        ("{seeds: []}", "at least one"),
-        ("{seeds: [-1]}", "whole numbers from 0"),
-        ("{seeds: [a]}", "whole numbers"),
-        ("{}", "seeds missing"),
-        ("{seeds: [0], rows: [c]}", "row 'c' is unknown; allowed: a, b"),
-        ("{seeds: [0], columns: [c]}", "column 'c' is unknown"),
-        ("{seeds: [0], row_settings: {c: {}}}", "row 'c' is unknown"),
-        ("[0]", "must be a mapping"),
-        ("{seeds: [0], colour: 1}", "'colour' is unknown; allowed: seeds"),
-    ],
-)
-def test_wrong_plans_are_refused(toy, plan, words):
-    _, profile = toy
-    profile(plan)
-    with pytest.raises(ValueError, match=words):
-        study.load_profile("toy")
-
-
-@pytest.mark.parametrize(
-    "more, words",
-    [
-        ({"jobs": "cell"}, "jobs 'cell' is unknown; allowed: table, row"),
-        ({"changed": "maybe"}, "allowed: remake, mark"),
-        ({"speed": 1}, "'speed' is unknown; allowed: title, threads, jobs, changed"),
-    ],
-)
-def test_wrong_profiles_are_refused(toy, more, words):
-    _, profile = toy
-    profile(**more)
-    with pytest.raises(ValueError, match=words):
-        study.load_profile("toy")
-
-
-def test_a_table_without_experiment_cannot_be_planned(toy):
-    root, _ = toy
-    (root / "workflow" / "profiles" / "toy.yaml").write_text(
-        "title: T\nthreads: 1\njobs: table\nchanged: mark\ntables: {table_9_2: {seeds: [0]}}\n"
-    )
-    with pytest.raises(ValueError, match="9.2 has no experiment yet"):
-        study.load_profile("toy")
-
-
-def test_settings_come_in_their_order(toy):
-    _, profile = toy
-    profile(
-        "{seeds: [0], settings: {size: 3}, column_settings: {large: {size: 4}}, row_settings: "
-        "{b: {size: 5}}}"
-    )
-    table, plan = study.load_tables()["table_9_1"], study.load_profile("toy").tables["table_9_1"]
-    sizes = {
-        (r, c): study.settings_of(table, plan, r, c).size for r in "ab" for c in ("value", "large")
-    }
-    assert sizes == {("a", "value"): 3, ("a", "large"): 4, ("b", "value"): 5, ("b", "large"): 5}
-
-
-def test_committed_profiles_are_valid_and_name_real_settings():
-    root = Path(__file__).parent.parent
-    tables = study.load_tables(root)
-    for name in study.PROFILES:
-        profile = study.load_profile(name, root)
-        for key, plan in profile.tables.items():
-            for r in plan.rows:
-                assert study.units_of(tables[key], plan, r)
-    assert (
-        study.load_profile("quick", root).changed == "remake"
-        and study.load_profile("paper", root).changed == "mark"
-    )
-
-
 def test_rows_in_the_repository_are_whole_and_honest():
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     for path in (root / "reports").glob("*/rows/*/*.json"):
         if path.name.endswith(".failed.json"):
             continue
         record = json.loads(path.read_text())
         for cell in record["cells"]:
-            again = study.summary(cell["values"], cell["spread_kind"])
+            again = rows.summary(cell["values"], cell["spread_kind"])
             assert (cell["mean"], cell["spread"], cell["n"]) == (
                 again["mean"],
                 again["spread"],
@@ -432,3 +293,87 @@ def test_rows_in_the_repository_are_whole_and_honest():
 def test_write_json_refuses_a_row_with_nan(tmp_path):
     with pytest.raises(ValueError):
         write_json(tmp_path / "row.json", {"mean": float("nan")})
+
+
+def test_the_command_explains_a_setting(toy, capsys):
+    _, profile = toy
+    profile("{seeds: [0], settings: {size: 3}}")
+    assert study.main(["explain", "table_9_1", "b", "size", "--profile", "toy"]) == 0
+    assert "> 3  workflow/profiles/toy.yaml: table_9_1.settings.size" in capsys.readouterr().out
+    assert study.main(["explain", "table_9_1", "b", "sizes", "--profile", "toy"]) == 1
+    assert "setting 'sizes' is unknown; allowed: size, bad" in capsys.readouterr().err
+
+
+def test_the_command_measures_a_row(toy, capsys):
+    root, _ = toy
+    assert study.main(["table_9_1", "--row", "b", "--seed", "1", "--profile", "toy"]) == 0
+    assert study.main(["table_9_1", "--row", "b", "--profile", "toy"]) == 0
+    assert row(root, "b")["cells"][0]["values"] == {"0": [7, 8], "1": [8, 9]}
+    assert study.main(["table_9_1", "--row", "c", "--profile", "toy"]) == 1
+    assert "row 'c' is unknown; allowed: all, a, b" in capsys.readouterr().err
+
+
+def test_an_edit_concerns_only_the_rows_that_use_it(toy):
+    root, profile = toy
+    (root / "study_draws.py").write_text(TWO_WAYS)
+    profile("{seeds: [0], columns: [value]}")
+    study.run("table_9_1", "toy", say=quiet).check()
+    before = {key: planned(key).units[0].code for key in "ab"}
+    assert before["a"] != before["b"]
+    path = root / "study_draws.py"
+    path.write_text(
+        TWO_WAYS.replace("def way_b(size): return size", "def way_b(size): return -size")
+    )
+    assert [planned(key).units[0].code != before[key] for key in "ab"] == [False, True]
+    assert study.write_plans("toy") == {"table_9_1": ["b"]}
+    # and what was measured with the old code may not be stamped with the new
+    with pytest.raises(study.RowsFailed, match="b: .*changed after this process had loaded it"):
+        study.run("table_9_1", "toy", say=quiet).check()
+
+
+TWO_WAYS = """
+from dataclasses import dataclass
+from effdl_nb.spec import experiment
+@dataclass(frozen=True)
+class Settings:
+    size: int = 1
+def way_a(size): return size
+def way_b(size): return size
+def code(row, settings): return (f"study_draws:way_{row}",)
+@experiment(Settings, code=code)
+def draw(task):
+    return {"value": float(globals()[f"way_{task.row}"](task.settings.size)), "size": 1}
+"""
+
+
+def test_what_rows_share_is_kept_by_the_code_that_made_it(toy):
+    root, profile = toy
+    path = root / "study_draws.py"
+    path.write_text(SHARING)
+    profile("{seeds: [0], columns: [value]}")
+    study.run("table_9_1", "toy", say=quiet).check()
+    made = sorted(root.glob("reports/toy/work/study_draws/expert-*/made"))
+    assert len(made) == 1 and made[0].read_text() == "a"  # row b found what row a had made
+    path.write_text(SHARING.replace("write_text(row)", "write_text(2 * row)"))
+    sys.modules.pop("study_draws")
+    study.run("table_9_1", "toy", say=quiet).check()
+    texts = [p.read_text() for p in root.glob("reports/toy/work/study_draws/expert-*/made")]
+    assert sorted(texts) == ["a", "aa"]
+
+
+SHARING = """
+from dataclasses import dataclass
+from effdl_nb.spec import experiment
+@dataclass(frozen=True)
+class Settings:
+    size: int = 1
+def make(folder, row):
+    folder.mkdir(parents=True)
+    (folder / "made").write_text(row)
+@experiment(Settings)
+def draw(task):
+    folder = task.shared("expert", "study_draws:make")
+    if not folder.exists():
+        make(folder, task.row)
+    return {"value": 1.0}
+"""

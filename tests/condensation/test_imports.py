@@ -1,0 +1,74 @@
+"""What an import of Chapter 4 loads: a method without the others, and the package without torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+PACKAGE = "effdl_nb.condensation"
+TRAJECTORIES = {"trajectory", "iatm", "importance", "experts"}
+INNER = {"unroll", "derivatives", "memory"}
+FAMILIES = {"coresets", "matching", "kernels", "distillation"} | TRAJECTORIES | INNER
+OWN = {  # tests/foundations/test_house.py follows the imports of all
+    "coresets": {"coresets"},
+    "matching": {"matching"},
+    "kernels": {"kernels"},
+    "trajectory": TRAJECTORIES | INNER,
+    "experiments": {"coresets"} | INNER,  # it evaluates, beside as many random images
+}
+
+
+def output(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("module", OWN)
+def test_a_module_loads_no_family_but_its_own(module):
+    listed = f"sorted(m for m in sys.modules if m.startswith('{PACKAGE}.'))"
+    loaded = output(f"import sys, {PACKAGE}.{module}\nprint(*{listed})").split()
+    loaded = {name.removeprefix(f"{PACKAGE}.") for name in loaded}
+    assert module in loaded and loaded & FAMILIES == OWN[module]
+
+
+def test_the_package_loads_no_torch_until_a_face_is_asked_for():
+    code = f"import sys, {PACKAGE} as chapter\nprint('torch' in sys.modules)\nprint(*dir(chapter))"
+    torch, names = output(code).splitlines()
+    assert torch == "False"
+    assert {"condense", "make_set", "evaluate", "CondensedSet", "METHODS", "defaults"} <= set(
+        names.split()
+    )
+
+
+def test_faces_are_what_they_are_after_every_module_was_imported():
+    code = f"""
+import importlib, pkgutil
+import {PACKAGE} as chapter
+for module in pkgutil.iter_modules(chapter.__path__):
+    importlib.import_module(f"{PACKAGE}.{{module.name}}")
+from {PACKAGE} import CondensedSet, condense, evaluate
+for name in chapter.__all__:
+    face = getattr(chapter, name)
+    print(name, type(face).__name__, getattr(face, "__module__", "").rpartition(".")[2])
+    exec(f"from {PACKAGE} import {{name}} as again")
+    assert again is face
+assert condense is chapter.condense and callable(evaluate) and isinstance(CondensedSet, type)
+"""
+    assert output(code).splitlines() == [
+        "condense function condensing",
+        "make_set function condensing",
+        "evaluate function evaluation",
+        "CondensedSet type sets",
+        "METHODS dict ",
+        "defaults function methods",
+    ]
+
+
+def test_a_face_that_there_is_not():
+    import effdl_nb.condensation as chapter
+
+    with pytest.raises(AttributeError, match="has no attribute 'distil'"):
+        chapter.distil  # noqa: B018
+    with pytest.raises(ImportError, match="distil"):
+        from effdl_nb.condensation import distil  # noqa: F401

@@ -1,0 +1,187 @@
+"Tables, plans and profiles say what is run, and raise errors for what they do not know."
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from effdl_nb import rows, spec
+
+
+@pytest.mark.parametrize(
+    "plan, words",
+    [
+        ("{seeds: []}", "at least one"),
+        ("{seeds: [-1]}", "whole numbers from 0"),
+        ("{seeds: [a]}", "whole numbers"),
+        ("{}", "seeds missing"),
+        ("{seeds: [0], rows: [c]}", "row 'c' is unknown; allowed: a, b"),
+        ("{seeds: [0], columns: [c]}", "column 'c' is unknown"),
+        ("{seeds: [0], row_settings: {c: {}}}", "row 'c' is unknown"),
+        ("[0]", "must be a mapping"),
+        ("{seeds: [0], colour: 1}", "'colour' is unknown; allowed: seeds"),
+    ],
+)
+def test_wrong_plans_are_refused(toy, plan, words):
+    _, profile = toy
+    profile(plan)
+    with pytest.raises(ValueError, match=words):
+        spec.load_profile("toy")
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ({"jobs": "cell"}, "jobs 'cell' is unknown; allowed: table, row"),
+        ({"changed": "maybe"}, "allowed: remake, mark"),
+        ({"speed": 1}, "'speed' is unknown; allowed: title, threads, jobs, changed"),
+    ],
+)
+def test_wrong_profiles_are_refused(toy, more, words):
+    _, profile = toy
+    profile(**more)
+    with pytest.raises(ValueError, match=words):
+        spec.load_profile("toy")
+
+
+def test_a_table_without_experiment_cannot_be_planned(toy):
+    root, _ = toy
+    (root / "workflow" / "profiles" / "toy.yaml").write_text(
+        "title: T\nthreads: 1\njobs: table\nchanged: mark\ntables: {table_9_2: {seeds: [0]}}\n"
+    )
+    with pytest.raises(ValueError, match="9.2 has no experiment yet"):
+        spec.load_profile("toy")
+
+
+def test_settings_come_in_their_order(toy):
+    _, profile = toy
+    profile(
+        "{seeds: [0], settings: {size: 3}, column_settings: {large: {size: 4}}, row_settings: "
+        "{b: {size: 5}}}"
+    )
+    table, plan = spec.load_tables()["table_9_1"], spec.load_profile("toy").tables["table_9_1"]
+    sizes = {
+        (r, c): spec.settings_of(table, plan, r, c).size for r in "ab" for c in ("value", "large")
+    }
+    assert sizes == {("a", "value"): 3, ("a", "large"): 4, ("b", "value"): 5, ("b", "large"): 5}
+
+
+def test_committed_profiles_are_valid_and_name_real_settings():
+    root = Path(__file__).parents[2]
+    tables = spec.load_tables(root)
+    for name in spec.PROFILES:
+        profile = spec.load_profile(name, root)
+        for key, plan in profile.tables.items():
+            for r in plan.rows:
+                assert rows.units_of(tables[key], plan, r)
+    assert (
+        spec.load_profile("quick", root).changed == "remake"
+        and spec.load_profile("paper", root).changed == "mark"
+    )
+
+
+def test_a_nested_setting_is_merged_and_cleared(tmp_path, monkeypatch):
+    (tmp_path / "nested_draws.py").write_text(NESTED)
+    monkeypatch.syspath_prepend(tmp_path)
+    rows_of = {"a": spec.RowSpec("a", "A", settings={"sampler": {"size": 5}})}
+    columns = {"value": spec.Column("value", "Value", settings={"sampler": {"seed": 3}})}
+    table = spec.Table(
+        "t", "table", "9", 9, "T", experiment="nested_draws:draw", rows=rows_of, columns=columns
+    )
+    plan = spec.Plan((0,), ("a",), ("value",), settings={"sampler": {"size": 7}})
+    sampler = spec.settings_of(table, plan, "a", "value").sampler
+    assert (sampler.size, sampler.seed, sampler.kind) == (7, 3, "gauss")
+    cleared = dataclasses.replace(plan, row_settings={"a": {"sampler": None}})
+    assert spec.settings_of(table, cleared, "a", "value").sampler.size == 2
+    wrong = dataclasses.replace(plan, settings={"sampler": {"sizes": 7}})
+    with pytest.raises(ValueError, match="t, row a, column value: settings: sampler: 'sizes' is"):
+        spec.settings_of(table, wrong, "a", "value")
+
+
+NESTED = """
+from dataclasses import dataclass
+from effdl_nb.spec import experiment
+
+@dataclass(frozen=True)
+class Sampler:
+    size: int = 1
+    seed: int = 0
+    kind: str = "gauss"
+
+@dataclass(frozen=True)
+class Settings:
+    sampler: Sampler = Sampler(size=2)
+
+@experiment(Settings)
+def draw(task):
+    return {}
+"""
+
+
+def test_an_experiment_can_build_its_settings_itself():
+    @dataclasses.dataclass(frozen=True)
+    class Own:
+        size: int = 1
+
+        @classmethod
+        def build(cls, where, row, content):
+            return cls(10 * content["size"])
+
+    own = spec.experiment(Own)(lambda task: {}).experiment
+    assert own.build("here", "a", {"size": 2}) == Own(20) and own.origins is None
+    given = spec.experiment(Own, build=lambda where, row, content: row)(lambda task: {}).experiment
+    assert given.build("here", "a", {}) == "a"
+
+
+def every_unit(profile: str):
+    "The units of a profile, seed by seed."
+    tables, plans = spec.load_tables(), spec.load_profile(profile).tables
+    for key, plan in plans.items():
+        for row in plan.rows:
+            yield from rows.units_of(tables[key], plan, row)
+
+
+@pytest.mark.parametrize("name", spec.PROFILES)
+def test_the_code_of_every_committed_row_can_be_followed(name):
+    codes = {(unit.table, unit.row): unit.code for unit in every_unit(name)}
+    assert all(len(code) == 16 for code in codes.values())
+    assert codes["table_2_2", "v1"] != codes["table_3_2", "deepaa"] != codes["table_4_1", "iatm"]
+
+
+def test_every_setting_of_every_row_can_be_explained():
+    for key, plan in spec.load_profile("quick").tables.items():
+        for row in plan.rows:
+            column = plan.columns[0]
+            settings = spec.settings_of(spec.table_named(key), plan, row, column)
+            name = dataclasses.fields(settings)[0].name
+            assert f"{name} = {getattr(settings, name)}" in spec.explain(key, row, name)
+
+
+@pytest.mark.parametrize(
+    "asked, words",
+    [
+        (("table_9_3", "a", "size"), "table 'table_9_3' is unknown; allowed: table_9_1"),
+        (("table_9_1", "c", "size"), "row 'c' is unknown; allowed: a, b"),
+        (("table_9_1", "a", "sizes"), "setting 'sizes' is unknown; allowed: size, bad"),
+        (("table_9_1", "a", "size", "toy", "small"), "column 'small' is unknown; allowed: value"),
+    ],
+)
+def test_what_cannot_be_explained_is_named(toy, asked, words):
+    table, row, name, profile, column = (*asked, "toy", None)[:5]
+    with pytest.raises(ValueError, match=words):
+        spec.explain(table, row, name, profile, column)
+
+
+def test_a_setting_is_explained_layer_by_layer(toy):
+    _, profile = toy
+    profile("{seeds: [0], settings: {size: 3}, column_settings: {large: {size: 4}}}")
+    assert spec.explain("table_9_1", "a", "size", "toy", "large").splitlines() == [
+        "table_9_1, row a, profile toy, column large",
+        "size = 4",
+        "    1    default of Settings",
+        "    100  workflow/tables.yaml: table_9_1.columns.large.settings.size",
+        "    3    workflow/profiles/toy.yaml: table_9_1.settings.size",
+        "  > 4    workflow/profiles/toy.yaml: table_9_1.column_settings.large.size",
+    ]
+    every = spec.explain("table_9_1", "b", "size", "toy")
+    assert "column value, size\nsize = 3" in every and "column large\nsize = 4" in every

@@ -1,0 +1,16 @@
+"Data sets small enough for every test."
+
+import torch
+
+from effdl_nb.data import ImageDataset, Split
+
+
+def toy(classes: int = 3, n: int = 30, size: int = 8, channels: int = 3) -> ImageDataset:
+    "Random pixels, 50 levels brighter from class to class; the test images are the training images."
+    gen = torch.Generator().manual_seed(0)
+    labels = torch.arange(n) % classes
+    pixels = torch.randint(0, 100, (n, channels, size, size), generator=gen)
+    images = (pixels + 50 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
+    split, statistics = Split(images, labels), ((0.4,) * channels, (0.2,) * channels)
+    digest = f"digest {classes} {channels}"
+    return ImageDataset("toy", split, split, tuple("abc"[:classes]), *statistics, digest, "here")
