@@ -13,7 +13,7 @@ adjoint with compiled steps (compilation, a minute or more, is not timed). Repor
 difference of the gradient of images and learning rate from the reference, CPU seconds for loss and
 gradient, and extra memory: the growth of the process's resident size at its highest, in a fresh
 process for each form (Linux; elsewhere left out). The adjoint takes 4/3 of the full graph's
-products with kernels (counted in nbs/04_condensation/10_unroll.ipynb); both of ours gain what the
+products with kernels (counted in nbs/04_condensation/11_memory.ipynb); both of ours gain what the
 reference spends on second derivatives of pooling and instance norm.
 operations: these two by themselves, by hand (nbs/04_condensation/09_derivatives.ipynb) against
 torch's own: forward pass, first derivative kept for another, second derivative.
@@ -42,11 +42,13 @@ import torch.nn.functional as F
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.utils.data import DataLoader, TensorDataset
 
+from effdl_nb.condensation import trajectory
 from effdl_nb.condensation.derivatives import average_pool, instance_norm
 from effdl_nb.condensation.experts import ExpertConfig, train_expert, train_experts
-from effdl_nb.condensation.images import siamese_augment
-from effdl_nb.condensation.trajectory import TrajectoryConfig, _iterate, _learned, _Matching
-from effdl_nb.condensation.unroll import estimate_memory, parameters_of, unroll
+from effdl_nb.condensation.images import ChannelWhitening, siamese_augment
+from effdl_nb.condensation.memory import estimate_memory
+from effdl_nb.condensation.real import RealImages
+from effdl_nb.condensation.unroll import parameters_of, unroll
 from effdl_nb.networks import build
 
 FORMS = {
@@ -59,7 +61,7 @@ FORMS = {
 
 
 def problem(width: int, batch: int = 10):
-    "(model, theta_0, target, images, labels, rate), the same for every form."
+    "(model, theta_0, target, images, labels, lr), the same for every form."
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build("convnet-3", 10, width=width)
@@ -76,7 +78,7 @@ def problem(width: int, batch: int = 10):
     )
 
 
-def reference(start, images, labels, rate, steps):
+def reference(start, images, labels, lr, steps):
     "One flat vector, one graph: theta_N as a flat vector."
     shapes, sizes = [v.shape for v in start.values()], [v.numel() for v in start.values()]
 
@@ -92,24 +94,20 @@ def reference(start, images, labels, rate, steps):
         (g,) = torch.autograd.grad(
             F.cross_entropy(network(flat, images), labels), flat, create_graph=True
         )
-        flat = flat - rate * g
+        flat = flat - lr * g
     return flat
 
 
-def gradients(form: str, given, steps: int):
-    "Gradient of the matching distance by images and rate."
-    model, start, target, images, labels, rate = given
+def gradients(form: str, problem, steps: int):
+    "Gradient of the matching distance by images and learning rate."
+    model, start, target, images, labels, lr = problem
     goal = torch.cat([v.flatten() for v in target.values()])
     if form == "reference":
-        end = reference(start, images, labels, rate, steps)
+        end = reference(start, images, labels, lr, steps)
     else:
-        end = torch.cat(
-            [
-                v.flatten()
-                for v in unroll(model, start, images, labels, rate, steps, **FORMS[form]).values()
-            ]
-        )
-    return torch.autograd.grad((end - goal).square().sum(), [images, rate])
+        theta = unroll(model, start, images, labels, lr, steps, **FORMS[form])
+        end = torch.cat([v.flatten() for v in theta.values()])
+    return torch.autograd.grad((end - goal).square().sum(), [images, lr])
 
 
 def timed(actions: dict, repeats: int) -> tuple[dict, dict]:
@@ -301,45 +299,46 @@ def experts(args):
         )
 
 
+def stepper(config, experts, real: RealImages, anew: bool = False):
+    "A matching step on the first ten images; each repeat samples another part of the run."
+    problem = trajectory._Problem(experts, real, config, torch.device("cpu"))
+    importance = None
+    if config.method == "iatm":
+        importance = trajectory._Importance(problem, real.images[:128])
+    learned = trajectory._learned(real.images[:10], config)
+
+    def step():
+        if anew:
+            importance.layers.clear()
+        trajectory._iterate(problem, importance, learned, torch.arange(10))
+        learned.iteration = (learned.iteration + 7) % config.iterations
+
+    return step
+
+
 def iatm(args):
     "A matching step of IATM over one of MTT, on real experts."
     gen = torch.Generator().manual_seed(0)
-    images, labels = torch.randn(200, 3, 32, 32, generator=gen), torch.arange(200) % 10
+    images = torch.randn(200, 3, 32, 32, generator=gen)
+    whitening = ChannelWhitening((0.5,) * 3, (0.25,) * 3)
+    real = RealImages(images, torch.arange(200) % 10, tuple("abcdefghij"), whitening)
+    shared = {"iterations": 60, "student_steps": max(args.steps), "image_optimizer": "adam"}
+    shared |= {
+        "image_lr": 0.02,
+        "memory": "full",
+        "experts": trajectory.ExpertPlan(epochs=6, lr=0.02),
+    }
+    mtt = trajectory.MTTConfig(**shared)
+    default = trajectory.IATMConfig(**shared)
+    worst = trajectory.IATMConfig(**shared, opening="epochs", horizon="T")
+    trained = ExpertConfig(width=args.width, epochs=6, lr=0.02)
     with tempfile.TemporaryDirectory() as folder:
-        made = train_experts(
-            folder,
-            images,
-            labels,
-            10,
-            1,
-            ExpertConfig(width=args.width, epochs=6, lr=0.02),
-            device="cpu",
-            progress=False,
-        )
-
-        def stepper(anew=False, **options):
-            config = TrajectoryConfig(
-                iterations=60,
-                student_steps=max(args.steps),
-                image_optimizer="adam",
-                image_lr=0.02,
-                **options,
-            )
-            matching = _Matching(made, images[:128], 10, config, torch.device("cpu"))
-            learned = _learned(images[:10], config)
-
-            def step():
-                if anew:
-                    matching.layers.clear()
-                _iterate(matching, learned, torch.arange(10), {})
-                learned.iteration = (learned.iteration + 7) % 60  # the repeats sample the whole run
-
-            return step
-
+        options = {"device": "cpu", "progress": False}
+        made = train_experts(folder, images, real.labels, 10, 1, trained, **options)
         steps = {
-            "mtt": stepper(method="mtt"),
-            "iatm": stepper(),
-            "iatm, analysed anew": stepper(True, opening="epochs", horizon="T"),
+            "mtt": stepper(mtt, made, real),
+            "iatm": stepper(default, made, real),
+            "iatm, analysed anew": stepper(worst, made, real, anew=True),
         }
         seconds, _ = timed(steps, 3 * args.repeats)
     for name, s in seconds.items():

@@ -48,10 +48,12 @@ class ImageDataset:
 
     @property
     def num_classes(self) -> int:
+        "How many classes there are."
         return len(self.classes)
 
     @property
     def image_size(self) -> int:
+        "Side of the square images in pixels."
         return self.train.images.shape[-1]
 
 # %% ../nbs/01_foundations/02_prepared.ipynb #0fde8e15

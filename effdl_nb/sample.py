@@ -26,12 +26,14 @@ def to_sheet(
     images: np.ndarray,  # uint8 (N, H, W, 3), N a multiple of 50
 ) -> Image.Image:  # N / 50 rows of 50 images
     "Lay images side by side, 50 to a row. Raises ValueError if the last row is not full."
-    n, h, w, c = images.shape
-    if n % SHEET_COLUMNS:
-        raise ValueError(f"images of a sheet must be a multiple of {SHEET_COLUMNS}, not {n}")
-    rows = n // SHEET_COLUMNS
-    grid = images.reshape(rows, SHEET_COLUMNS, h, w, c).transpose(0, 2, 1, 3, 4)
-    return Image.fromarray(np.ascontiguousarray(grid).reshape(rows * h, SHEET_COLUMNS * w, c))
+    rows, rest = divmod(len(images), SHEET_COLUMNS)
+    if rest:
+        raise ValueError(
+            f"images of a sheet must be a multiple of {SHEET_COLUMNS}, not {len(images)}"
+        )
+    h, w = images.shape[1:3]
+    grid = images.reshape(rows, SHEET_COLUMNS, h, w, 3).transpose(0, 2, 1, 3, 4)
+    return Image.fromarray(np.ascontiguousarray(grid).reshape(rows * h, SHEET_COLUMNS * w, 3))
 
 
 def from_sheet(

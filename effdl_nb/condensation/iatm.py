@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from .importance import Importance, from_outputs, layer_inputs
+from .importance import Importance, from_outputs, input_matrix
 
 # %% ../../nbs/04_condensation/15_iatm.ipynb #909b5e68
 CLAMP = 1e-8  # of the target's squared norm: the smallest denominator
@@ -153,7 +153,7 @@ def _gram(module: nn.Module, W: Tensor, b: Tensor | None, x: Tensor) -> Tensor:
     where = {}
     if isinstance(module, nn.Conv2d):
         where = {"stride": module.stride, "padding": module.padding}
-    X = layer_inputs(W, x if where else x.T, b, **where).double()
+    X = input_matrix(W, x if where else x.T, b, **where).double()
     return X @ X.T / X.shape[1]
 
 # %% ../../nbs/04_condensation/15_iatm.ipynb #033113e6

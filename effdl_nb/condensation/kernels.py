@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['relu_expectations', 'ntk', 'centred', 'ridge_regression', 'kernel_loss', 'KernelConfig', 'condense_kernel',
-           'kernel_accuracy']
+           'kernel_of', 'kernel_accuracy']
 
 # %% ../../nbs/04_condensation/08_kernels.ipynb #a4554f89
 import math
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from .. import settings
 from . import learning
-from .initial import INITS, initial_images, to_probabilities
+from .initial import INITS, to_probabilities
 from .learning import Learned, Run, learn, run_mark, skip_step, take_step
-from .real import RealImages
+from .real import RealImages, first_images
 from .sets import CondensedSet
 
 # %% ../../nbs/04_condensation/08_kernels.ipynb #c5fae8dc
@@ -153,14 +153,12 @@ def condense_kernel(
 ) -> CondensedSet:
     """Learn `ipc` images per class (and labels, if wanted) by which kernel regression recognises real images.
 
-    Deterministic given `config.seed`. Raises ValueError if a class has fewer than `ipc` images or
-    the checkpoint is of another run; NonFiniteSteps if `max_skipped` steps in a row are not finite.
+    Deterministic given `config.seed`. Raises ValueError if a class has no images or the checkpoint
+    is of another run; NonFiniteSteps if `max_skipped` steps in a row are not finite.
     """
     c, classes, device = config, real.num_classes, run.on()
     generator = torch.Generator().manual_seed(c.seed)
-    start, targets, index = initial_images(
-        real.images, real.labels, classes, c.ipc, c.init, generator
-    )
+    start, targets, index = first_images(real, c.ipc, c.init, generator)
     y = centred(targets, classes).to(device)
     tensors, lrs = {"images": start.to(device)}, {"images": c.image_lr}
     if c.learn_labels:
@@ -189,16 +187,24 @@ def _finish(
     images, made = learned["images"].detach().cpu(), (config.method, config.ipc, real.whitening)
     return CondensedSet(images, targets, real.classes, *made, seed=config.seed, details=details)
 
+# %% ../../nbs/04_condensation/08_kernels.ipynb #cc8a7bc3
+def kernel_of(condensed: CondensedSet) -> KernelConfig:
+    "Give the kernel by which a set was made; the default one for sets of other methods."
+    if condensed.method != "kip":
+        return KernelConfig()
+    made = {k: v for k, v in condensed.details.get("settings", {}).items() if k != "method"}
+    return settings.from_mapping(KernelConfig, "settings of the set", made)
+
 # %% ../../nbs/04_condensation/08_kernels.ipynb #7112c881
 def kernel_accuracy(
     condensed: CondensedSet,
     images: Tensor,  # (m, C, H, W) test images in the set's model space
     labels: Tensor,  # (m,)
-    config: KernelConfig | None = None,  # the kernel; None: the defaults
+    config: KernelConfig | None = None,  # the kernel; None: that of the set's settings
     chunk: int = 2000,  # test images at a time
 ) -> float:
-    "Test accuracy in percent of kernel ridge regression on the set."
-    config, K = config or KernelConfig(), len(condensed.classes)
+    "Test accuracy in percent of kernel ridge regression on the set, with the kernel it was made for."
+    config, K = config or kernel_of(condensed), len(condensed.classes)
     if "regression_labels" in condensed.details:
         y = torch.tensor(condensed.details["regression_labels"], dtype=torch.float64)
     else:

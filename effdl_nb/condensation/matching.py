@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from .. import settings
 from . import learning
-from .images import STRATEGY, Draw, augment, draw_augmentation
-from .initial import INITS, fresh_network, initial_images, members_of_classes
+from .images import STRATEGY, DsaDraw, augment, draw_augmentation
+from .initial import INITS, fresh_network, members_of_classes
 from .learning import Learned, Run, learn, run_mark, skip_step, take_step
-from .real import RealImages
+from .real import RealImages, first_images
 from .sets import CondensedSet
 from ..training import NonFiniteLoss, TrainConfig, train
 
@@ -67,7 +67,9 @@ def siamese_pair(
 ) -> tuple[Tensor, Tensor]:
     "Both batches under one and the same draw, differentiable in the images."
     draw = draw_augmentation(1, generator, strategy, siamese=True)
-    return tuple(augment(x, Draw(draw.group, draw.u.expand(len(x), 3))) for x in (real, synthetic))
+    return tuple(
+        augment(x, DsaDraw(draw.group, draw.u.expand(len(x), 3))) for x in (real, synthetic)
+    )
 
 # %% ../../nbs/04_condensation/07_matching.ipynb #b65082c3
 AT_ONCE = 2560  # real images in one forward pass
@@ -292,9 +294,11 @@ class _Problem:
 
     def __init__(self, real: RealImages, config: MatchingConfig, device):
         self.real, self.config, self.device = real, config, device
-        self.members = members_of_classes(real.labels, real.num_classes, config.ipc)
-        targets = torch.arange(real.num_classes, device=device)
-        self.targets = targets.repeat_interleave(config.ipc)
+        self.members = members_of_classes(real.labels, real.num_classes)
+        most = None if config.init == "noise" else config.ipc  # noise needs no real images
+        self.counts = [config.ipc if most is None else len(m[:most]) for m in self.members]
+        targets = torch.arange(real.num_classes).repeat_interleave(torch.tensor(self.counts))
+        self.targets = targets.to(device)
 
     def network(self, generator: torch.Generator) -> nn.Module:
         "A fresh network."
@@ -305,10 +309,10 @@ class _Problem:
     def pairs(self, synthetic: Tensor, generator: torch.Generator) -> Pairs:
         "Real and synthetic images of each class, under one draw of the augmentation."
         c, images = self.config, self.real.images
-        for k, index in enumerate(self.members):
+        made = synthetic.split(self.counts)
+        for index, of_class in zip(self.members, made, strict=True):
             batch = index[torch.randperm(len(index), generator=generator)[: c.batch_real]]
             real = images[batch.to(images.device)].to(self.device)
-            of_class = synthetic[k * c.ipc : (k + 1) * c.ipc]
             yield siamese_pair(real, of_class, c.strategy, generator)
 
 # %% ../../nbs/04_condensation/07_matching.ipynb #6acc8818
@@ -406,15 +410,13 @@ def condense_matching(
 ) -> CondensedSet:
     """Learn `ipc` images per class that act on networks as real images do: DC, DSA, DM, CAFE, CAFE+DSA.
 
-    Deterministic given `config.seed`. Raises ValueError if a class has fewer than `ipc` images or
-    the checkpoint is of another run; NonFiniteSteps if `max_skipped` steps in a row are not finite.
+    Deterministic given `config.seed`. Raises ValueError if a class has no images or the checkpoint
+    is of another run; NonFiniteSteps if `max_skipped` steps in a row are not finite.
     """
     c, device = settings.resolve(config), run.on()
     problem = _Problem(real, c, device)
     generator = torch.Generator().manual_seed(c.seed)
-    start, targets, index = initial_images(
-        real.images, real.labels, real.num_classes, c.ipc, c.init, generator
-    )
+    start, targets, index = first_images(real, c.ipc, c.init, generator)
     lrs, momentum = {"images": c.image_lr}, c.image_momentum
     learned = Learned(
         {"images": start.to(device)}, lrs, c.image_optimizer, momentum, c.max_skipped, c.seed + 1

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from effdl_nb.condensation.importance import (
     Importance,
     importance,
-    layer_inputs,
-    layer_outputs,
+    input_matrix,
+    output_matrix,
     truncate,
     whitening_factor,
 )
@@ -73,7 +73,7 @@ def test_routes_agree_on_convolutions(dtype, stride):
     assert c.jitter == 0
     full = torch.cat([W.flatten(1), b[:, None]], 1)
     torch.testing.assert_close(
-        full @ layer_inputs(W, x, b, stride), layer_outputs(W, x, b, stride), rtol=1e-4, atol=1e-4
+        full @ input_matrix(W, x, b, stride), output_matrix(W, x, b, stride), rtol=1e-4, atol=1e-4
     )
 
 

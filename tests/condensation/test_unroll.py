@@ -82,7 +82,7 @@ def test_values_are_those_of_sgd_in_every_form():
         loss = F.cross_entropy(torch.func.functional_call(model, named, (images.detach(),)), LABELS)
         pairs = zip(plain, torch.autograd.grad(loss, plain), strict=True)
         plain = [(p - lr.item() * g).detach().requires_grad_() for p, g in pairs]
-    for memory in module.MODES:
+    for memory in module.MEMORY_MODES:
         theta = unroll(model, start, images, LABELS, lr, 3, memory=memory)
         for (name, v), p in zip(theta.items(), plain, strict=True):
             torch.testing.assert_close(v.detach(), p.detach(), msg=name)
@@ -143,7 +143,7 @@ def test_compiled_steps_give_the_same_gradient(memory, monkeypatch):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("memory", module.MODES)
+@pytest.mark.parametrize("memory", module.MEMORY_MODES)
 def test_a_step_may_leave_the_synthetic_images_out(memory):
     model, start, target, images, lr = problem(torch.float64)
     other = torch.randn_like(images).detach()

@@ -16,22 +16,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from effdl_nb import training
+from effdl_nb import checkpoints, training
+from effdl_nb.augmentation import crop_flip, mix_batch
+from effdl_nb.checkpoints import CheckpointError, stream_seed
 from effdl_nb.networks import build
-from effdl_nb.training import (
-    CheckpointError,
-    NonFiniteLoss,
-    TrainConfig,
-    crop_flip,
-    cutmix,
-    cutmix_box,
-    evaluate,
-    lr_at,
-    mixup,
-    parameter_groups,
-    steps_per_epoch,
-    train,
-)
+from effdl_nb.optimization import TrainConfig, lr_at
+from effdl_nb.prepared import normalize
+from effdl_nb.training import NonFiniteLoss, evaluate, train
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 CONFIG = TrainConfig(epochs=2, batch_size=16, lr=0.05, seed=1)
@@ -63,67 +54,6 @@ def fit(data, config=CONFIG, model=None, **kw):
     return model, train(model, *data, config, **kw)
 
 
-# settings and schedule
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("schedule", "linear"),
-        ("mix", "cutout"),
-        ("precision", "fp8"),
-        ("epochs", -1),
-        ("epochs", 1.5),
-        ("steps", -1),
-        ("batch_size", 0),
-        ("batch_repeats", 0),
-        ("batch_repeats", 1.5),
-        ("batch_repeats", None),
-        ("seed", -1),
-        ("lr", -0.1),
-        ("lr", math.nan),
-        ("lr", None),
-        ("momentum", 1.0),
-        ("weight_decay", -1e-4),
-        ("warmup_epochs", -1),
-        ("gamma", math.inf),
-        ("label_smoothing", 1.0),
-        ("clip_norm", 0.0),
-        ("mix_alpha", -1.0),
-        ("milestones", (1,)),
-    ],
-)
-def test_settings_that_make_no_sense(field, value):
-    with pytest.raises(ValueError, match=field):
-        TrainConfig(**{field: value})
-
-
-def test_settings_are_values():
-    a, b = (TrainConfig(schedule="step", milestones=m) for m in ([3, 5], (3, 5)))
-    assert a == b and hash(a) == hash(b)
-    with pytest.raises(AttributeError):
-        a.lr = 1.0
-
-
-def test_lr_at_hand_computed_points():
-    # 10 steps an epoch: 15 warm-up steps, 100 in all
-    c = TrainConfig(lr=1.0, warmup_epochs=1.5, schedule="cosine")
-    expected = {0: 1 / 15, 14: 1.0, 15: 1.0, 15 + 85 // 5: 0.5 * (1 + math.cos(math.pi / 5))}
-    assert all(math.isclose(lr_at(s, c, 10, 100), v) for s, v in expected.items())
-    assert lr_at(99, c, 10, 100) < 1e-3
-    step = TrainConfig(lr=1.0, schedule="step", milestones=(2, 4.5), gamma=0.5)
-    assert [lr_at(s, step, 10, 100) for s in (0, 19, 20, 44, 45, 99)] == [
-        1,
-        1,
-        0.5,
-        0.5,
-        0.25,
-        0.25,
-    ]
-    constant = TrainConfig(lr=0.3, warmup_epochs=0.2, schedule="constant")
-    assert [lr_at(s, constant, 10, 100) for s in (0, 1, 2, 99)] == [0.15, 0.3, 0.3, 0.3]
-
-
 def test_train_steps_with_lr_at(data):
     c = replace(CONFIG, schedule="step", milestones=(1,), gamma=0.1, warmup_epochs=0.4)
     seen = []
@@ -136,23 +66,14 @@ def test_train_steps_with_lr_at(data):
         )[1],
     )
     assert history.lr == [lr_at(4, c, 5, 10), lr_at(9, c, 5, 10)] == pytest.approx([0.05, 0.005])
-    # a zero gradient leaves only decay, w <- (1 - lr (v)) w with momentum 0; with momentum .9 the velocity accumulates the decay
+    # a zero gradient leaves only decay: w <- (1 - lr v) w with momentum 0;
+    # with momentum .9 the velocity accumulates the decay
     w = v = None
     for s, weight in enumerate(seen):
         if w is not None:
             torch.testing.assert_close(weight, w)
         w, v = weight, c.weight_decay * weight if v is None else 0.9 * v + c.weight_decay * weight
         w = w - lr_at(s, c, 5, 10) * v
-
-
-def test_weight_decay_groups_exempt_vectors_and_frozen():
-    model = network()
-    model.body[0].weight.requires_grad_(False)
-    decayed, exempt = parameter_groups(model, 0.1)
-    assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.1, 0.0)
-    assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim == 1 for p in exempt["params"])
-    assert len(decayed["params"]) + len(exempt["params"]) == len(list(model.parameters())) - 1
-    assert len(parameter_groups(nn.Linear(3, 3, bias=False), 0.1)) == 1
 
 
 # the run
@@ -295,7 +216,8 @@ def test_a_callback_may_evaluate(data):
 
 
 def test_epoch_loss_is_the_mean_over_images(data):
-    # a constant network: the loss of each image never changes, so the epoch's mean is known in spite of an incomplete last batch
+    # a constant network: the loss of each image never changes, so the epoch's mean is known in
+    # spite of an incomplete last batch
     images, labels = data
     _, history = fit(
         data,
@@ -316,7 +238,7 @@ def test_hard_and_one_hot_labels_agree(data):
 
 def test_float_images_are_taken_as_they_are(data):
     images, labels = data
-    floats = training.normalize(images, MEAN, STD)
+    floats = normalize(images, MEAN, STD)
     assert same(fit((floats, labels), mean=None, std=None)[0], fit(data)[0])
 
 
@@ -345,34 +267,6 @@ def test_too_little_data_names_the_sizes(data):
     assert fit(few)[1].steps == 2
 
 
-STEPS = [
-    (70, 16, False, 1, 5),
-    (70, 16, True, 1, 4),
-    (64, 16, False, 4, 4),
-    (66, 16, False, 2, 5),
-    (5, 16, False, 5, 1),
-]
-
-
-@pytest.mark.parametrize(("n", "batch", "drop", "world", "steps"), STEPS)
-def test_steps_per_epoch(n, batch, drop, world, steps):
-    assert steps_per_epoch(n, TrainConfig(batch_size=batch, drop_last=drop), world) == steps
-
-
-@pytest.mark.parametrize(("n", "batch", "world"), [(65, 16, 2), (64, 3, 4)])
-def test_batches_that_cannot_be_shared(n, batch, world):
-    with pytest.raises(ValueError, match=f"{world} processes"):
-        steps_per_epoch(n, TrainConfig(batch_size=batch), world)
-
-
-def test_processes_share_whole_replicas():
-    assert steps_per_epoch(65, TrainConfig(batch_size=16, batch_repeats=8), 4) == 5, (
-        "a last batch of one image has eight replicas to share"
-    )
-    with pytest.raises(ValueError, match="3 processes cannot share batch_repeats=8"):
-        steps_per_epoch(64, TrainConfig(batch_size=16, batch_repeats=8), 3)
-
-
 @pytest.mark.parametrize(
     ("change", "word"),
     [
@@ -380,7 +274,7 @@ def test_processes_share_whole_replicas():
         (lambda x, y: {"images": x.long()}, "uint8 or floating"),
         (lambda x, y: {"labels": y[:-1]}, "70 images"),
         (lambda x, y: {"labels": y.float()}, "labels"),
-        (lambda x, y: {"std": None}, "belong together"),
+        (lambda x, y: {"std": None}, "given together"),
         (lambda x, y: {"images": x.float()}, "as they are"),
         (
             lambda x, y: {
@@ -559,7 +453,7 @@ def test_a_crash_while_writing_keeps_the_last_checkpoint(data, tmp_path, monkeyp
         path.write_bytes(b"half a ")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(training, "save_file", broken)
+    monkeypatch.setattr(checkpoints, "save_file", broken)
     with pytest.raises(OSError, match="no space"):
         fit(data, checkpoint=file, checkpoint_every=2)
     assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]
@@ -579,7 +473,7 @@ def test_a_crash_while_writing_keeps_the_last_checkpoint(data, tmp_path, monkeyp
         ({"labels": True}, "data"),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused_with_both_hashes(data, tmp_path, what, name):
+def test_a_checkpoint_of_another_run_raises_with_both_hashes(data, tmp_path, what, name):
     fit(data, checkpoint=tmp_path / "c")
     other = dict(what)
     if other.pop("labels", False):
@@ -661,24 +555,6 @@ def test_weights_that_the_last_step_broke(data):
 # augmentation, mixing, batch augmentation
 
 
-def test_crop_flip_moves_pixels_and_invents_none():
-    images = torch.arange(1, 1 + 50 * 3 * 6 * 6).reshape(50, 3, 6, 6).float()
-    g = torch.Generator().manual_seed(0)
-    out = crop_flip(images, g, pad=2)
-    assert out.shape == images.shape and out.dtype == images.dtype
-    for a, b in zip(out, images, strict=True):
-        kept = a[a > 0]
-        assert (
-            set(kept.tolist()) <= set(b.flatten().tolist())
-            and len(kept.unique()) == len(kept) >= 3 * 16
-        )
-    only_flipped = crop_flip(images, g, pad=0)
-    assert all(
-        torch.equal(a, b) or torch.equal(a, b.flip(-1))
-        for a, b in zip(only_flipped, images, strict=True)
-    )
-
-
 def test_augmentation_sees_bytes_and_replicas_differ(data):
     batches = []
 
@@ -709,7 +585,7 @@ def test_replicas_equal_one_big_batch_without_batch_norm(data):
         nn.Conv2d(3, 4, 3, 2), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 10)
     ).double()
     big, copies = copy.deepcopy(model), []
-    floats = training.normalize(data[0], MEAN, STD).double()
+    floats = normalize(data[0], MEAN, STD).double()
 
     def spy(images, generator):
         copies.append(crop_flip(images, generator))
@@ -739,36 +615,16 @@ def test_running_statistics_take_one_update_a_replica(data):
 
 
 def test_replicas_are_mixed_differently(data, monkeypatch):
-    shares, original = [], training._mix
+    shares, original = [], training.mix_batch
 
     def spy(*arguments):
         mixed = original(*arguments)
         shares.append(mixed[2])
         return mixed
 
-    monkeypatch.setattr(training, "_mix", spy)
+    monkeypatch.setattr(training, "mix_batch", spy)
     fit(data, replace(CONFIG, steps=4, batch_repeats=3, mix="mixup"))
     assert len(shares) == len(set(shares)) == 12
-
-
-@pytest.mark.parametrize("lam", [0.0, 0.25, 0.8, 1.0])
-@pytest.mark.parametrize("centre", [(0.0, 0.0), (0.5, 0.5), (0.99, 0.3)])
-def test_cutmix_label_share_is_the_pixel_share(lam, centre):
-    images = torch.stack([torch.zeros(3, 10, 14), torch.ones(3, 10, 14)])
-    mixed, share = cutmix(images, torch.tensor([1, 0]), cutmix_box(10, 14, lam, *centre))
-    assert mixed[0].mean().item() == pytest.approx(1 - share) and mixed[
-        1
-    ].mean().item() == pytest.approx(share)
-    # the input is left alone; clipping only raises the share
-    assert images[0].max() == 0 and share >= lam - 0.15
-
-
-def test_mixup_is_linear_and_a_fixed_point_for_equal_images():
-    x, partner = torch.randn(5, 3, 4, 4), torch.tensor([1, 2, 3, 4, 0])
-    torch.testing.assert_close(mixup(x, partner, 0.7), 0.7 * x + 0.3 * x[partner])
-    assert torch.equal(mixup(x, partner, 1.0), x) and torch.equal(
-        mixup(x[:1].expand(5, -1, -1, -1), partner, 0.4)[0], x[0]
-    )
 
 
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])
@@ -787,9 +643,9 @@ def test_mixed_training_minimises_the_soft_label_loss(data, mix):
     trained, history = fit(data, config)
     model = network().train()
     index = torch.randperm(70, generator=torch.Generator().manual_seed(config.seed))[:16]
-    x, y = training.normalize(data[0][index], MEAN, STD), data[1][index]
-    draws = torch.Generator().manual_seed(training._stream(config.seed, "augment/0"))
-    x, partner, lam = training._mix(config, 0, x, draws)
+    x, y = normalize(data[0][index], MEAN, STD), data[1][index]
+    draws = torch.Generator().manual_seed(stream_seed(config.seed, "augment/0"))
+    x, partner, lam = mix_batch(x, draws, mix, config.mix_alpha, (config.seed, 0))
     soft = lam * F.one_hot(y, 10) + (1 - lam) * F.one_hot(y[partner], 10)
     loss = F.cross_entropy(model(x), soft, label_smoothing=0.1)
     assert history.loss[0] == pytest.approx(loss.item(), rel=1e-5)
@@ -800,33 +656,6 @@ def test_mixed_training_minimises_the_soft_label_loss(data, mix):
         strict=True,
     ):
         torch.testing.assert_close(p - g, q, atol=1e-5, rtol=1e-4)
-
-
-def test_mixing_shares_follow_the_beta_distribution():
-    config = replace(CONFIG, mix="mixup", mix_alpha=0.5)
-    g = torch.Generator().manual_seed(0)
-    shares = np.array(
-        [training._mix(config, s, torch.zeros(2, 1, 1, 1), g)[2] for s in range(3000)]
-    )
-    # Beta(a, a) has variance 1 / (4 (2a + 1))
-    assert abs(shares.mean() - 0.5) < 0.02 and abs(shares.var() - 1 / 8) < 0.01
-
-
-# accuracy
-
-
-def test_evaluate_restores_the_mode_and_counts_the_last_batch(data):
-    model = network().train()
-    values = {
-        evaluate(model, *data, mean=MEAN, std=STD, batch_size=b) for b in (1, 16, 69, 70, 500)
-    }
-    assert len(values) == 1 and model.training
-    soft = F.one_hot(data[1], 10).float()
-    assert (
-        evaluate(model.eval(), data[0], soft, mean=MEAN, std=STD) in values and not model.training
-    )
-    with pytest.raises(ValueError, match="no images"):
-        evaluate(model, data[0][:0], data[1][:0])
 
 
 # several processes
@@ -848,23 +677,28 @@ def fit(name, stop=None, augment=None, repeats=1, **kw):
     g = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (70, 3, 8, 8), generator=g, dtype=torch.uint8)
     labels = torch.randint(0, 10, (70,), generator=g)
-    torch.manual_seed(0 if not dist.is_initialized() else dist.get_rank())      # the processes' first weights differ: the first one's count
+    # the processes' first weights differ: the first one's count
+    torch.manual_seed(0 if not dist.is_initialized() else dist.get_rank())
     dropout = nn.Dropout(0.0 if augment is None else 0.5)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.GroupNorm(2, 4), nn.ReLU(), dropout, nn.Flatten(), nn.Linear(36, 10))
+    convolution = [nn.Conv2d(3, 4, 3, 2), nn.GroupNorm(2, 4), nn.ReLU()]
+    model = nn.Sequential(*convolution, dropout, nn.Flatten(), nn.Linear(36, 10))
     sizes = []
-    model.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
-    config = TrainConfig(epochs=2, batch_size=17, lr=0.05, clip_norm=1.0, seed=1, batch_repeats=repeats)
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    settings = {"epochs": 2, "batch_size": 17, "lr": 0.05, "clip_norm": 1.0, "seed": 1}
+    config = TrainConfig(batch_repeats=repeats, **settings)
 
     def on_step(model, step, epoch):
         if step == stop:
             raise Killed
 
     try:
-        history = train(model, images, labels, config, augment=augment, on_step=on_step, progress=False, device="cpu", **kw)
+        kw |= {"augment": augment, "on_step": on_step, "progress": False, "device": "cpu"}
+        history = train(model, images, labels, config, **kw)
     except Killed:
         return
     rank = dist.get_rank() if dist.is_initialized() else 0
-    save_file(model.state_dict() | {"loss": torch.tensor(history.loss), "sizes": torch.tensor(sizes)}, f"{name}.{rank}")
+    run = {"loss": torch.tensor(history.loss), "sizes": torch.tensor(sizes)}
+    save_file(model.state_dict() | run, f"{name}.{rank}")
 
 
 if __name__ == "__main__":
