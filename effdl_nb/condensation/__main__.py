@@ -299,7 +299,10 @@ def _evaluated(condensed: CondensedSet, images, arguments, say) -> CondensedSet:
 
 # %% ../../nbs/04_condensation/21_command.ipynb #d1f87afa
 def main(argv: list[str] | None = None) -> int:
-    "Condense a folder of images or a data set into one file. Return 0, 1 after an error and 130 after an interruption."
+    """Condense a folder of images or a data set into one file.
+
+    Return 0, 1 after an error and 130 after an interruption.
+    """
     arguments = _parser().parse_args(argv)
     try:
         condensed = _run(arguments, lambda text: print(text, flush=True))

@@ -23,8 +23,15 @@ from .initial import network_for
 from .learning import Run, is_open_ended, iteration_of, shaping
 from .memory import check_whitening, estimate_memory
 from .methods import configure, load_named
-from .real import RealImages, check_images, open_dataset, origin_of, prepare
-from .real import set_digest, starting_from
+from effdl_nb.condensation.real import (
+    RealImages,
+    check_images,
+    open_dataset,
+    origin_of,
+    prepare,
+    set_digest,
+    starting_from,
+)
 from .sets import CondensedSet
 from ..files import atomic_write, lock, settings_hash
 
@@ -34,7 +41,7 @@ def check_network(
     num_classes: int,
     shape: tuple[int, int, int],  # of one image, (C, H, W)
 ):
-    "Raise ValueError for a network that cannot be built for these images, or that the method cannot use."
+    "Raise ValueError for a network that cannot be built, or that the method cannot use."
     if not hasattr(config, "width"):  # random and kip have no network
         return
     with torch.device("meta"):
@@ -77,7 +84,10 @@ def set_path(
     whitening: str = "auto",
     start: CondensedSet | None = None,  # the set that it begins with
 ) -> Path:
-    "Name the file in which `make_set` keeps, or would keep, a set. Raises ValueError as `origin_of`."
+    """Name the file in which `make_set` keeps, or would keep, a set.
+
+    Raises ValueError as `origin_of`.
+    """
     origin = origin_of(dataset, whitening)
     if start is not None:
         origin["start"] = set_digest(start)

@@ -378,7 +378,8 @@ def test_steps_that_depend_on_the_number_of_iterations_start_again(tmp_path):
     ):
         seen, options = [], {"work": tmp_path, "reading": reading, "opening": opening}
         run("iatm", iterations=3, **options)
-        made = run("iatm", iterations=5, on_iteration=lambda i, *_: seen.append(i), **options)
+        note = lambda i, *_, seen=seen: seen.append(i)  # noqa: E731
+        made = run("iatm", iterations=5, on_iteration=note, **options)
         assert seen == expected, (reading, opening)
         straight = run("iatm", iterations=5, reading=reading, opening=opening)
         assert torch.equal(made.images, straight.images)
