@@ -8,7 +8,7 @@ __all__ = ['check_network', 'memory_needed', 'open_device', 'set_path', 'make_se
 # %% ../../nbs/04_condensation/18_condensing.ipynb #f07dfc0f
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from .initial import network_for
 from .learning import Run
 from .memory import estimate_memory
 from .methods import configure, load_named
-from .real import RealImages, check_images, open_dataset, origin_of, prepare
+from .real import check_images, name_of, open_dataset, origin_of, prepare
 from .sets import CondensedSet
 from ..files import lock, settings_hash
 
@@ -90,10 +90,10 @@ def _folder(work: str | Path | None) -> Iterator[Path]:
         yield Path(temporary)
 
 # %% ../../nbs/04_condensation/18_condensing.ipynb #d72eee58
-def _details(real: RealImages, config) -> dict:
+def _details(origin: Mapping, config) -> dict:
     "What is kept with every set."
     versions = {"effdl_nb": effdl_nb.__version__, "torch": torch.__version__}
-    return {**real.origin, "settings": asdict(config), "versions": versions}
+    return {**origin, "settings": asdict(config), "versions": versions}
 
 
 def make_set(
@@ -116,7 +116,9 @@ def make_set(
     real = prepare(dataset, whitening, fits or work)
     path = set_path(work, config, dataset, whitening)
     part = path.with_suffix(".part.safetensors")
-    run = replace(run, checkpoint=part, experts=run.experts or work, details=_details(real, config))
+    run = replace(
+        run, checkpoint=part, experts=run.experts or work, details=_details(real.origin, config)
+    )
     with lock(path):
         if path.exists() and part.exists() and part.stat().st_mtime_ns <= path.stat().st_mtime_ns:
             part.unlink()  # of the finished set: a kill came between the two lines below
@@ -152,10 +154,9 @@ def condense(
     Raises ValueError for what makes no sense, naming the value and those allowed; MemoryError if the
     estimate of an inner loop is above what is free; NonFiniteSteps if the method diverges.
     """
-    settled = {"preset": preset, "options": options}
-    configure(method, ipc, network, seed, **settled)  # an unknown name, before a folder is read
+    job, how = (method, ipc, network, seed), {"preset": preset, "options": options}
+    config = configure(*job, dataset=name_of(dataset), **how)  # before a folder is read
     run = Run(open_device(device), progress, None, checkpoint_every, on_iteration)
     images = open_dataset(dataset, image_size, progress)
-    config = configure(method, ipc, network, seed, dataset=images.name, **settled)
     with _folder(work) as folder:
         return make_set(images, config, whitening=whitening, work=folder, run=run, again=again)
