@@ -26,6 +26,7 @@ from .methods import configure, load_named
 from effdl_nb.condensation.real import (
     RealImages,
     check_images,
+    name_of,
     open_dataset,
     origin_of,
     prepare,
@@ -242,11 +243,10 @@ def condense(
     """
     start = options.get("init")
     start = options.pop("init") if isinstance(start, CondensedSet) else None
-    settled = {"preset": preset, "options": options}
-    configure(method, ipc, network, seed, **settled)  # an unknown name, before a folder is read
+    job, how = (method, ipc, network, seed), {"preset": preset, "options": options}
+    config = configure(*job, dataset=name_of(dataset), **how)  # before a folder is read
     run = Run(open_device(device), progress, None, checkpoint_every, on_iteration)
     images = open_dataset(dataset, image_size, progress, channels)
-    config = configure(method, ipc, network, seed, dataset=images.name, **settled)
     with _folder(work) as folder:
         how = {"whitening": whitening, "work": folder, "run": run, "again": again}
         return make_set(images, config, start=start, **how)
