@@ -144,6 +144,26 @@ def _keep(part: Path, state: Path, config):
                 part.replace(state)
     part.unlink(missing_ok=True)
 
+# %% ../../nbs/04_condensation/18_condensing.ipynb #00411ee9
+def _make(path: Path, real: RealImages, config, run: Run, again: bool):
+    "Make a set and write it; the caller holds its lock."
+    if fewer := run.details.get("fewer"):
+        some = ", ".join(f"{name!r} {count}" for name, count in list(fewer.items())[:5])
+        warnings.warn(
+            f"some classes ({len(fewer)}) have fewer images than the {config.ipc} asked for (ipc), and "
+            f"the set has all of them: {some}{' ...' if len(fewer) > 5 else ''}",
+            stacklevel=4,
+        )
+    part = path.with_suffix(".part.safetensors")
+    name = _name(config, shaping(config), real.origin, real.images.shape)
+    state = path.with_name(f"state-{name}.safetensors")
+    if path.exists() and part.exists() and part.stat().st_mtime_ns <= path.stat().st_mtime_ns:
+        part.unlink()  # of the finished set: a kill came between the last two lines
+    if not again:
+        _take_up(state, part, config)
+    load_named(config.maker)(real, config, replace(run, checkpoint=part)).save(path)
+    _keep(part, state, config)
+
 # %% ../../nbs/04_condensation/18_condensing.ipynb #a5af0aaa
 def make_set(
     dataset: data.ImageDataset,
@@ -178,26 +198,6 @@ def make_set(
             _make(path, real, config, run, again)
     made = CondensedSet.load(path)
     return replace(made, whitening=real.whitening)  # a file of a ZCA set leaves it out
-
-
-def _make(path: Path, real: RealImages, config, run: Run, again: bool):
-    "Make a set and write it; the caller holds its lock."
-    if fewer := run.details.get("fewer"):
-        some = ", ".join(f"{name!r} {count}" for name, count in list(fewer.items())[:5])
-        warnings.warn(
-            f"{len(fewer)} classes have fewer images than the {config.ipc} asked for (ipc), and "
-            f"the set has all of them: {some}{' ...' if len(fewer) > 5 else ''}",
-            stacklevel=4,
-        )
-    part = path.with_suffix(".part.safetensors")
-    name = _name(config, shaping(config), real.origin, real.images.shape)
-    state = path.with_name(f"state-{name}.safetensors")
-    if path.exists() and part.exists() and part.stat().st_mtime_ns <= path.stat().st_mtime_ns:
-        part.unlink()  # of the finished set: a kill came between the last two lines
-    if not again:
-        _take_up(state, part, config)
-    load_named(config.maker)(real, config, replace(run, checkpoint=part)).save(path)
-    _keep(part, state, config)
 
 # %% ../../nbs/04_condensation/18_condensing.ipynb #859edfd7
 def condense(

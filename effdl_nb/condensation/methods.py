@@ -158,7 +158,7 @@ _KINDS = {
     dict: ("a mapping", Mapping),
 }
 
-
+# %% ../../nbs/04_condensation/17_methods.ipynb #06036d1a
 LARGEST = torch.finfo(torch.float32).max  # what a tensor can be multiplied with
 
 
@@ -174,7 +174,7 @@ def _check_kind(name: str, value, default):
     if not isinstance(value, kinds) or isinstance(value, bool) and kinds is not bool:
         raise ValueError(f"{name} is {value!r}; allowed: {words}, such as {default!r}")
 
-
+# %% ../../nbs/04_condensation/17_methods.ipynb #12ff7408
 def _written_out(options: Mapping, known: Mapping) -> dict:
     "Options with nested records as mappings: the first field alone may stand for one."
     whole = {}
@@ -185,9 +185,7 @@ def _written_out(options: Mapping, known: Mapping) -> dict:
     return whole
 
 
-def _check_options(
-    method: str, options: Mapping, known: Mapping, first: Mapping, where: str = ""
-):
+def _check_options(method: str, options: Mapping, known: Mapping, first: Mapping, where: str = ""):
     "ValueError for an option that the method does not have, or of the wrong kind; nested ones too."
     for key, value in options.items():
         name = f"{where}{key}"
