@@ -158,12 +158,12 @@ _KINDS = {
     dict: ("a mapping", Mapping),
 }
 
-# %% ../../nbs/04_condensation/17_methods.ipynb #06036d1a
+
 LARGEST = torch.finfo(torch.float32).max  # what a tensor can be multiplied with
 
 
 def _check_kind(name: str, value, default):
-    "ValueError if an option is not of its default's kind, or no finite number; None may become anything."
+    "ValueError if an option is not of its default's kind, or no finite number."
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, not {value}")
     if isinstance(value, (int, float)) and abs(value) > LARGEST:
@@ -174,7 +174,7 @@ def _check_kind(name: str, value, default):
     if not isinstance(value, kinds) or isinstance(value, bool) and kinds is not bool:
         raise ValueError(f"{name} is {value!r}; allowed: {words}, such as {default!r}")
 
-# %% ../../nbs/04_condensation/17_methods.ipynb #12ff7408
+
 def _written_out(options: Mapping, known: Mapping) -> dict:
     "Options with nested records as mappings: the first field alone may stand for one."
     whole = {}
@@ -209,7 +209,11 @@ def configure(
     preset: str = "paper",  # one of PRESETS
     options: Mapping | None = None,  # what the caller says; nested mappings for nested settings
 ):  # an instance of the method's settings class
-    "Settle all settings of a run. Raises ValueError for an option that the method does not have or for a value that makes no sense."
+    """Settle all settings of a run.
+
+    Raises ValueError for an option that the method does not have or for a value that makes no
+    sense.
+    """
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**62:
         raise ValueError(f"seed must be a whole number from 0, not {seed!r}")
     layers = [mapping for _, mapping in setting_layers(method, ipc, dataset, preset, network)]

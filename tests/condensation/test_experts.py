@@ -60,7 +60,7 @@ def test_settings_that_cannot_train_raise(wrong, words):
 
 
 def test_a_network_that_cannot_be_built_claims_no_folder(tmp_path):
-    with pytest.raises(ValueError, match="network .convnet-x. is unknown"):
+    with pytest.raises(ValueError, match="network 'convnet-x' is unknown"):
         make(tmp_path, config=replace(SMALL, network="convnet-x"))
     assert not list(tmp_path.iterdir())
     assert len(make(tmp_path, count=1)) == 1
