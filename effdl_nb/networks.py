@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NORM_LAYERS', 'POOL', 'IMAGENET_FORM_FROM', 'NETWORKS', 'count_parameters', 'Network', 'norm_layer', 'ResNet',
-           'WideBlock', 'Shake', 'shake', 'ShakeShortcut', 'ShakeBlock', 'Family', 'build']
+           'WideBlock', 'Shake', 'shake', 'ShakeShortcut', 'ShakeBlock', 'Family', 'has_width', 'build']
 
 # %% ../nbs/01_foundations/08_networks.ipynb #9d70f931
 import re
@@ -112,13 +112,15 @@ def _plain(plan, num_classes, norm, image_size, in_channels):
     "Chain conv, norm, ReLU for each (channels, kernel) of `plan`, a 2x2 max pool for each POOL."
     layers = []
     i = in_channels
-    side = image_size >> plan.count(POOL)
+    border = (33 - image_size) // 2 if 28 <= image_size < 32 else 0  # of zeros, to 32 at least
+    side = (image_size + 2 * border) >> plan.count(POOL)
     for step in plan:
         if step == POOL:
             layers.append(nn.MaxPool2d(2))
             continue
         o, k = step
-        layers += [nn.Conv2d(i, o, k, padding=k // 2), norm_layer(norm, o), nn.ReLU()]
+        padding = k // 2 + (0 if layers else border)
+        layers += [nn.Conv2d(i, o, k, padding=padding), norm_layer(norm, o), nn.ReLU()]
         i = o
     return Network(_Sized(layers, image_size), nn.Linear(i * side * side, num_classes))
 
@@ -362,7 +364,7 @@ _FAMILIES = {
     "resnet-18": Family(r"resnet-(18)", _resnet, 16, width=64),
     "resnet-50": Family(r"resnet-(50)", _resnet, 16, width=64),
     "resnet-200": Family(r"resnet-(200)", _resnet, 16, width=64),
-    "vgg-11": Family(r"vgg-11", _vgg11, 32, width=64),
+    "vgg-11": Family(r"vgg-11", _vgg11, 28, width=64),
     "alexnet": Family(r"alexnet", _alexnet, 8, width=128),
     "convnet-D": Family(r"convnet-(\d+)", _convnet, 2, width=128, norm="instance"),
     "small-convnet": Family(r"small-convnet", _small_convnet, 8, width=16),
@@ -372,6 +374,8 @@ NETWORKS = tuple(_FAMILIES)
 # %% ../nbs/01_foundations/08_networks.ipynb #44286a54
 def _family(name: str) -> tuple[Family, list[int]]:
     "Find the family of a name and the numbers in it. Raises ValueError for an unknown name."
+    if not isinstance(name, str):
+        raise ValueError(f"network must be a name, such as convnet-3, not {name!r}")
     for family in _FAMILIES.values():
         if match := re.fullmatch(family.pattern, name):
             return family, [int(number) for number in match.groups()]
@@ -388,6 +392,13 @@ def _check(name: str, **arguments: tuple[int, int]):
             raise ValueError(
                 f"{argument} of {name} must be a whole number from {least}, not {value!r}"
             )
+
+# %% ../nbs/01_foundations/08_networks.ipynb #a8be7519
+def has_width(
+    name: str,  # as `build` takes it
+) -> bool:
+    "Tell whether a network's width can be chosen. Raises ValueError for an unknown name."
+    return _family(name)[0].width is not None
 
 # %% ../nbs/01_foundations/08_networks.ipynb #df3f85d2
 def build(

@@ -260,6 +260,8 @@ def _end_epoch(run: _Run):
 def _settings(run: _Run, data: Labelled) -> dict:
     "Collect the plain values that identify a run; `data` as the caller gave them."
     config = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(run.config).items()}
+    if config["schedule"] != "cosine" and config["steps"] is None:
+        config["epochs"] = None  # no step depends on their number: more epochs continue the run
     facts = checkpoints.network_facts(run.model) | checkpoints.data_facts(data.images, data.labels)
     return (config | facts) | {
         "mean": None if data.mean is None else [float(x) for x in data.mean],

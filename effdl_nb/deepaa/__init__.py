@@ -1,0 +1,22 @@
+"""Deep AutoAugment: an augmentation policy of several layers, searched by matching gradients."""
+
+from importlib import import_module
+
+_FACES = {
+    "PolicySearch": "search",
+    "load_policy": "policy_file",
+    "save_policy": "policy_file",
+}
+__all__ = list(_FACES)
+
+
+def __getattr__(name: str):
+    "Hand out a face from its module, which is imported only then."
+    if name not in _FACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_FACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    "List the faces beside the modules."
+    return sorted({*globals(), *_FACES})

@@ -21,7 +21,7 @@ FOLDERS = {
     "condensation": "04_condensation",
 }
 # what is being rewritten: chapters, and folders of tests and modules
-IN_WORK = ("foundations", "msunet", "deepaa", "condensation", "nbs", "tests")
+IN_WORK = ("foundations", "deepaa", "condensation", "nbs", "tests")
 CLOSING = "## What was checked, and what comes next"
 # Every top-level name has one meaning; `main` is by convention the command of its module.
 SHARED_NAMES = {"main"}

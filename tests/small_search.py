@@ -1,0 +1,50 @@
+"A search of a second for tests: four transforms, three classes and a network of a few weights."
+
+import torch
+from torch import nn
+
+from effdl_nb.deepaa.search import SearchConfig
+from effdl_nb.deepaa.searching import SearchData
+from effdl_nb.deepaa.space import SearchSpace, Transform
+from effdl_nb.networks import build
+from effdl_nb.prepared import Split
+
+SPACE = SearchSpace(
+    "four",
+    (Transform("Identity"), Transform("Invert"), Transform("Rotate", 15.0), Transform("Flip")),
+)
+CONFIG = SearchConfig(
+    layers=2,
+    steps=4,
+    pairs=2,
+    validation_images=5,
+    prefixes=2,
+    chains=6,
+    lr=0.5,
+    identity_logit=1.0,
+    stop_identity=1.0,
+)
+
+
+def data(seed=0, classes=3, per_class=12) -> SearchData:
+    "Random images of three classes and a fresh network."
+    torch.manual_seed(seed)
+    labels = torch.arange(classes).repeat(per_class)
+    parts = [
+        Split(torch.randint(0, 256, (len(labels), 3, 32, 32), dtype=torch.uint8), labels)
+        for _ in range(2)
+    ]
+    model = build("small-convnet", classes, width=2)
+    return SearchData(model, *parts, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+class Dead(nn.Module):
+    "A network whose logits do not depend on its input nor, once it is certain, on its weights."
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 3)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, x):
+        return self.head(x.mean((2, 3)) * 0.0) * 0.0
