@@ -108,7 +108,7 @@ def forgetting_events(
 # %% ../../nbs/04_condensation/06_coresets.ipynb #dbb6abf1
 @dataclass(frozen=True)
 class CoresetConfig:
-    "Settings of Herding and Forgetting: the training whose features or record choose (Toneva et al. 2018)."
+    "Settings of Herding and Forgetting: the training that chooses (Toneva et al. 2018)."
 
     maker: ClassVar[str] = "effdl_nb.condensation.coresets:trained_coreset"
     method: str = "forgetting"  # or "herding"
@@ -126,7 +126,7 @@ class CoresetConfig:
         self.training()
 
     def training(self) -> TrainConfig:
-        "Give the training on all images: Nesterov's momentum, weight decay 5e-4, three falls of the learning rate."
+        "Give the training on all images: Nesterov's momentum, three falls of the learning rate."
         return TrainConfig(
             epochs=self.epochs,
             batch_size=self.batch_size,
@@ -182,7 +182,10 @@ def training_record(
     config: CoresetConfig,
     run: Run = Run(),  # noqa: B008
 ) -> Tensor:  # (epochs, N) bool
-    "Train on all images and note after every epoch which are recognised. Deterministic given config.seed."
+    """Train on all images and note after every epoch which are recognised.
+
+    Deterministic given config.seed.
+    """
     record = []
 
     def note(model, epoch):

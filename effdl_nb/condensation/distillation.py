@@ -34,13 +34,16 @@ def step_indices(
     steps: int,  # steps of one epoch
     labels: Tensor | None = None,  # (n,) of the images, class by class; None: `ipc` of each
 ) -> list[Tensor]:  # one index per step
-    "Images of each step of an epoch: step s takes image s, s + steps, ... of every class, modulo their number."
+    "Give each step its images: step s takes image s, s + steps, ... of every class."
     counts = [ipc] * num_classes
     if labels is not None:
         counts = labels.bincount(minlength=num_classes).tolist()
     groups, schedule = min(steps, max(counts)), []
     for s in range(steps):
-        own = [range(end - n + s % groups, end, groups) for n, end in zip(counts, accumulate(counts), strict=True)]
+        own = [
+            range(end - n + s % groups, end, groups)
+            for n, end in zip(counts, accumulate(counts), strict=True)
+        ]
         schedule.append(torch.tensor([i for of_class in own for i in of_class]))
     return schedule
 
@@ -290,7 +293,7 @@ def condense_distillation(
     config: DistillationConfig,
     run: Run = Run(),  # noqa: B008
 ) -> CondensedSet:
-    """Distil by DD (images, and a learning rate for each step: `details["lrs"]`) or LD (soft labels of real images).
+    """Distil by DD (images and learning rates, `details["lrs"]`) or LD (labels of real images).
 
     Deterministic given `config.seed`. Raises ValueError if a class has no images or the checkpoint
     is of another run; MemoryError if the inner loop's estimate is above what is
@@ -313,7 +316,10 @@ def replay(
     condensed: CondensedSet,  # that DD made
     model: nn.Module,  # a fresh network; changed in place
 ) -> nn.Module:
-    "Train `model` by the steps and rates that were learned with the set. ValueError for a set without them."
+    """Train `model` by the steps and rates that were learned with the set.
+
+    ValueError for a set without them.
+    """
     if "lrs" not in condensed.details:
         raise ValueError(
             f"a set of method {condensed.method!r} has no learned steps; allowed: 'dd'"

@@ -230,7 +230,10 @@ def cross_architecture(
     on_result: Callable | None = None,  # (column, Evaluation) -> None, as each one stands
     **options,  # of `evaluate`
 ) -> dict[str, Evaluation]:  # by column
-    "Evaluate one set with several networks (Table 4.4). Raises ValueError for widths of networks that are not asked for."
+    """Evaluate one set with several networks (Table 4.4).
+
+    Raises ValueError for widths of networks that are not asked for.
+    """
     widths = widths or {}
     if unknown := [name for name in widths if name not in networks.values()]:
         known = ", ".join(networks.values())
@@ -298,7 +301,10 @@ def rank(
     weight: float = 0.5,  # w of the score, in 0..1
     **options,  # of `evaluate`
 ) -> Ranking:
-    "Compute HLR, IOR and LRS of DD-Ranking (Li et al. 2025). Random images are drawn with the set's seed."
+    """Compute HLR, IOR and LRS of DD-Ranking (Li et al. 2025).
+
+    Random images are drawn with the set's seed.
+    """
     if not 0 <= weight <= 1:
         raise ValueError(f"weight must lie in 0..1, not {weight}")
     whole = refit(condensed, dataset.train.images)

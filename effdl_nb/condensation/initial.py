@@ -37,7 +37,10 @@ def random_per_class(
     ipc: int,  # images per class
     generator: torch.Generator,
 ) -> Tensor:  # (num_classes * ipc,) positions, class by class
-    "Choose `ipc` random real images of each class, all of one with fewer. Raises ValueError for none."
+    """Choose `ipc` random real images of each class, all of one with fewer.
+
+    Raises ValueError for none.
+    """
     chosen = [
         members[torch.randperm(len(members), generator=generator)[:ipc]]
         for members in members_of_classes(labels, num_classes)
@@ -69,7 +72,7 @@ def initial_images(
 def to_probabilities(
     labels: Tensor,  # (n, classes) any numbers
 ) -> Tensor:  # (n, classes) rows that sum to one
-    "Clip rows to [0, 1] and divide them by their sum; a row without anything positive becomes uniform."
+    "Clip rows to [0, 1] and divide them by their sum; a row without positive numbers is uniform."
     positive = labels.clamp(0, 1)
     total = positive.sum(1, keepdim=True)
     uniform = 1 / labels.shape[1]
@@ -84,7 +87,10 @@ def network_for(
     width: int | None = None,  # channels; None: the network's own
     norm: str | None = "instance",
 ) -> nn.Module:
-    "Build a network for images of a shape. Raises ValueError if there is none of that name and size."
+    """Build a network for images of a shape.
+
+    Raises ValueError if there is none of that name and size.
+    """
     channels, size = shape[:2]
     return build(
         network, num_classes, width=width, norm=norm, image_size=size, in_channels=channels

@@ -28,7 +28,7 @@ def relu_expectations(
     q: Tensor,  # (n,) variances of the first inputs
     p: Tensor,  # (m,) variances of the second inputs
 ) -> tuple[Tensor, Tensor]:  # each (n, m)
-    "(E0, E1): expectations of phi'(z) phi'(z') and phi(z) phi(z') for the ReLU, differentiable also where the correlation is one."
+    "Give the expectations of phi'(z) phi'(z') and phi(z) phi(z') for the ReLU phi: (E0, E1)."
     scale = (q[:, None] * p).clamp_min(torch.finfo(covariance.dtype).tiny).sqrt()
     rho = covariance / scale
     inside = rho.abs() < 1 - 1e-14
@@ -46,7 +46,7 @@ def ntk(
     weight_std: float = math.sqrt(2),  # sigma_w
     bias_std: float = 0.1,  # sigma_b
 ) -> Tensor:  # (n, m) float64
-    "Neural tangent kernel of an infinitely wide fully-connected ReLU network with one output (NTK parameterisation)."
+    "Compute the neural tangent kernel of an infinitely wide, fully-connected ReLU network."
     x, y = x.flatten(1).double(), y.flatten(1).double()
     w, b = weight_std**2, bias_std**2
     sigma = x @ y.T * (w / x.shape[1]) + b
@@ -151,7 +151,7 @@ def condense_kernel(
     config: KernelConfig,
     run: Run = Run(),  # noqa: B008
 ) -> CondensedSet:
-    """Learn `ipc` images per class (and labels, if wanted) by which kernel regression recognises real images.
+    """Learn `ipc` images per class by which kernel regression recognises real images.
 
     Deterministic given `config.seed`. Raises ValueError if a class has no images or the checkpoint
     is of another run; NonFiniteSteps if `max_skipped` steps in a row are not finite.
@@ -203,7 +203,7 @@ def kernel_accuracy(
     config: KernelConfig | None = None,  # the kernel; None: that of the set's settings
     chunk: int = 2000,  # test images at a time
 ) -> float:
-    "Test accuracy in percent of kernel ridge regression on the set, with the kernel it was made for."
+    "Test kernel ridge regression on the set, with the kernel it was made for; percent."
     config, K = config or kernel_of(condensed), len(condensed.classes)
     if "regression_labels" in condensed.details:
         y = torch.tensor(condensed.details["regression_labels"], dtype=torch.float64)

@@ -168,14 +168,14 @@ def _load(learned: Learned, path: Path, mark: str):
 
 
 def run_mark(config, images: Tensor, index: list[int], *more) -> str:
-    "Hash what a checkpoint must agree with: settings, real images (by `length_of`) and the choice among them."
+    "Hash what a checkpoint must agree with: settings, real images, the choice among them."
     settings = json.loads(json.dumps(shaping(config)))
     return settings_hash([type(config).__name__, settings, length_of(images), index, *more])
 
 # %% ../../nbs/04_condensation/05_learning.ipynb #8df5ebad
 @dataclass(frozen=True)
 class Run:
-    "How a condensation runs: nothing here shapes the tensors that come out, except the device's rounding."
+    "How a condensation runs: nothing here shapes its result, except the device's rounding."
 
     device: torch.device | str | None = None  # None: a GPU if one is available
     progress: bool = True  # bars with the time left
@@ -207,7 +207,10 @@ def learn(
     run: Run,
     name: str,  # of the bar
 ):  # what `finish` returns
-    "Iterate to the end, from a checkpoint if there is one. Raises ValueError for a checkpoint that is damaged or of another run."
+    """Iterate to the end, from a checkpoint if there is one.
+
+    Raises ValueError for a checkpoint that is damaged or of another run.
+    """
     path = None if run.checkpoint is None else Path(run.checkpoint)
     if path is not None and path.exists():
         _load(learned, path, mark)
@@ -246,6 +249,6 @@ def facts(
     config,  # a dataclass of settings
     run: Run,
 ) -> dict:
-    "Collect what is kept with a learned set: the run's details, all settings, the curve, skipped steps."
+    "Collect what is kept with a learned set: details, settings, the curve, skipped steps."
     kept = {"settings": asdict(config), "curve": curve(learned.losses), "skipped": learned.skipped}
     return {**run.details, **kept}

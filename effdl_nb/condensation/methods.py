@@ -163,7 +163,7 @@ LARGEST = torch.finfo(torch.float32).max  # what a tensor can be multiplied with
 
 
 def _check_kind(name: str, value, default):
-    "ValueError if an option is not of its default's kind, or no finite number; None may become anything."
+    "ValueError if an option is not of its default's kind, or no finite number."
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} must be a finite number, not {value}")
     if isinstance(value, (int, float)) and abs(value) > LARGEST:
@@ -185,9 +185,7 @@ def _written_out(options: Mapping, known: Mapping) -> dict:
     return whole
 
 
-def _check_options(
-    method: str, options: Mapping, known: Mapping, first: Mapping, where: str = ""
-):
+def _check_options(method: str, options: Mapping, known: Mapping, first: Mapping, where: str = ""):
     "ValueError for an option that the method does not have, or of the wrong kind; nested ones too."
     for key, value in options.items():
         name = f"{where}{key}"
@@ -211,7 +209,11 @@ def configure(
     preset: str = "paper",  # one of PRESETS
     options: Mapping | None = None,  # what the caller says; nested mappings for nested settings
 ):  # an instance of the method's settings class
-    "Settle all settings of a run. Raises ValueError for an option that the method does not have or for a value that makes no sense."
+    """Settle all settings of a run.
+
+    Raises ValueError for an option that the method does not have or for a value that makes no
+    sense.
+    """
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**62:
         raise ValueError(f"seed must be a whole number from 0, not {seed!r}")
     layers = [mapping for _, mapping in setting_layers(method, ipc, dataset, preset, network)]

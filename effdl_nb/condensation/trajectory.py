@@ -90,7 +90,7 @@ _FROM_ONE = ("ipc", "iterations", "student_steps", "expert_steps", "interval", "
 
 @dataclass(frozen=True)
 class MTTConfig:
-    "Settings of trajectory matching (Eq 4.1); the defaults are Table 4.3's, CIFAR-10, one image per class."
+    "Settings of trajectory matching (Eq 4.1); defaults of Table 4.3, CIFAR-10, one per class."
 
     maker: ClassVar[str] = "effdl_nb.condensation.trajectory:condense_with_experts"
     method: ClassVar[str] = "mtt"
@@ -164,7 +164,7 @@ def largest_start(c: MTTConfig, iteration: int) -> int:
 # %% ../../nbs/04_condensation/16_trajectory.ipynb #be91e89a
 @dataclass(frozen=True)
 class IATMConfig(MTTConfig):
-    "Settings of importance-aware trajectory matching (Eq 4.12): those of MTT, and how importance is read."
+    "Settings of importance-aware trajectory matching (Eq 4.12): MTT's, and its reading."
 
     method: ClassVar[str] = "iatm"
     reading: str = "rank"  # of Eq 4.12, one of `iatm.READINGS`
@@ -210,7 +210,7 @@ def experts_folder(
     images = {k: v for k, v in origin.items() if k != "start"}
     return Path(folder) / f"experts-{settings_hash([images, expert_config(config).record()])}"
 
-
+# %% ../../nbs/04_condensation/16_trajectory.ipynb #d3ecad18
 def shared_experts(
     real: RealImages,
     config: MTTConfig,
@@ -264,7 +264,7 @@ class _Problem:
 
 # %% ../../nbs/04_condensation/16_trajectory.ipynb #d49c049b
 def _student(problem: _Problem, learned: Learned, labels: Tensor, lr: Tensor):
-    "Draw an expert, an epoch and batches, and train a student: its end, start, target, and what was drawn."
+    "Draw an expert, an epoch and batches, and train a student: end, start, target, draw."
     c, images, generator = problem.config, learned["images"], learned.generator
     expert = int(torch.randint(len(problem.experts), (), generator=generator))
     span = (c.min_start, largest_start(c, learned.iteration) + 1)
@@ -389,9 +389,10 @@ def condense_trajectory(
 ) -> CondensedSet:
     """Learn `ipc` images per class whose training follows the experts (Algorithm 4.1).
 
-    Deterministic given `config.seed`. Raises ValueError if a class has no images, the experts lack epochs or know other classes, or the checkpoint is of another run; MemoryError,
-    before the first iteration, if the inner loop needs more memory than is free; NonFiniteSteps if
-    `max_skipped` steps in a row are not finite.
+    Deterministic given `config.seed`. Raises ValueError if a class has no images, the experts lack
+    epochs or know other classes, or the checkpoint is of another run; MemoryError, before the first
+    iteration, if the inner loop needs more memory than is free; NonFiniteSteps if `max_skipped`
+    steps in a row are not finite.
     """
     c, device, known = config, run.on(), experts.data["num_classes"]
     if known != real.num_classes:
