@@ -297,7 +297,9 @@ def experiment_of(table: Table) -> Experiment:
         raise ValueError(f"{table.kind} {table.number} has no experiment yet")
     module, name = table.experiment.split(":")
     function = getattr(importlib.import_module(module), name)
-    return getattr(function, "experiment", None) or _adapted(function, table.experiment)
+    if not hasattr(function, "experiment"):
+        raise ValueError(f"{table.experiment} is no experiment; declare it by `spec.experiment`")
+    return function.experiment
 
 
 def implemented_rows(table: Table) -> tuple[str, ...]:
@@ -316,17 +318,6 @@ def code_roots(
     "List what a row depends on: the experiment, and what it names beside itself."
     code = experiment_of(table).code
     return (table.experiment, *(code(row, settings) if code else ()))
-
-# %% ../nbs/01_foundations/15_spec.ipynb #3d48e45a
-def _adapted(function: Callable, root: str) -> Experiment:
-    "ADAPTER for functions of (row, settings, seed, work); goes when all use `experiment`."
-    settings = typing.get_type_hints(function)["settings"]
-
-    def call(task: Task) -> dict:
-        return function(task.row, task.settings, task.seed, task.shared("rows", root))
-
-    roots = (f"{settings.__module__}:{settings.__qualname__}",)
-    return Experiment(call, settings, getattr(function, "rows", None), lambda row, s: roots)
 
 # %% ../nbs/01_foundations/15_spec.ipynb #39d9e767
 def settings_layers(

@@ -20,7 +20,7 @@ from .evaluation import evaluate, labels_by_name
 from .kernels import kernel_accuracy
 from .memory import free_memory
 from .methods import METHODS, PRESETS, configure
-from .real import WHITENINGS, check_images, open_dataset
+from .real import WHITENINGS, check_images, name_of, open_dataset
 from .sets import CondensedSet
 from ..data import ImageDataset
 from ..settings import merge
@@ -235,24 +235,25 @@ def _check(arguments: argparse.Namespace):
             raise ValueError(f"--{flag} must be at least {value}, not {getattr(arguments, name)}")
 
 
-def _configured(arguments: argparse.Namespace, dataset: str = "", options: dict | None = None):
+def _configured(arguments: argparse.Namespace, options: dict):
     "The method's settings."
     job = (arguments.method, arguments.ipc, arguments.network, arguments.seed)
-    return configure(*job, dataset=dataset, preset=arguments.preset, options=options)
+    how = {"dataset": name_of(arguments.data), "preset": arguments.preset}
+    return configure(*job, **how, options=options)
 
 # %% ../../nbs/04_condensation/21_command.ipynb #3d6caa06
 def _run(arguments: argparse.Namespace, say) -> CondensedSet:
     "Condense, evaluate if asked, and save."
     _check(arguments)
     options, progress = _options(arguments), not arguments.quiet
-    _configured(arguments, options=options)
+    config = _configured(arguments, options)  # before a folder is read
     images = open_dataset(arguments.data, arguments.image_size, progress, arguments.channels)
     if arguments.evaluate and len(images.test) == 0:
         raise ValueError(
             f"--evaluate needs images to test on: {arguments.data} has no val/ or test/ beside "
             "train/"
         )
-    say(_plan(images, arguments, _configured(arguments, images.name, options)))
+    say(_plan(images, arguments, config))
     condensed = condense(
         images,
         arguments.method,

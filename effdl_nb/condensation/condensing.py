@@ -26,6 +26,7 @@ from .methods import configure, load_named
 from effdl_nb.condensation.real import (
     RealImages,
     check_images,
+    name_of,
     open_dataset,
     origin_of,
     prepare,
@@ -136,6 +137,9 @@ def _fewer(dataset: data.ImageDataset, config) -> dict[str, int]:
     fewer = check_images(dataset, config.ipc)
     return {} if getattr(config, "init", None) == "noise" else fewer
 
+# %% ../../nbs/04_condensation/18_condensing.ipynb #66cd1e2b
+#| export
+
 # %% ../../nbs/04_condensation/18_condensing.ipynb #7ab190ba
 def _take_up(state: Path, part: Path, config):
     "Begin with the last checkpoint of a shorter run, if there is one."
@@ -155,6 +159,26 @@ def _keep(part: Path, state: Path, config):
     part.unlink(missing_ok=True)
 
 # %% ../../nbs/04_condensation/18_condensing.ipynb #a5af0aaa
+def _make(path: Path, real: RealImages, config, run: Run, again: bool):
+    "Make a set and write it; the caller holds its lock."
+    if fewer := run.details.get("fewer"):
+        some = ", ".join(f"{name!r} {count}" for name, count in list(fewer.items())[:5])
+        warnings.warn(
+            f"some classes ({len(fewer)}) have fewer images than the {config.ipc} asked for "
+            f"(ipc), and the set has all of them: {some}{' ...' if len(fewer) > 5 else ''}",
+            stacklevel=4,
+        )
+    part = path.with_suffix(".part.safetensors")
+    name = _name(config, shaping(config), real.origin, real.images.shape)
+    state = path.with_name(f"state-{name}.safetensors")
+    if path.exists() and part.exists() and part.stat().st_mtime_ns <= path.stat().st_mtime_ns:
+        part.unlink()  # of the finished set: a kill came between the last two lines
+    if not again:
+        _take_up(state, part, config)
+    load_named(config.maker)(real, config, replace(run, checkpoint=part)).save(path)
+    _keep(part, state, config)
+
+# %% ../../nbs/04_condensation/18_condensing.ipynb #f8dc8a46
 def make_set(
     dataset: data.ImageDataset,
     config,  # settings of a method, from `configure`
@@ -189,26 +213,6 @@ def make_set(
     made = CondensedSet.load(path)
     return replace(made, whitening=real.whitening)  # a file of a ZCA set leaves it out
 
-
-def _make(path: Path, real: RealImages, config, run: Run, again: bool):
-    "Make a set and write it; the caller holds its lock."
-    if fewer := run.details.get("fewer"):
-        some = ", ".join(f"{name!r} {count}" for name, count in list(fewer.items())[:5])
-        warnings.warn(
-            f"{len(fewer)} classes have fewer images than the {config.ipc} asked for (ipc), and "
-            f"the set has all of them: {some}{' ...' if len(fewer) > 5 else ''}",
-            stacklevel=4,
-        )
-    part = path.with_suffix(".part.safetensors")
-    name = _name(config, shaping(config), real.origin, real.images.shape)
-    state = path.with_name(f"state-{name}.safetensors")
-    if path.exists() and part.exists() and part.stat().st_mtime_ns <= path.stat().st_mtime_ns:
-        part.unlink()  # of the finished set: a kill came between the last two lines
-    if not again:
-        _take_up(state, part, config)
-    load_named(config.maker)(real, config, replace(run, checkpoint=part)).save(path)
-    _keep(part, state, config)
-
 # %% ../../nbs/04_condensation/18_condensing.ipynb #859edfd7
 def condense(
     # a data set, a torch data set, a name of `effdl_nb.data.NAMES`, or a folder of images
@@ -239,11 +243,10 @@ def condense(
     """
     start = options.get("init")
     start = options.pop("init") if isinstance(start, CondensedSet) else None
-    settled = {"preset": preset, "options": options}
-    configure(method, ipc, network, seed, **settled)  # an unknown name, before a folder is read
+    job, how = (method, ipc, network, seed), {"preset": preset, "options": options}
+    config = configure(*job, dataset=name_of(dataset), **how)  # before a folder is read
     run = Run(open_device(device), progress, None, checkpoint_every, on_iteration)
     images = open_dataset(dataset, image_size, progress, channels)
-    config = configure(method, ipc, network, seed, dataset=images.name, **settled)
     with _folder(work) as folder:
         how = {"whitening": whitening, "work": folder, "run": run, "again": again}
         return make_set(images, config, start=start, **how)

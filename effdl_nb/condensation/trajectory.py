@@ -210,7 +210,7 @@ def experts_folder(
     images = {k: v for k, v in origin.items() if k != "start"}
     return Path(folder) / f"experts-{settings_hash([images, expert_config(config).record()])}"
 
-
+# %% ../../nbs/04_condensation/16_trajectory.ipynb #d3ecad18
 def shared_experts(
     real: RealImages,
     config: MTTConfig,

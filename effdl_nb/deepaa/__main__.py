@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..accuracy import evaluate
 from . import searching
 from .operations import check_augmentable
 from .policy import Policy, top_operations
@@ -24,8 +25,9 @@ from .searching import SearchData, SearchFailed
 from .space import SPACES, search_space
 from ..folders import load_folder
 from ..networks import build
+from ..optimization import TrainConfig
 from ..prepared import ImageDataset, Split
-from ..training import NonFiniteLoss, TrainConfig, evaluate
+from ..training import NonFiniteLoss
 
 # %% ../../nbs/03_deepaa/22_command.ipynb #8584fa7d
 @dataclass(frozen=True)

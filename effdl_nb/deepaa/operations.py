@@ -64,14 +64,17 @@ def _matrix(t: Transform, space: SearchSpace, height: int, width: int) -> tuple[
         return _rotation(t.magnitude, height, width)
     if t.name not in _KIND_OF or t.name == "Flip":
         return (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
-    a, b, c, d, e, f = reference.pillow_matrix(t, space, height, width)
-    return (a, b, float(math.floor(c + 0.5)), d, e, float(math.floor(f + 0.5)))
+    matrix = list(reference.pillow_matrix(t, space, height, width))
+    for offset in (2, 5):
+        matrix[offset] = float(math.floor(matrix[offset] + 0.5))
+    return tuple(matrix)
 
 
 def _fixed(matrix: tuple[float, ...]) -> list[int]:
     "A matrix in 16.16 fixed point, the halves of the pixel's centre in the offsets, rounded."
-    a, b, c, d, e, f = matrix
-    moved = (a, b, c + a * 0.5 + b * 0.5, d, e, f + d * 0.5 + e * 0.5)
+    moved = list(matrix)
+    for k in (0, 3):  # x and y
+        moved[k + 2] = moved[k + 2] + moved[k] * 0.5 + moved[k + 1] * 0.5
     return [math.floor(v * 65536.0 + 0.5) for v in moved]
 
 # %% ../../nbs/03_deepaa/04_operations.ipynb #6d681730
@@ -146,7 +149,8 @@ def make_tables(
 # %% ../../nbs/03_deepaa/04_operations.ipynb #7fda8c62
 def _gathered(images: Tensor, column: Tensor, row: Tensor, border: Tensor) -> Tensor:
     "Pixels of (n, C, H, W) at integer columns and rows that broadcast to (n, H, W), else border."
-    n, channels, height, width = images.shape
+    n, channels = images.shape[:2]
+    height, width = images.shape[-2:]
     framed = border[:, :, None, None].repeat(1, 1, height + 2, width + 2)
     framed[:, :, 1:-1, 1:-1] = images
     source = row.clamp_(-1, height).add_(1).mul_(width + 2) + column.clamp_(-1, width).add_(1)
@@ -156,13 +160,15 @@ def _gathered(images: Tensor, column: Tensor, row: Tensor, border: Tensor) -> Te
 
 def _affine(images: Tensor, rows: dict[str, Tensor]) -> Tensor:
     "Shears and rotations: Pillow's fixed point positions for every pixel."
-    n, _, height, width = images.shape
-    a, b, c, d, e, f = rows["matrix"].view(n, 6, 1, 1).unbind(1)
+    height, width = images.shape[-2:]
     x = torch.arange(width, dtype=torch.int32, device=images.device).view(1, 1, width)
     y = torch.arange(height, dtype=torch.int32, device=images.device).view(1, height, 1)
-    column = (a * x + (b * y + c)).__irshift__(16)
-    row = (d * x + (e * y + f)).__irshift__(16)
-    return _gathered(images, column, row, rows["border"])
+    matrix = rows["matrix"].view(len(images), 2, 3, 1, 1)
+    positions = []
+    for k in range(2):  # columns, rows
+        a, b = matrix[:, k, :2].unbind(1)
+        positions.append((a * x + (b * y + matrix[:, k, 2])).__irshift__(16))
+    return _gathered(images, *positions, rows["border"])
 
 # %% ../../nbs/03_deepaa/04_operations.ipynb #4c50c1d0
 def _shifts(rows: dict[str, Tensor], noise: Tensor, pad: int) -> tuple[Tensor, Tensor]:
@@ -175,10 +181,10 @@ def _shifts(rows: dict[str, Tensor], noise: Tensor, pad: int) -> tuple[Tensor, T
 
 def _move(images: Tensor, rows: dict[str, Tensor], noise: Tensor, pad: int) -> Tensor:
     "Translations, flips and crops: whole pixels, columns and rows apart."
-    n, _, height, width = images.shape
+    height, width = images.shape[-2:]
     mirrored, shift = _shifts(rows, noise, pad)
-    x = torch.arange(width, device=images.device).expand(n, width)
-    y = torch.arange(height, device=images.device).expand(n, height)
+    x = torch.arange(width, device=images.device).expand(len(images), width)
+    y = torch.arange(height, device=images.device).expand(len(images), height)
     column = torch.where(mirrored[:, None], width - 1 - x, x) + shift[:, :1] + rows["columns"]
     row = y + shift[:, 1:] + rows["rows"]
     return _gathered(images, column[:, None, :], row[:, :, None], rows["border"])

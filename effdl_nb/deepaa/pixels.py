@@ -18,8 +18,8 @@ def solarize(images: Tensor, threshold: Tensor) -> Tensor:
 # %% ../../nbs/03_deepaa/03_pixels.ipynb #6ac492ba
 def _gray(values: Tensor) -> Tensor:
     "Pillow's luminance of whole numbers (n, 3, H, W) as (n, H, W) float32, exact below 2^24."
-    red, green, blue = values.unbind(1)
-    weighted = (red * 19595.0).add_(green, alpha=38470.0).add_(blue, alpha=7471.0)
+    weighted = (values[:, 0] * 19595.0).add_(values[:, 1], alpha=38470.0)
+    weighted.add_(values[:, 2], alpha=7471.0)
     return weighted.add_(32768.0).mul_(2.0**-16).floor_()
 
 
@@ -144,7 +144,7 @@ def resize_boxes(images: Tensor, boxes: Tensor) -> Tensor:
         return ((sums + 2.0**21) / 2.0**22).floor_().clamp_(0, 255)
 
     height, width = images.shape[-2:]
-    left, top, w, h = boxes.to(images.device).unbind(1)
-    across = _resize_matrix(left, w, width)[:, None]
-    down = _resize_matrix(top, h, height)[:, None]
+    boxes = boxes.to(images.device)
+    across = _resize_matrix(boxes[:, 0], boxes[:, 2], width)[:, None]
+    down = _resize_matrix(boxes[:, 1], boxes[:, 3], height)[:, None]
     return rounded(down @ rounded(images.double() @ across.transpose(2, 3))).to(torch.uint8)

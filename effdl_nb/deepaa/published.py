@@ -138,7 +138,8 @@ def auto_augment(
     "Make AutoAugment's policy as torchvision holds it. Raises ValueError for one it does not."
     from torchvision.transforms import autoaugment
 
-    policy = ("imagenet" if space.crop == "resized" else "cifar10") if policy is None else policy
+    if policy is None:
+        policy = "imagenet" if space.crop == "resized" else "cifar10"
     if policy not in (allowed := sorted(p.value for p in autoaugment.AutoAugmentPolicy)):
         raise ValueError(f"policy {policy!r} is unknown; allowed: {', '.join(allowed)}")
     table = torchvision_table("AutoAugment", 10)

@@ -144,9 +144,13 @@ class RandomSearch(Search):
     SearchFailed if too many pairs have no gradient.
     """
 
-    title, unit = "random search", "pair"
-    advance, finish_stage = _advance, _finish_stage
-    tensors, restore, policy = _tensors, _restore, _best
+    title = "random search"
+    unit = "pair"
+    advance = _advance
+    finish_stage = _finish_stage
+    tensors = _tensors
+    restore = _restore
+    policy = _best
 
     def __init__(
         self,
@@ -172,9 +176,3 @@ class RandomSearch(Search):
         self.policies = [random_policy(space, config.layers, seed, n) for n in range(count)]
         self.scores = []
         self.resume()
-
-    def stage_title(self) -> str:
-        return "random search"
-
-    def describe(self, record: dict) -> str:
-        return f"{len(self.scores)} scored"

@@ -97,8 +97,8 @@ def _pillow_crop(image: Image.Image, space: SearchSpace, noise: tuple) -> Image.
     (width, height) = image.size
     if space.crop == "resized":
         draw = torch.tensor([noise], dtype=torch.float64)
-        left, top, w, h = resized_crop_boxes(draw, height, width)[0].tolist()
-        part = image.crop((left, top, left + w, top + h))
+        box = resized_crop_boxes(draw, height, width)[0]
+        part = image.crop((*box[:2].tolist(), *(box[:2] + box[2:]).tolist()))
         return part.resize((width, height), Image.Resampling.BICUBIC)
     padded = ImageOps.expand(image, border=space.pad, fill=space.crop_fill or space.fill)
     left, top = (min(int((2 * space.pad + 1) * u), 2 * space.pad) for u in noise)

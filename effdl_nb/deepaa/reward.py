@@ -79,7 +79,8 @@ class FrozenNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shape = (-1, *[1] * (x.ndim - 2))
-        s, b = self.scale.view(shape), self.shift.view(shape)
+        s = self.scale.view(shape)
+        b = self.shift.view(shape)
         return s * x + b if torch.compiler.is_compiling() else _ScaleShift.apply(x, s, b)
 
 # %% ../../nbs/03_deepaa/12_reward.ipynb #53b7d6e3

@@ -274,7 +274,8 @@ def search_times(rows: Iterable[Mapping]) -> pd.DataFrame:
     "List the seconds of proxy and search, and what was searched, for measurements of Table 3.5."
     lines = []
     for m in rows:
-        search, details = m["settings"]["search"], m["details"]
+        details = m["details"]
+        search = m["settings"]["search"]
         line = {"column": ", ".join(m["columns"]), "device": details["device"]}
         line |= {"proxy s": details["proxy_seconds"], "search s": details["seconds"]}
         line |= {"layers": details["layers_found"], "steps a layer": search["steps"]}
@@ -289,9 +290,9 @@ def time_words(
     "Say which share of the time trains the proxy, and what a layer takes."
     sentences = []
     for line in times.to_dict("records"):
-        proxy, search = line["proxy s"], line["search s"]
-        share = f"{100 * proxy / (proxy + search):.0f} % of the time trains the proxy"
-        layer = f"a searched layer takes {search / line['layers']:.0f} s"
+        whole = line["proxy s"] + line["search s"]
+        share = f"{100 * line['proxy s'] / whole:.0f} % of the time trains the proxy"
+        layer = f"a searched layer takes {line['search s'] / line['layers']:.0f} s"
         sentences.append(f"{line['column']}: {share}; {layer}")
     return sentences
 

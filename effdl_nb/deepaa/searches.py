@@ -4,14 +4,17 @@
 
 # %% auto #0
 __all__ = ['SEARCHES', 'PROXY_ROOTS', 'SearchMethod', 'RandomLayers', 'HeldOutConfig', 'PolicySettings', 'searched_images',
-           'policy_path', 'device_name', 'data_of_search', 'judged', 'search_method', 'search_roots', 'find_policy']
+           'policy_path', 'device_name', 'SearchInputs', 'data_of_search', 'judged', 'search_method', 'search_roots',
+           'find_policy']
 
 # %% ../../nbs/03_deepaa/17_searches.ipynb #2de486ae
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
+from ..accuracy import evaluate
 from ..data import load
 from . import policy_file, searching
 from .policy import Policy, deep_ta_policy
@@ -23,7 +26,6 @@ from .space import SPACES, SearchSpace, search_space
 from ..files import lock, settings_hash
 from ..prepared import ImageDataset
 from ..settings import at_least, one_of
-from ..training import evaluate
 
 # %% ../../nbs/03_deepaa/17_searches.ipynb #acf83883
 @dataclass(frozen=True)
@@ -47,17 +49,16 @@ SEARCHES = {
 class RandomLayers(Search):
     "DeepTA in the form of a search that has no steps."
 
-    title, steps = "DeepTA", 0
+    title = "DeepTA"
+    steps = 0
 
     def __init__(self, data: SearchData, space: SearchSpace, config: SearchConfig, **progress):
         super().__init__({"layers": config.layers}, **progress)
         self.space = space
 
     def finish_stage(self) -> None:
+        "End at once."
         self.stopped = "not searched"
-
-    def stage_title(self) -> str:
-        return self.title
 
     def policy(self) -> Policy:
         "Return as many random layers as a search may find."
@@ -133,23 +134,30 @@ def device_name(device: torch.device) -> str:
     return f"CPU, {torch.get_num_threads()} thread(s)"
 
 # %% ../../nbs/03_deepaa/17_searches.ipynb #aaea9c46
+class SearchInputs(NamedTuple):
+    "What a search needs of its images."
+
+    seen: SearchData  # what it sees
+    measured: SearchData  # what its result is judged on
+    origin: dict  # what the policy's file says of both
+
+# %% ../../nbs/03_deepaa/17_searches.ipynb #bad165a2
 def data_of_search(
     settings: PolicySettings,
     images: ImageDataset,  # what is searched on
     proxies: Path,  # folder that keeps the proxy
     device: torch.device,
     progress: bool,
-) -> tuple[SearchData, SearchData, dict]:
-    "Return what the search sees, what its result is judged on, and what the file says of both."
-    proxy, seed = settings.proxy, settings.search.seed
+) -> SearchInputs:
+    "Cut the images into parts and train the proxy. Raises ValueError if a class has too few."
+    proxy = settings.proxy
+    seed = settings.search.seed
     parts = searching.split_for_search(images.train, proxy.images, proxy.guide_images, seed)
-    fit, guide, unseen = parts
     # what `judged` will need, told before hours are spent
-    searching.class_members(unseen.labels, settings.search.validation_images + 1)
-    model, seconds = searching.kept_proxy(proxy, seed, images, fit, proxies, device, progress)
+    searching.class_members(parts.unseen.labels, settings.search.validation_images + 1)
+    model, seconds = searching.kept_proxy(proxy, seed, images, parts.fit, proxies, device, progress)
     constants = {"mean": images.mean, "std": images.std}
-    accuracy = evaluate(model, unseen.images, unseen.labels, device=device, **constants)
-    seen, measured = (SearchData(model, fit, part, **constants) for part in (guide, unseen))
+    accuracy = evaluate(model, parts.unseen.images, parts.unseen.labels, device=device, **constants)
     origin = {
         "dataset": images.name,
         "data": images.digest,
@@ -158,7 +166,9 @@ def data_of_search(
         "proxy_held_out_accuracy": round(accuracy, 3),
         "proxy_seconds": round(seconds, 1),
     }
-    return seen, measured, origin
+    both = (parts.guide, parts.unseen)
+    seen, measured = (SearchData(model, parts.fit, part, **constants) for part in both)
+    return SearchInputs(seen, measured, origin)
 
 # %% ../../nbs/03_deepaa/17_searches.ipynb #f36b8d4e
 def judged(settings: PolicySettings, measured: SearchData, policy: Policy) -> dict:
@@ -182,7 +192,7 @@ def search_roots(settings: PolicySettings) -> tuple[str, ...]:
 
 
 # the code that makes a proxy
-PROXY_ROOTS = ("effdl_nb.deepaa.searching:kept_proxy",)
+PROXY_ROOTS = ("effdl_nb.deepaa.searching:kept_proxy", "effdl_nb.deepaa.searching:ProxyConfig")
 
 # %% ../../nbs/03_deepaa/17_searches.ipynb #2498f645
 def _searched(
@@ -194,14 +204,14 @@ def _searched(
     progress: bool,
 ) -> Policy:
     "A policy by the settings' method, judged."
-    seen, measured, origin = data_of_search(settings, images, proxies, device, progress)
+    inputs = data_of_search(settings, images, proxies, device, progress)
     method = named("effdl_nb.deepaa.searches:search_method")(settings.found_by)
     options = {name: getattr(settings, name) for name in method.options}
-    run = {"state": path.with_suffix(".state.safetensors"), "provenance": origin}
+    run = {"state": path.with_suffix(".state.safetensors"), "provenance": inputs.origin}
     space = search_space(settings.space, images.image_size)
-    search = named(method.source)(seen, space, settings.search, **options, **run)
+    search = named(method.source)(inputs.seen, space, settings.search, **options, **run)
     policy = search.run(progress)
-    more = origin | judged(settings, measured, policy)
+    more = inputs.origin | judged(settings, inputs.measured, policy)
     return Policy(policy.probabilities, policy.space, {**policy.provenance, **more})
 
 # %% ../../nbs/03_deepaa/17_searches.ipynb #8eef42a0

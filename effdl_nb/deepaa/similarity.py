@@ -91,8 +91,8 @@ def _cosines_by_depth(data: SearchData, pair: _HeldOutPair, policy, chains: int,
     views = [pair.image]
     current = pair.image.expand(chains, -1, -1, -1)
     for layer in range(policy.layers):
-        indices, noise = draw.indices[:, layer], draw.noise[:, layer]
-        current = apply_transforms(current, indices, policy.space, noise=noise)
+        noise = draw.noise[:, layer]
+        current = apply_transforms(current, draw.indices[:, layer], policy.space, noise=noise)
         views.append(current)
     cosines = []
     for view in views:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..augmentation import cutmix, cutmix_box, mixup
 from .conversion import unwrapped
 from ..settings import finite, one_of
-from ..training import cutmix, cutmix_box, mixup
 
 # %% ../../nbs/02_msunet/07_consistency.ipynb #079daef8
 def _single(

@@ -17,12 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..augmentation import crop_flip
 from ..data import load
 from .network import Variant, variant_of
 from .ternary import ALPHA_HALF
+from ..optimization import TrainConfig, steps_per_epoch
 from ..prepared import ImageDataset, Split
 from ..settings import at_least, finite, one_of
-from ..training import TrainConfig, crop_flip, steps_per_epoch
 
 # %% ../../nbs/02_msunet/11_recipe.ipynb #066b0afa
 def color_jitter(

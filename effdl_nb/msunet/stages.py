@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from ..accuracy import evaluate
 from ..files import atomic_write, lock, settings_hash
 from . import recipe
 from .consistency import ConsistencyLoss
@@ -25,8 +26,9 @@ from .deployment import deploy
 from .network import MSUNet, msunet
 from .pruning import MagnitudePruner, targets_by_role
 from .recipe import MSUNetSettings, switches, training_data
+from ..optimization import steps_per_epoch
 from ..prepared import ImageDataset
-from ..training import evaluate, steps_per_epoch, train
+from ..training import train
 
 # %% ../../nbs/02_msunet/12_stages.ipynb #278d2ae8
 def _initial(s: MSUNetSettings, seed: int, num_classes: int) -> MSUNet:

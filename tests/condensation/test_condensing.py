@@ -253,7 +253,7 @@ def test_a_class_with_fewer_images_than_asked_for_gives_all_of_them(method, tmp_
     kept = torch.cat([(whole.train.labels == c).nonzero().flatten()[: 2 + c] for c in range(3)])
     train = Split(whole.train.images[kept], whole.train.labels[kept])
     rare, noise = replace(whole, train=train), method in ("dc", "cafe", "dd")
-    words = r"2 classes have fewer images than the 4 asked for \(ipc\).*: 'a' 2, 'b' 3$"
+    words = r"some classes .2. have fewer images than the 4 asked for \(ipc\).*: 'a' 2, 'b' 3$"
     with contextlib.nullcontext() if noise else pytest.warns(UserWarning, match=words):
         made = run(method, rare, ipc=4, work=tmp_path)
     counts = [4, 4, 4] if noise else [2, 3, 4]
@@ -343,6 +343,22 @@ def test_memory_grows_with_steps_for_the_full_graph_only():
 def test_misuse(wrong, words):
     with pytest.raises(ValueError, match=words):
         condense(**{"dataset": toy(), "method": "iatm", **SMALL, **TRAJECTORY, **wrong})
+
+
+def test_options_are_judged_by_the_schedule_of_the_data_set():
+    # beyond the last start epoch of CIFAR-10 at 50 per class, within that of CIFAR-100
+    options = {"first_start": 60, "network": "convnet-x", "progress": False}
+    with pytest.raises(ValueError, match="network 'convnet-x' is unknown"):
+        condense(replace(toy(), name="cifar100"), "iatm", 50, **options)
+    with pytest.raises(ValueError, match="max_start is needed, not .0, 60, 40"):
+        condense(toy(), "iatm", 50, **options)
+
+
+def test_settings_that_make_no_sense_are_told_before_anything_is_read(monkeypatch):
+    monkeypatch.setattr(module, "open_dataset", lambda *a: pytest.fail("read"))
+    for dataset in ("cifar100", "/nowhere/at/all"):
+        with pytest.raises(ValueError, match="student_steps must be at least 1, not 0"):
+            condense(dataset, "iatm", student_steps=0)
 
 
 # ---- nothing twice

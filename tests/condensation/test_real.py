@@ -17,6 +17,7 @@ from effdl_nb.condensation.methods import configure
 from effdl_nb.condensation.real import (
     check_images,
     content_digest,
+    name_of,
     open_dataset,
     origin_of,
     prepare,
@@ -77,6 +78,20 @@ def test_a_folder_called_like_a_benchmark_is_none(tmp_path, monkeypatch):
 def test_names_are_data_sets():
     assert open_dataset("cifar10-sample").name == "cifar10-sample"
     assert "cifar10-sample" in data.NAMES
+
+
+def test_a_name_is_known_before_the_data_set_is_opened(tmp_path, monkeypatch):
+    write(tmp_path, "cifar100")
+    monkeypatch.chdir(tmp_path / "cifar100")
+    for where in (
+        "../cifar100",
+        ".",
+        tmp_path / "cifar100",
+        "cifar10-sample",
+        "data:cifar10-sample",
+        toy(),
+    ):
+        assert name_of(where) == open_dataset(where, 8, progress=False).name
 
 
 def test_what_is_no_data_set(tmp_path):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from small_search import CONFIG, SPACE, Dead, data
 
-from effdl_nb.data import Split
 from effdl_nb.deepaa.policy import Policy, uniform_policy
 from effdl_nb.deepaa.random_search import RandomSearch
 from effdl_nb.deepaa.search import (
@@ -28,6 +27,7 @@ from effdl_nb.deepaa.searching import (
 )
 from effdl_nb.deepaa.similarity import validation_pools
 from effdl_nb.deepaa.space import SearchSpace, Transform
+from effdl_nb.prepared import Split
 
 
 def test_a_seed_decides_everything():

@@ -6,7 +6,7 @@ from small_search import data
 from effdl_nb.deepaa.searching import (
     pretrain_proxy,
 )
-from effdl_nb.training import TrainConfig
+from effdl_nb.optimization import TrainConfig
 
 
 def test_the_proxy_repeats_and_does_not_disturb_the_global_generator():

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
+from effdl_nb.augmentation import mixup
+from effdl_nb.checkpoints import CheckpointError
 from effdl_nb.msunet.consistency import (
     PASSES,
     ConsistencyLoss,
@@ -21,7 +23,8 @@ from effdl_nb.msunet.consistency import (
     released_consistency,
 )
 from effdl_nb.msunet.network import msunet
-from effdl_nb.training import CheckpointError, TrainConfig, mixup, train
+from effdl_nb.optimization import TrainConfig
+from effdl_nb.training import train
 
 
 class Net(nn.Module):

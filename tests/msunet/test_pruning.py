@@ -14,7 +14,8 @@ from effdl_nb.msunet.conversion import unwrapped
 from effdl_nb.msunet.network import msunet
 from effdl_nb.msunet.pruning import MagnitudePruner, cubic_sparsity, targets_by_role
 from effdl_nb.msunet.score import micronet_score
-from effdl_nb.training import TrainConfig, train
+from effdl_nb.optimization import TrainConfig
+from effdl_nb.training import train
 
 
 def net(seed=0):

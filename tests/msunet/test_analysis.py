@@ -1,11 +1,11 @@
-"Properties and faults of effdl_nb.msunet.row_frames that its notebook does not show."
+"Properties and faults of effdl_nb.msunet.analysis that its notebook does not show."
 
 import itertools
 
 import pytest
 
 from effdl_nb import spec
-from effdl_nb.msunet.row_frames import DESIGN, EFFECTS, effects, pairs_differing, pruning_by_weights
+from effdl_nb.msunet.analysis import DESIGN, EFFECTS, effects, pairs_differing, pruning_by_weights
 
 
 def test_the_design_is_that_of_the_table():
