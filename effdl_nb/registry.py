@@ -47,10 +47,10 @@ NAMES = DATASETS.keys()  # what `load` knows
 
 
 def _facts(entry: Entry) -> list:
-    "What an entry says: the same when its module is executed once more."
+    "List what an entry says; it is the same when its module is executed once more."
     readers = ("sources", "embedded")
-    said = [getattr(entry, f.name) for f in fields(entry) if f.name not in readers]
-    return [*said, [source.where for source in entry.sources]]
+    facts = [getattr(entry, f.name) for f in fields(entry) if f.name not in readers]
+    return [*facts, [source.where for source in entry.sources]]
 
 
 def register(entry: Entry):
