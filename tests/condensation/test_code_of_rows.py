@@ -100,7 +100,12 @@ def test_the_copy_stands_for_the_package(known, copied, monkeypatch):
         ("trajectory", "interval: int = 100", "interval: int = 99", {"mtt", "iatm"}),
         ("trajectory", 'reading: str = "rank"', 'reading: str = "soft"', {"iatm"}),
         ("iatm", "CLAMP = 1e-8", "CLAMP = 1e-9", {"mtt", "iatm"}),
-        ("distillation", "groups = min(steps, ipc)", "groups = max(1, ipc)", {"dd", "ld"}),
+        (
+            "distillation",
+            "groups, schedule = min(steps, max(counts)), []",
+            "groups, schedule = max(counts), []",
+            {"dd", "ld"},
+        ),
         (
             "unroll",
             "LR_BOUNDS = (1e-5, 1.0)",
@@ -197,7 +202,7 @@ def test_what_shapes_no_number_changes_no_row(known, copied, module, old, new):
         # the loss of IATM: its sets, and no experts
         ("iatm", "CLAMP = 1e-8", "CLAMP = 1e-9", {"mtt", "iatm"}, False),
         ("experts", '"constant"', '"step"', {"mtt", "iatm"}, True),
-        ("images", "linalg.eigh(C / (n - 1))", "linalg.eigh(C / n)", METHODS, True),
+        ("images", "linalg.eigh(C.div_(n - 1))", "linalg.eigh(C.div_(n))", METHODS, True),
         # the evaluation: neither
         ("evaluation", "momentum=0.9", "momentum=0.8", set(), False),
         ("kernels", "n = len(K_ss)", "n = K_ss.shape[0]", {"kip"}, False),
