@@ -30,16 +30,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from effdl_nb.msunet.codes import pack_trits, unpack_trits
+from effdl_nb.msunet.conversion import freeze_ternary_
+from effdl_nb.msunet.deployment import deploy, unpack_
 from effdl_nb.msunet.network import msunet
-from effdl_nb.msunet.packing import (
-    deploy,
-    load_packed,
-    pack_trits,
-    save_packed,
-    unpack_,
-    unpack_trits,
-)
-from effdl_nb.msunet.ternary import freeze_ternary_
+from effdl_nb.msunet.packing import load_packed, save_packed
+from effdl_nb.msunet.pruning import MagnitudePruner, targets_by_role
 
 # C_in, C_out, side
 SHAPES = [
@@ -53,7 +49,7 @@ SHAPES = [
 
 
 def turns(ways, repeats):
-    "Seconds of each way in each counted turn."
+    "Measure the seconds of each way in each counted turn."
     seconds = {name: [] for name in ways}
     for turn in range(repeats + 1):
         for name, run in ways.items():
@@ -65,33 +61,30 @@ def turns(ways, repeats):
 
 
 def quartiles(reference, seconds):
-    "Quartiles of how many times faster than the reference, turn by turn."
+    "Return quartiles of how many times faster than the reference, turn by turn."
     return statistics.quantiles([r / s for r, s in zip(reference, seconds, strict=True)], n=4)
 
 
 def weight_bytes(model):
-    "Bytes of parameters and buffers."
+    "Count the bytes of parameters and buffers."
     return sum(t.nbytes for t in [*model.parameters(), *model.buffers()])
 
 
 def stored(model, path):
-    "Bytes of a plain safetensors file of the model."
+    "Count the bytes of a plain safetensors file of the model."
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
     return path.stat().st_size
 
 
 def networks(args, folder):
-    "Name -> (callable, bytes on disk, bytes of parameters and buffers)."
+    "Make the forms: name -> (callable, bytes on disk, bytes of parameters and buffers)."
     torch.manual_seed(0)
     dense = msunet("v3", args.width, quantization=None).eval()
     frozen = msunet("v3", args.width).eval()
-    for name, role in frozen.layer_roles().items():
-        weight = frozen.get_submodule(name).weight.data
-        weight.view(-1)[
-            weight.abs()
-            .flatten()
-            .argsort()[: int({"se": 0.9, "depthwise": 0.5}.get(role, 0) * weight.numel())]
-        ] = 0
+    targets = targets_by_role(frozen, {"se": 0.9, "depthwise": 0.5})
+    pruner = MagnitudePruner(frozen, targets, 0.0, 0.0)
+    pruner.update(0.0)
+    pruner.finalize()
     save_packed(frozen, folder / "packed", precision=16)
     freeze_ternary_(frozen)
     packed = load_packed(folder / "packed")

@@ -21,7 +21,10 @@ def checkout():
 
 @pytest.fixture(scope="session")
 def full_data(tmp_path_factory) -> Path:
-    "A data root with real CIFAR-100 and Tiny ImageNet, unpacked from ../shared/data beside the project; a skip where that is absent."
+    """A data root with real CIFAR-100 and Tiny ImageNet.
+
+    It is unpacked from ../shared/data beside the project; a skip where that is absent.
+    """
     script = ROOT.parent / "shared" / "data" / "unpack.py"
     if not script.exists():
         pytest.skip("the full data sets are not at hand: ../shared/data is absent")

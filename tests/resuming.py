@@ -5,7 +5,10 @@ import torch
 
 
 def check_resuming(condense, config, other, folder, kill_at=3):
-    "`condense(config, **run)` is killed, refused under the settings `other`, resumed, compared with an uninterrupted run, and given a cut-off file."
+    """Kill a run, raise under the settings `other`, resume, and compare with an uninterrupted run.
+
+    A checkpoint that is cut off raises, too.
+    """
 
     def kill(iteration, *_):
         if iteration == kill_at:

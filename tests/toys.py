@@ -6,7 +6,7 @@ from effdl_nb.data import ImageDataset, Split
 
 
 def toy(classes: int = 3, n: int = 30, size: int = 8, channels: int = 3) -> ImageDataset:
-    "Random pixels, 50 levels brighter from class to class; the test images are the training images."
+    "Random pixels, 50 levels brighter from class to class; the test images are the training ones."
     gen = torch.Generator().manual_seed(0)
     labels = torch.arange(n) % classes
     pixels = torch.randint(0, 100, (n, channels, size, size), generator=gen)

@@ -16,10 +16,11 @@ import torch
 from safetensors import SafetensorError
 
 from .condensing import condense, memory_needed, open_device
-from .evaluation import evaluate
+from .evaluation import evaluate, labels_by_name
+from .kernels import kernel_accuracy
 from .memory import free_memory
 from .methods import METHODS, PRESETS, configure
-from .real import WHITENINGS, check_images, open_dataset
+from .real import WHITENINGS, check_images, name_of, open_dataset
 from .sets import CondensedSet
 from ..data import ImageDataset
 from ..settings import merge
@@ -49,6 +50,12 @@ def _data_arguments(p: argparse.ArgumentParser):
         help="side of the squares to make of a folder's images (default 32)",
     )
     p.add_argument(
+        "--channels",
+        type=int,
+        choices=(1, 3),
+        help="of a folder's images (default: 1 if all files are grey, else 3)",
+    )
+    p.add_argument(
         "--whitening",
         default="auto",
         help=f"{', '.join(WHITENINGS)} (default auto: ZCA for CIFAR)",
@@ -57,7 +64,7 @@ def _data_arguments(p: argparse.ArgumentParser):
 # %% ../../nbs/04_condensation/21_command.ipynb #48fdc5fd
 def _method_arguments(p: argparse.ArgumentParser):
     "What to do."
-    p.add_argument("--method", default="iatm", help=f"{', '.join(METHODS)} (default iatm)")
+    p.add_argument("--method", default="mtt", help=f"{', '.join(METHODS)} (default mtt)")
     p.add_argument("--ipc", type=int, default=1, help="images per class to make (default 1)")
     p.add_argument(
         "--preset",
@@ -146,19 +153,30 @@ _SHOWN = ("network", "width", "experts", "iterations", "epochs")
 def _plan(images: ImageDataset, arguments: argparse.Namespace, config) -> str:
     "What is about to be done, and what it takes."
     counts = images.train.labels.bincount(minlength=images.num_classes)
+    grey = ", grey" if images.train.images.shape[1] == 1 else ""
     device, size = open_device(arguments.device), images.image_size
     values = {name: getattr(config, name) for name in _SHOWN if hasattr(config, name)}
     if "experts" in values:
         values["experts"] = config.experts.count
+    if values.get("width", 0) is None:
+        values["width"] = "the network's own"
     lines = [
         f"{images.name}: {len(images.train):,} images of {images.num_classes} classes "
-        f"({counts.min()} to {counts.max()} each), {size} x {size} pixels, "
+        f"({counts.min()} to {counts.max()} each), {size} x {size} pixels{grey}, "
         f"{len(images.test):,} to test on",
         f"{METHODS[arguments.method].title}, preset {arguments.preset}, {arguments.ipc} per class, "
         f"on {device}: " + (", ".join(f"{k} {v}" for k, v in values.items()) or "no settings"),
+        *_fewer(images, config),
         *_memory(images, config, device),
     ]
     return "\n".join(lines)
+
+
+def _fewer(images: ImageDataset, config) -> list[str]:
+    "A line on classes with too few images, if there are any."
+    fewer = {} if getattr(config, "init", "") == "noise" else check_images(images, config.ipc)
+    some = ", ".join(f"{name!r} {count}" for name, count in list(fewer.items())[:5])
+    return [f"fewer than {config.ipc} images, all of them taken: {some}"] if fewer else []
 
 
 def _memory(images: ImageDataset, config, device: torch.device) -> list[str]:
@@ -200,7 +218,7 @@ EXPECTED = (  # errors that become a sentence
     MemoryError,
     ArithmeticError,
     SafetensorError,
-    torch.cuda.OutOfMemoryError,
+    RuntimeError,  # torch's own, of an allocator or a device; its first line says what
 )
 
 
@@ -217,25 +235,25 @@ def _check(arguments: argparse.Namespace):
             raise ValueError(f"--{flag} must be at least {value}, not {getattr(arguments, name)}")
 
 
-def _configured(arguments: argparse.Namespace, dataset: str = "", options: dict | None = None):
+def _configured(arguments: argparse.Namespace, options: dict):
     "The method's settings."
     job = (arguments.method, arguments.ipc, arguments.network, arguments.seed)
-    return configure(*job, dataset=dataset, preset=arguments.preset, options=options)
+    how = {"dataset": name_of(arguments.data), "preset": arguments.preset}
+    return configure(*job, **how, options=options)
 
 # %% ../../nbs/04_condensation/21_command.ipynb #3d6caa06
 def _run(arguments: argparse.Namespace, say) -> CondensedSet:
     "Condense, evaluate if asked, and save."
     _check(arguments)
     options, progress = _options(arguments), not arguments.quiet
-    _configured(arguments, options=options)
-    images = open_dataset(arguments.data, arguments.image_size, progress)
-    check_images(images, arguments.ipc)
+    config = _configured(arguments, options)  # before a folder is read
+    images = open_dataset(arguments.data, arguments.image_size, progress, arguments.channels)
     if arguments.evaluate and len(images.test) == 0:
         raise ValueError(
             f"--evaluate needs images to test on: {arguments.data} has no val/ or test/ beside "
             "train/"
         )
-    say(_plan(images, arguments, _configured(arguments, images.name, options)))
+    say(_plan(images, arguments, config))
     condensed = condense(
         images,
         arguments.method,
@@ -268,17 +286,32 @@ def _evaluated(condensed: CondensedSet, images, arguments, say) -> CondensedSet:
         device=arguments.device,
         progress=not arguments.quiet,
     )
-    say(f"{arguments.evaluate} fresh networks trained on it: {result}")
-    return replace(condensed, details={**condensed.details, "accuracy": list(result.values)})
+    how = result.settings
+    lr = f"learning rate {how['train']['lr']:.4g} ({how['lr_source']})"
+    say(f"{arguments.evaluate} fresh networks trained on it: {result}; {lr}")
+    kept = {"accuracy": list(result.values), **how}
+    if condensed.method == "kip":
+        test = images.test
+        labels = labels_by_name(test.labels, images.classes, condensed.classes)
+        encoded = condensed.whitening.encode(test.images)
+        kept["kernel_accuracy"] = kernel_accuracy(condensed, encoded, labels)
+        say(f"regression with the kernel that it was made for: {kept['kernel_accuracy']:.1f} %")
+    return replace(condensed, details={**condensed.details, "evaluation": kept})
 
 # %% ../../nbs/04_condensation/21_command.ipynb #d1f87afa
 def main(argv: list[str] | None = None) -> int:
-    "Condense a folder of images or a data set into one file. Return 0, 1 after an error and 130 after an interruption."
+    """Condense a folder of images or a data set into one file.
+
+    Return 0, 1 after an error and 130 after an interruption.
+    """
     arguments = _parser().parse_args(argv)
     try:
         condensed = _run(arguments, lambda text: print(text, flush=True))
     except EXPECTED as error:
-        print(f"error: {error or type(error).__name__}", file=sys.stderr)
+        words = str(error) or type(error).__name__
+        if isinstance(error, RuntimeError):  # a trace of C++ may follow
+            words = words.splitlines()[0]
+        print(f"error: {words}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to resume", file=sys.stderr)

@@ -49,7 +49,7 @@ def random_coreset(
     config: RandomConfig,
     run: Run = Run(),  # noqa: B008
 ) -> CondensedSet:
-    "Choose `ipc` random real images of each class. Raises ValueError if a class has fewer."
+    "Choose `ipc` random real images of each class, all of one with fewer."
     generator = torch.Generator().manual_seed(config.seed)
     index = random_per_class(real.labels, real.num_classes, config.ipc, generator)
     return replace(_chosen(real, index, config.method, config.ipc, run), seed=config.seed)
@@ -84,11 +84,12 @@ def herding_coreset(
     ipc: int,  # images per class
     run: Run = Run(),  # noqa: B008
 ) -> CondensedSet:
-    "Choose `ipc` images of each class by herding. Raises ValueError if a class has fewer."
-    members = members_of_classes(real.labels, real.num_classes, ipc)
+    "Choose `ipc` images of each class by herding, all of one with fewer."
+    members = members_of_classes(real.labels, real.num_classes)
     with torch.no_grad():
         phi = torch.cat([features(chunk) for chunk in real.images.split(500)])
-    index = torch.cat([of_class[herd(phi[of_class], ipc)] for of_class in members])
+    chosen = [of_class[herd(phi[of_class], min(ipc, len(of_class)))] for of_class in members]
+    index = torch.cat(chosen)
     return _chosen(real, index, "herding", ipc, run)
 
 # %% ../../nbs/04_condensation/06_coresets.ipynb #c6b7f502
@@ -107,7 +108,7 @@ def forgetting_events(
 # %% ../../nbs/04_condensation/06_coresets.ipynb #dbb6abf1
 @dataclass(frozen=True)
 class CoresetConfig:
-    "Settings of Herding and Forgetting: the training whose features or record choose (Toneva et al. 2018)."
+    "Settings of Herding and Forgetting: the training that chooses (Toneva et al. 2018)."
 
     maker: ClassVar[str] = "effdl_nb.condensation.coresets:trained_coreset"
     method: str = "forgetting"  # or "herding"
@@ -125,7 +126,7 @@ class CoresetConfig:
         self.training()
 
     def training(self) -> TrainConfig:
-        "Give the training on all images: Nesterov's momentum, weight decay 5e-4, three falls of the learning rate."
+        "Give the training on all images: Nesterov's momentum, three falls of the learning rate."
         return TrainConfig(
             epochs=self.epochs,
             batch_size=self.batch_size,
@@ -181,7 +182,10 @@ def training_record(
     config: CoresetConfig,
     run: Run = Run(),  # noqa: B008
 ) -> Tensor:  # (epochs, N) bool
-    "Train on all images and note after every epoch which are recognised. Deterministic given config.seed."
+    """Train on all images and note after every epoch which are recognised.
+
+    Deterministic given config.seed.
+    """
     record = []
 
     def note(model, epoch):
@@ -199,14 +203,14 @@ def forgetting_coreset(
     seed: int = 0,  # of the choice among equals
     run: Run = Run(),  # noqa: B008
 ) -> CondensedSet:
-    "Choose the `ipc` most forgotten images of each class. Raises ValueError if a class has fewer."
+    "Choose the `ipc` most forgotten images of each class, all of one with fewer."
     if len(events) != len(real.images):
         raise ValueError(
             f"events must hold a count for each of the {len(real.images)} images, not {len(events)}"
         )
     generator, events = torch.Generator().manual_seed(seed), events.cpu()
     index = []
-    for members in members_of_classes(real.labels, real.num_classes, ipc):
+    for members in members_of_classes(real.labels, real.num_classes):
         shuffled = members[torch.randperm(len(members), generator=generator)]
         most = events[shuffled].argsort(descending=True, stable=True)[:ipc]
         index.append(shuffled[most])
@@ -220,7 +224,7 @@ def trained_coreset(
     config: CoresetConfig,
     run: Run = Run(),  # noqa: B008
 ) -> CondensedSet:
-    "Choose by herding or forgetting with a network trained on all images. Raises ValueError if a class has fewer than `ipc` images."
+    "Choose by herding or forgetting with a network trained on all images."
     if config.method == "forgetting":
         events = forgetting_events(training_record(real, config, run))
         return forgetting_coreset(real, events, config.ipc, config.seed, run)

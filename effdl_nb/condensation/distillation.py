@@ -10,6 +10,7 @@ __all__ = ['STARTS', 'DISTILLED', 'ADAM', 'step_indices', 'distillation_loss', '
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import ClassVar
 
 import torch
@@ -19,27 +20,32 @@ from torch.func import functional_call
 
 from .. import settings
 from .images import augment, draw_augmentation
-from .initial import INITS, fresh_network, initial_images, to_probabilities
+from .initial import INITS, fresh_network, to_probabilities
 from .learning import Learned, Run, facts, learn, run_mark, take_step
 from .memory import MEMORY, choose_memory
-from .real import RealImages
+from .real import RealImages, first_images
 from .sets import CondensedSet
-from .unroll import LR_BOUNDS, parameters_of, unroll
+from .unroll import LR_BOUNDS, note_bounds, parameters_of, unroll
 
 # %% ../../nbs/04_condensation/12_distillation.ipynb #e21da302
 def step_indices(
     num_classes: int,
     ipc: int,  # images per class
     steps: int,  # steps of one epoch
+    labels: Tensor | None = None,  # (n,) of the images, class by class; None: `ipc` of each
 ) -> list[Tensor]:  # one index per step
-    "Images of each step of an epoch: step s takes image s, s + steps, ... of every class, modulo their number."
-    groups = min(steps, ipc)
-    return [
-        torch.tensor(
-            [c * ipc + i for c in range(num_classes) for i in range(s % groups, ipc, groups)]
-        )
-        for s in range(steps)
-    ]
+    "Give each step its images: step s takes image s, s + steps, ... of every class."
+    counts = [ipc] * num_classes
+    if labels is not None:
+        counts = labels.bincount(minlength=num_classes).tolist()
+    groups, schedule = min(steps, max(counts)), []
+    for s in range(steps):
+        own = [
+            range(end - n + s % groups, end, groups)
+            for n, end in zip(counts, accumulate(counts), strict=True)
+        ]
+        schedule.append(torch.tensor([i for of_class in own for i in of_class]))
+    return schedule
 
 # %% ../../nbs/04_condensation/12_distillation.ipynb #7cb767c9
 def distillation_loss(
@@ -159,7 +165,8 @@ class _Problem:
     def __init__(self, real: RealImages, images: Tensor, labels: Tensor, config, device):
         self.real, self.config, self.device = real, config, device
         self.images, self.labels = images.to(device), labels.to(device)  # the set's, at the start
-        self.schedule = step_indices(real.num_classes, config.ipc, config.steps) * config.epochs
+        job = (real.num_classes, config.ipc, config.steps, labels.cpu())
+        self.schedule = step_indices(*job) * config.epochs
         self.model = self.network(config.seed)
         batch, steps = config.inner_loop(real.num_classes)
         shape = (batch, *real.shape)
@@ -271,9 +278,11 @@ def _finish(problem: _Problem, learned: Learned, index: list[int], run: Run) -> 
         lrs = learned["log_lrs"].detach().exp().cpu()
         images = learned["images"].detach()
         details["lrs"] = [round(v, 8) for v in lrs.tolist()]
+        details |= note_bounds(lrs, "learning rates of the inner steps")
     else:
         labels = learned["labels"].detach()
-        details["index"] = index
+        if problem.real.start is None:
+            details["index"] = index
     real, tensors = problem.real, (images.cpu(), labels.cpu())
     made = (c.method, c.ipc, real.whitening)
     return CondensedSet(*tensors, real.classes, *made, seed=c.seed, details=details)
@@ -284,17 +293,15 @@ def condense_distillation(
     config: DistillationConfig,
     run: Run = Run(),  # noqa: B008
 ) -> CondensedSet:
-    """Distil by DD (images, and a learning rate for each step: `details["lrs"]`) or LD (soft labels of real images).
+    """Distil by DD (images and learning rates, `details["lrs"]`) or LD (labels of real images).
 
-    Deterministic given `config.seed`. Raises ValueError if a class has fewer than `ipc` images or
-    the checkpoint is of another run; MemoryError if the inner loop's estimate is above what is
+    Deterministic given `config.seed`. Raises ValueError if a class has no images or the checkpoint
+    is of another run; MemoryError if the inner loop's estimate is above what is
     free; NonFiniteSteps if `max_skipped` steps in a row are not finite.
     """
-    c, classes = settings.resolve(config), real.num_classes
+    c = settings.resolve(config)
     generator = torch.Generator().manual_seed(c.seed)
-    start, targets, index = initial_images(
-        real.images, real.labels, classes, c.ipc, c.init, generator
-    )
+    start, targets, index = first_images(real, c.ipc, c.init, generator)
     problem = _Problem(real, start, targets, c, run.on())
     iterate = {"dd": _iterate_dd, "ld": _iterate_ld}[c.method]
 
@@ -309,13 +316,17 @@ def replay(
     condensed: CondensedSet,  # that DD made
     model: nn.Module,  # a fresh network; changed in place
 ) -> nn.Module:
-    "Train `model` by the steps and rates that were learned with the set. ValueError for a set without them."
+    """Train `model` by the steps and rates that were learned with the set.
+
+    ValueError for a set without them.
+    """
     if "lrs" not in condensed.details:
         raise ValueError(
             f"a set of method {condensed.method!r} has no learned steps; allowed: 'dd'"
         )
     s, device = condensed.details["settings"], next(model.parameters()).device
-    schedule = step_indices(len(condensed.classes), condensed.ipc, s["steps"]) * s["epochs"]
+    job = (len(condensed.classes), condensed.ipc, s["steps"], condensed.labels.cpu())
+    schedule = step_indices(*job) * s["epochs"]
     images, labels = condensed.images.to(device), condensed.labels.to(device)
     for index, lr in zip(schedule, condensed.details["lrs"], strict=True):
         index = index.to(device)

@@ -23,7 +23,7 @@ from . import images as spaces
 from .coresets import RandomConfig, random_coreset
 from .images import STRATEGY, draw_augmentation, siamese_augment
 from .initial import fresh_network, network_for
-from .real import RealImages
+from .real import LazyImages, RealImages, check_labels
 from .sets import CondensedSet, refit
 from ..data import ImageDataset, Split
 
@@ -135,7 +135,7 @@ def labels_by_name(
     wanted: tuple[str, ...],  # the same names, in another order
 ) -> Tensor:  # (N,) classes of `wanted`
     "Renumber labels so that each keeps its class's name."
-    return torch.tensor([wanted.index(name) for name in names])[labels]
+    return torch.tensor([wanted.index(name) for name in names])[labels.long()]
 
 # %% ../../nbs/04_condensation/19_evaluation.ipynb #c375a008
 def train_fresh(
@@ -197,15 +197,18 @@ def evaluate(
     if isinstance(condensed, Split):
         condensed = whole_set(condensed, dataset, whitening)
     _check(condensed, dataset)
+    check_labels(dataset.test.labels, dataset.num_classes, f"{dataset.name} to test on")
     whole = refit(condensed, dataset.train.images)
     test, values = whole.whitening.encode(dataset.test.images), []
     labels = labels_by_name(dataset.test.labels, dataset.classes, whole.classes)
     runs = tqdm(range(config.runs), desc="evaluate", unit="net", disable=not progress, leave=False)
     for i in runs:
         model = train_fresh(whole, config, i, device)
-        values.append(training.evaluate(model, test, labels))
+        values.append(training.accuracy_of(model, test, labels))
     plan = asdict(training_of(config, whole.lr))
     source = "learned" if config.lr is None and plan["lr"] == whole.lr else "fixed"
+    if source == "learned" and "lr_at_bound" in whole.details:
+        source = "learned, at its bound"
     facts = {"train": plan, "lr_source": source, "test_images": len(test), "dataset": dataset.name}
     return Evaluation(tuple(values), asdict(config) | facts)
 
@@ -227,7 +230,10 @@ def cross_architecture(
     on_result: Callable | None = None,  # (column, Evaluation) -> None, as each one stands
     **options,  # of `evaluate`
 ) -> dict[str, Evaluation]:  # by column
-    "Evaluate one set with several networks (Table 4.4). Raises ValueError for widths of networks that are not asked for."
+    """Evaluate one set with several networks (Table 4.4).
+
+    Raises ValueError for widths of networks that are not asked for.
+    """
     widths = widths or {}
     if unknown := [name for name in widths if name not in networks.values()]:
         known = ", ".join(networks.values())
@@ -278,13 +284,14 @@ def hard_labels(
     "Label each image with the class for which it was made. Raises ValueError if that is not known."
     if not condensed.labels.is_floating_point():
         return condensed
-    count = len(condensed.classes)
-    if len(condensed) != condensed.ipc * count:
+    fewer = condensed.details.get("fewer", {})
+    counts = torch.tensor([fewer.get(name, condensed.ipc) for name in condensed.classes])
+    if len(condensed) != counts.sum():
         raise ValueError(
-            f"images must be {condensed.ipc} of each of {count} classes to be labelled, not "
+            f"images must be {condensed.ipc} of each of {len(counts)} classes to be labelled, not "
             f"{len(condensed)}"
         )
-    return replace(condensed, labels=torch.arange(count).repeat_interleave(condensed.ipc))
+    return replace(condensed, labels=torch.arange(len(counts)).repeat_interleave(counts))
 
 
 def rank(
@@ -294,12 +301,16 @@ def rank(
     weight: float = 0.5,  # w of the score, in 0..1
     **options,  # of `evaluate`
 ) -> Ranking:
-    "Compute HLR, IOR and LRS of DD-Ranking (Li et al. 2025). Random images are drawn with the set's seed."
+    """Compute HLR, IOR and LRS of DD-Ranking (Li et al. 2025).
+
+    Random images are drawn with the set's seed.
+    """
     if not 0 <= weight <= 1:
         raise ValueError(f"weight must lie in 0..1, not {weight}")
     whole = refit(condensed, dataset.train.images)
-    images: Tensor = whole.whitening.encode(dataset.train.images)
-    real = RealImages(images, dataset.train.labels, whole.classes, whole.whitening)
+    images = LazyImages(dataset.train.images, whole.whitening)
+    labels = labels_by_name(dataset.train.labels, dataset.classes, whole.classes)
+    real = RealImages(images, labels, whole.classes, whole.whitening)
     plain = random_coreset(real, RandomConfig(whole.ipc, whole.seed))
     as_made = hard = evaluate(whole, dataset, **options).mean
     if whole.labels.is_floating_point():

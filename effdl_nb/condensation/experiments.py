@@ -75,7 +75,10 @@ def build_settings(
     row: str,  # key of the row
     content: Mapping,  # fields of CondensationSettings, and those of SHORT
 ) -> CondensationSettings:
-    "Settle what a table and a profile say of a row. Raises ValueError for what no row allows, or what its method does not have."
+    """Settle what a table and a profile say of a row.
+
+    Raises ValueError for what no row allows, or what its method does not have.
+    """
     short = {k: content[k] for k in SHORT if k in content}
     rest = {k: v for k, v in content.items() if k not in SHORT}
     method, network = short.get("method") or row, short.get("network", "convnet-3")
@@ -124,7 +127,7 @@ SPECTRA = "effdl_nb.condensation.experiments:expert_spectra"  # what only rows o
 
 
 def maker_of(row: str, settings: CondensationSettings) -> tuple[str, ...]:
-    "Name the function that makes a row's set and the class of its settings, for the hash of the row's code."
+    "Name what makes a row's set, and its settings, for the hash of the row's code."
     config = settings.condensation
     if config is None:
         return ()
@@ -133,7 +136,7 @@ def maker_of(row: str, settings: CondensationSettings) -> tuple[str, ...]:
 
 
 def shows_spectra(settings: CondensationSettings) -> bool:
-    "Tell whether a row carries spectra: the default reading of IATM, evaluated with its own network."
+    "Tell whether a row carries spectra: IATM's default reading, with its own network."
     c = settings.condensation
     if getattr(c, "method", None) != "iatm" or settings.evaluation.network != c.network:
         return False
@@ -217,7 +220,7 @@ def _set_of(state: Learned, task: Task) -> CondensedSet:
 def accuracy_on_the_way(
     task: Task,
 ) -> tuple[Callable, Path]:  # what the run calls after each iteration, and the file it writes
-    "Evaluate the images at the iterations `progress_at`; the file holds [iteration, accuracies...] records."
+    "Evaluate the images at the iterations `progress_at`; the file lists [iteration, values...]."
     mark = settings_hash([asdict(task.settings), task.seed, dataset_of(task.settings).digest])
     roots = (WATCH, MAKE, *maker_of(task.row, task.settings))
     path = task.shared("progress", *roots) / f"{mark}.json"
@@ -252,7 +255,7 @@ def expert_spectra(
 ) -> list[
     dict
 ]:  # one record per epoch and layer: epoch, weight, r, first, rank_50, rank_90, rank_99
-    "Measure how concentrated the importance spectrum of every layer is, over an expert's epochs (Eqs 4.4, 4.10, 4.11)."
+    "Measure every layer's importance spectrum over an expert's epochs (Eqs 4.4, 4.10, 4.11)."
     from effdl_nb.condensation.iatm import analyse_layers
     from effdl_nb.condensation.trajectory import shared_experts
 
@@ -294,9 +297,10 @@ def _set_and_details(task: Task) -> tuple[CondensedSet, dict]:
 # %% ../../nbs/04_condensation/22_experiments.ipynb #f128f103
 @experiment(CondensationSettings, code=code_of_row, build=build_settings, origins=setting_origins)
 def condensation_accuracy(
-    task: Task,  # its seed: initial images, experts drawn, batches, augmentation; experts do not depend on it
+    # its seed: initial images, experts drawn, batches, augmentation; experts do not depend on it
+    task: Task,
 ) -> dict:  # {"accuracy": [percent, one per evaluation network], "details": {...}}
-    "Measure one row of Table 4.1, 4.2, 4.4 or 4.A: test accuracy of fresh networks trained on the row's set."
+    "Measure one row of Table 4.1, 4.2, 4.4 or 4.A: the accuracy of networks trained on its set."
     s, details = task.settings, {}
     made = dataset_of(s).train
     bar = tqdm(
@@ -321,7 +325,10 @@ def condensation_accuracy(
 def settings_of_row(
     measured: Mapping,  # a measurement as a row keeps it: row, settings, seed
 ) -> CondensationSettings:
-    "Rebuild the settings of a measured row of trajectory matching. Raises ValueError for a row of another method."
+    """Rebuild the settings of a measured row of trajectory matching.
+
+    Raises ValueError for a row of another method.
+    """
     content = dict(measured["settings"])
     if content["method"] not in ON_THE_WAY:
         allowed = ", ".join(ON_THE_WAY)
@@ -336,7 +343,7 @@ def images_of(
     measured: Mapping,  # a measurement of a row of method mtt or iatm
     work: str | Path,  # folder of shared intermediate results
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None:
-    "Read images before and after, (n, C, H, W) in [0, 1], and labels (n,) of a set; None if it is not there. Raises as `settings_of_row`."
+    "Read images before and after, in [0, 1], and labels; None if the set is not there."
     task = Task(measured["row"], settings_of_row(measured), measured["seed"], Path(work), False)
     dataset, config = dataset_of(task.settings), _config(task)
     if not set_path(_sets(task), config, dataset, task.settings.whitening).exists():

@@ -86,7 +86,10 @@ def energy_fraction(
     opening: str | None = None,  # one of OPENINGS; None: the reading's own
     horizon: str | None = None,  # one of HORIZONS; None: the reading's own
 ) -> float:
-    "Give the share f of the energy to match; 1 means all components. Over epochs, t >= T always gives 1."
+    """Give the share f of the energy to match; 1 means all components.
+
+    Over epochs, t >= T always gives 1.
+    """
     default = _reading(reading)
     opening, horizon = opening or default.opening, horizon or default.horizon
     if opening not in OPENINGS:
@@ -124,7 +127,7 @@ def _plain(conv: nn.Conv2d) -> bool:
 def matched_modules(
     model: nn.Module,
 ) -> dict[str, nn.Module]:  # by name
-    "Find the layers whose components are matched: every Linear, and every Conv2d that is one matrix on zero-padded patches."
+    "Find the layers to match: every Linear, and every Conv2d that is one matrix on patches."
     return {
         name: m
         for name, m in model.named_modules()
@@ -164,7 +167,7 @@ def analyse_layers(
     gram: bool = False,  # keep X X^T / columns too
     components: str = "outputs",  # one of RANKED_BY, see Reading
 ) -> list[LayerComponents]:
-    "Analyse every matched layer at `theta`; other parameters are not listed and are matched plainly."
+    "Analyse every matched layer at `theta`; other parameters are matched plainly."
     if components not in RANKED_BY:
         raise ValueError(f"components {components!r} is unknown; allowed: {', '.join(RANKED_BY)}")
     modules, seen = matched_modules(model), {}
@@ -185,7 +188,7 @@ def analyse_layers(
 
 # %% ../../nbs/04_condensation/15_iatm.ipynb #e47276e0
 def _distance(layer: LayerComponents, difference: Tensor, k: int, whitened: bool) -> Tensor:
-    "Squared norm of a difference of [W | b] within the k leading components; k = r means all of it."
+    "Squared norm of a difference of [W | b] within the k leading components; k = r: all of it."
     if k < len(layer.components.sigma):
         difference = layer.components.left[:, :k].T.to(difference) @ difference
     if whitened:
@@ -194,7 +197,7 @@ def _distance(layer: LayerComponents, difference: Tensor, k: int, whitened: bool
 
 
 def _weighted(layer: LayerComponents, difference: Tensor) -> Tensor:
-    "Squared norm with component i counted r sigma_i^2 / sum sigma^2 times; without any energy, all alike."
+    "Squared norm with component i counted r sigma_i^2 / sum sigma^2 times."
     energy = layer.components.sigma.square()
     share = torch.full_like(energy, 1 / len(energy))
     if energy.sum() > 0:

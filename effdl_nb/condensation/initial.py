@@ -22,17 +22,12 @@ def check_ipc(ipc: int):
 def members_of_classes(
     labels: Tensor,  # (N,) of the real images
     num_classes: int,
-    ipc: int,  # images per class that are needed
 ) -> list[Tensor]:  # of each class, the positions of its images, ascending, on the CPU
-    "Find the images of each class. Raises ValueError if a class has fewer than `ipc`."
-    members = []
-    for c in range(num_classes):
-        of_class = (labels == c).nonzero().flatten().cpu()
-        if len(of_class) < ipc:
-            raise ValueError(
-                f"class {c} has {len(of_class)} images, fewer than the {ipc} asked for (ipc)"
-            )
-        members.append(of_class)
+    "Find the images of each class. Raises ValueError if a class has none."
+    members = [(labels == c).nonzero().flatten().cpu() for c in range(num_classes)]
+    for c, of_class in enumerate(members):
+        if len(of_class) == 0:
+            raise ValueError(f"class {c} has 0 images, and one is needed")
     return members
 
 # %% ../../nbs/04_condensation/03_initial.ipynb #9eb1650e
@@ -42,10 +37,13 @@ def random_per_class(
     ipc: int,  # images per class
     generator: torch.Generator,
 ) -> Tensor:  # (num_classes * ipc,) positions, class by class
-    "Choose `ipc` random real images of each class. Raises ValueError if a class has fewer."
+    """Choose `ipc` random real images of each class, all of one with fewer.
+
+    Raises ValueError for none.
+    """
     chosen = [
         members[torch.randperm(len(members), generator=generator)[:ipc]]
-        for members in members_of_classes(labels, num_classes, ipc)
+        for members in members_of_classes(labels, num_classes)
     ]
     return torch.cat(chosen)
 
@@ -63,18 +61,18 @@ def initial_images(
 ) -> tuple[
     Tensor, Tensor, list[int]
 ]:  # images (n, C, H, W), labels (n,), positions of the real ones
-    "Start a set from real images or from noise. Raises ValueError if a class has fewer than `ipc` images."
+    "Start a set from real images or from noise. Raises ValueError if a class has no image."
     index = random_per_class(labels, num_classes, ipc, generator)
-    start = images[index.to(images.device)]
     if init == "noise":
-        start = torch.randn(start.shape, generator=generator).to(start)
-    return start, torch.arange(num_classes).repeat_interleave(ipc), index.tolist()
+        start = torch.randn((num_classes * ipc, *images.shape[1:]), generator=generator).to(images)
+        return start, torch.arange(num_classes).repeat_interleave(ipc), index.tolist()
+    return images[index.to(images.device)], labels[index.to(labels.device)].cpu(), index.tolist()
 
 # %% ../../nbs/04_condensation/03_initial.ipynb #87a7dd9a
 def to_probabilities(
     labels: Tensor,  # (n, classes) any numbers
 ) -> Tensor:  # (n, classes) rows that sum to one
-    "Clip rows to [0, 1] and divide them by their sum; a row without anything positive becomes uniform."
+    "Clip rows to [0, 1] and divide them by their sum; a row without positive numbers is uniform."
     positive = labels.clamp(0, 1)
     total = positive.sum(1, keepdim=True)
     uniform = 1 / labels.shape[1]
@@ -89,7 +87,10 @@ def network_for(
     width: int | None = None,  # channels; None: the network's own
     norm: str | None = "instance",
 ) -> nn.Module:
-    "Build a network for images of a shape. Raises ValueError if there is none of that name and size."
+    """Build a network for images of a shape.
+
+    Raises ValueError if there is none of that name and size.
+    """
     channels, size = shape[:2]
     return build(
         network, num_classes, width=width, norm=norm, image_size=size, in_channels=channels

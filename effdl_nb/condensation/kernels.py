@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['relu_expectations', 'ntk', 'centred', 'ridge_regression', 'kernel_loss', 'KernelConfig', 'condense_kernel',
-           'kernel_accuracy']
+           'kernel_of', 'kernel_accuracy']
 
 # %% ../../nbs/04_condensation/08_kernels.ipynb #a4554f89
 import math
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from .. import settings
 from . import learning
-from .initial import INITS, initial_images, to_probabilities
+from .initial import INITS, to_probabilities
 from .learning import Learned, Run, learn, run_mark, skip_step, take_step
-from .real import RealImages
+from .real import RealImages, first_images
 from .sets import CondensedSet
 
 # %% ../../nbs/04_condensation/08_kernels.ipynb #c5fae8dc
@@ -28,7 +28,7 @@ def relu_expectations(
     q: Tensor,  # (n,) variances of the first inputs
     p: Tensor,  # (m,) variances of the second inputs
 ) -> tuple[Tensor, Tensor]:  # each (n, m)
-    "(E0, E1): expectations of phi'(z) phi'(z') and phi(z) phi(z') for the ReLU, differentiable also where the correlation is one."
+    "Give the expectations of phi'(z) phi'(z') and phi(z) phi(z') for the ReLU phi: (E0, E1)."
     scale = (q[:, None] * p).clamp_min(torch.finfo(covariance.dtype).tiny).sqrt()
     rho = covariance / scale
     inside = rho.abs() < 1 - 1e-14
@@ -46,7 +46,7 @@ def ntk(
     weight_std: float = math.sqrt(2),  # sigma_w
     bias_std: float = 0.1,  # sigma_b
 ) -> Tensor:  # (n, m) float64
-    "Neural tangent kernel of an infinitely wide fully-connected ReLU network with one output (NTK parameterisation)."
+    "Compute the neural tangent kernel of an infinitely wide, fully-connected ReLU network."
     x, y = x.flatten(1).double(), y.flatten(1).double()
     w, b = weight_std**2, bias_std**2
     sigma = x @ y.T * (w / x.shape[1]) + b
@@ -151,16 +151,14 @@ def condense_kernel(
     config: KernelConfig,
     run: Run = Run(),  # noqa: B008
 ) -> CondensedSet:
-    """Learn `ipc` images per class (and labels, if wanted) by which kernel regression recognises real images.
+    """Learn `ipc` images per class by which kernel regression recognises real images.
 
-    Deterministic given `config.seed`. Raises ValueError if a class has fewer than `ipc` images or
-    the checkpoint is of another run; NonFiniteSteps if `max_skipped` steps in a row are not finite.
+    Deterministic given `config.seed`. Raises ValueError if a class has no images or the checkpoint
+    is of another run; NonFiniteSteps if `max_skipped` steps in a row are not finite.
     """
     c, classes, device = config, real.num_classes, run.on()
     generator = torch.Generator().manual_seed(c.seed)
-    start, targets, index = initial_images(
-        real.images, real.labels, classes, c.ipc, c.init, generator
-    )
+    start, targets, index = first_images(real, c.ipc, c.init, generator)
     y = centred(targets, classes).to(device)
     tensors, lrs = {"images": start.to(device)}, {"images": c.image_lr}
     if c.learn_labels:
@@ -189,16 +187,24 @@ def _finish(
     images, made = learned["images"].detach().cpu(), (config.method, config.ipc, real.whitening)
     return CondensedSet(images, targets, real.classes, *made, seed=config.seed, details=details)
 
+# %% ../../nbs/04_condensation/08_kernels.ipynb #cc8a7bc3
+def kernel_of(condensed: CondensedSet) -> KernelConfig:
+    "Give the kernel by which a set was made; the default one for sets of other methods."
+    if condensed.method != "kip":
+        return KernelConfig()
+    made = {k: v for k, v in condensed.details.get("settings", {}).items() if k != "method"}
+    return settings.from_mapping(KernelConfig, "settings of the set", made)
+
 # %% ../../nbs/04_condensation/08_kernels.ipynb #7112c881
 def kernel_accuracy(
     condensed: CondensedSet,
     images: Tensor,  # (m, C, H, W) test images in the set's model space
     labels: Tensor,  # (m,)
-    config: KernelConfig | None = None,  # the kernel; None: the defaults
+    config: KernelConfig | None = None,  # the kernel; None: that of the set's settings
     chunk: int = 2000,  # test images at a time
 ) -> float:
-    "Test accuracy in percent of kernel ridge regression on the set."
-    config, K = config or KernelConfig(), len(condensed.classes)
+    "Test kernel ridge regression on the set, with the kernel it was made for; percent."
+    config, K = config or kernel_of(condensed), len(condensed.classes)
     if "regression_labels" in condensed.details:
         y = torch.tensor(condensed.details["regression_labels"], dtype=torch.float64)
     else:

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from .. import settings
 from . import learning
 from .images import STRATEGY, DsaDraw, augment, draw_augmentation
-from .initial import INITS, fresh_network, initial_images, members_of_classes
+from .initial import INITS, fresh_network, members_of_classes
 from .learning import Learned, Run, learn, run_mark, skip_step, take_step
-from .real import RealImages
+from .real import RealImages, first_images
 from .sets import CondensedSet
 from ..training import NonFiniteLoss, TrainConfig, train
 
@@ -31,7 +31,10 @@ def row_distance(
     a: Tensor,  # (out, ...) a gradient
     b: Tensor,  # the same shape
 ) -> Tensor:
-    "Sum over rows of one minus the cosine: DC's distance of two gradients of one layer. A row of zeros counts one."
+    """Sum over rows of one minus the cosine: DC's distance of two gradients of one layer.
+
+    A row of zeros counts one.
+    """
     a, b = a.flatten(1), b.flatten(1)
     lengths = torch.linalg.vector_norm(a, dim=1) * torch.linalg.vector_norm(b, dim=1)
     return (1 - (a * b).sum(1) / (lengths + 1e-6)).sum()
@@ -76,7 +79,7 @@ AT_ONCE = 2560  # real images in one forward pass
 
 
 def _groups(pairs: Pairs) -> Iterator[tuple[Tensor, Tensor, list[int], list[int]]]:
-    "Consecutive classes together: real images, synthetic images and how many of each belong to a class."
+    "Consecutive classes together: real images, synthetic images, and their numbers per class."
     real, own = [], []
     for r, s in pairs:
         if real and sum(map(len, real)) + len(r) > AT_ONCE:
@@ -107,7 +110,10 @@ def layer_outputs(
     model: nn.Module,  # with poolings, such as a convnet-D
     images: Tensor,
 ) -> tuple[list[Tensor], Tensor]:
-    "(output of every pooling and the logits, penultimate features). ValueError for a network without poolings."
+    """(output of every pooling and the logits, penultimate features).
+
+    ValueError for a network without poolings.
+    """
     outputs, seen = [], {}
     hooks = [
         m.register_forward_hook(lambda m, i, out: outputs.append(out))
@@ -141,7 +147,7 @@ def discrimination(
     centres: Tensor,  # (classes, F) means of synthetic features
     reduction: str = "mean",  # over the images, or "sum"
 ) -> Tensor:
-    "L_d of CAFE: cross-entropy of real images classified by their inner products with the synthetic centres."
+    "Classify real images by their inner products with the synthetic centres (L_d of CAFE)."
     return F.cross_entropy(features @ centres.T, labels, reduction=reduction)
 
 
@@ -151,7 +157,7 @@ def layer_terms(
     beta: float = 0.01,  # weight of the discrimination term
     reduction: str = "mean",  # of the discrimination over the real images, or "sum"
 ) -> Iterator[Tensor]:  # one scalar: the second part needs all classes
-    "CAFE: squared distance of the class means of all layers, and beta times the discrimination loss."
+    "Compare the class means of all layers, and add beta times the discrimination (CAFE)."
     goals, features, labels, synthetic = [], [], [], []
     for real, made, n_real, n_made in _groups(pairs):
         with torch.no_grad():
@@ -177,7 +183,7 @@ LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: 
 def published_loops(
     ipc: int,  # images per class
 ) -> tuple[int, int]:
-    "Give DC's (outer steps, inner epochs); between the published numbers of images, as many steps as images."
+    "Give DC's (outer steps, inner epochs); between published numbers, as many steps as images."
     return LOOPS.get(ipc, (ipc, max(10, min(50, 500 // ipc))))
 
 
@@ -207,7 +213,7 @@ PUBLISHED = {
 # %% ../../nbs/04_condensation/07_matching.ipynb #0130aa66
 @dataclass(frozen=True)
 class MatchingConfig:
-    "Settings of class-wise matching; None stands for the value in the method's paper, see PUBLISHED and `resolve`."
+    "Settings of class-wise matching; None stands for the paper's value, see `published`."
 
     maker: ClassVar[str] = "effdl_nb.condensation.matching:condense_matching"
     method: str = "dc"  # one of PUBLISHED
@@ -294,9 +300,11 @@ class _Problem:
 
     def __init__(self, real: RealImages, config: MatchingConfig, device):
         self.real, self.config, self.device = real, config, device
-        self.members = members_of_classes(real.labels, real.num_classes, config.ipc)
-        targets = torch.arange(real.num_classes, device=device)
-        self.targets = targets.repeat_interleave(config.ipc)
+        self.members = members_of_classes(real.labels, real.num_classes)
+        most = None if config.init == "noise" else config.ipc  # noise needs no real images
+        self.counts = [config.ipc if most is None else len(m[:most]) for m in self.members]
+        targets = torch.arange(real.num_classes).repeat_interleave(torch.tensor(self.counts))
+        self.targets = targets.to(device)
 
     def network(self, generator: torch.Generator) -> nn.Module:
         "A fresh network."
@@ -307,10 +315,10 @@ class _Problem:
     def pairs(self, synthetic: Tensor, generator: torch.Generator) -> Pairs:
         "Real and synthetic images of each class, under one draw of the augmentation."
         c, images = self.config, self.real.images
-        for k, index in enumerate(self.members):
+        made = synthetic.split(self.counts)
+        for index, of_class in zip(self.members, made, strict=True):
             batch = index[torch.randperm(len(index), generator=generator)[: c.batch_real]]
             real = images[batch.to(images.device)].to(self.device)
-            of_class = synthetic[k * c.ipc : (k + 1) * c.ipc]
             yield siamese_pair(real, of_class, c.strategy, generator)
 
 # %% ../../nbs/04_condensation/07_matching.ipynb #6acc8818
@@ -365,7 +373,7 @@ def _train_network(model: nn.Module, problem: _Problem, learned: Learned, epochs
 
 
 def _train_until_settled(model: nn.Module, problem: _Problem, learned: Learned) -> float:
-    "CAFE's inner loop: epochs until the accuracy on a batch of real images has settled; that accuracy."
+    "Epochs until the accuracy on a batch of real images has settled (CAFE); that accuracy."
     c, (images, labels) = problem.config, (problem.real.images, problem.real.labels)
     query = torch.randperm(len(images), generator=learned.generator)[: c.batch_real]
     x = images[query.to(images.device)].to(problem.device)
@@ -406,17 +414,15 @@ def condense_matching(
     config: MatchingConfig,
     run: Run = Run(),  # noqa: B008
 ) -> CondensedSet:
-    """Learn `ipc` images per class that act on networks as real images do: DC, DSA, DM, CAFE, CAFE+DSA.
+    """Learn `ipc` images per class that act on networks as real images do.
 
-    Deterministic given `config.seed`. Raises ValueError if a class has fewer than `ipc` images or
-    the checkpoint is of another run; NonFiniteSteps if `max_skipped` steps in a row are not finite.
+    Deterministic given `config.seed`. Raises ValueError if a class has no images or the checkpoint
+    is of another run; NonFiniteSteps if `max_skipped` steps in a row are not finite.
     """
     c, device = settings.resolve(config), run.on()
     problem = _Problem(real, c, device)
     generator = torch.Generator().manual_seed(c.seed)
-    start, targets, index = initial_images(
-        real.images, real.labels, real.num_classes, c.ipc, c.init, generator
-    )
+    start, targets, index = first_images(real, c.ipc, c.init, generator)
     lrs, momentum = {"images": c.image_lr}, c.image_momentum
     learned = Learned(
         {"images": start.to(device)}, lrs, c.image_optimizer, momentum, c.max_skipped, c.seed + 1

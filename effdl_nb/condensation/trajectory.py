@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['TABLE_4_3', 'CACHE_BYTES', 'table_4_3', 'ExpertPlan', 'MTTConfig', 'check_trajectory', 'last_epoch', 'largest_start',
-           'IATMConfig', 'expert_config', 'shared_experts', 'condense_trajectory', 'condense_with_experts']
+           'IATMConfig', 'expert_config', 'experts_folder', 'shared_experts', 'condense_trajectory',
+           'condense_with_experts']
 
 # %% ../../nbs/04_condensation/16_trajectory.ipynb #c7242e9d
 import math
 import tempfile
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -19,14 +21,14 @@ from torch import Tensor
 
 from .. import settings
 from . import iatm
-from .experts import ExpertConfig, Experts, train_experts
+from .experts import ExpertConfig, Experts, check_disk, train_experts
 from .images import STRATEGY, augment, draw_augmentation
-from .initial import network_for, random_per_class
+from .initial import network_for
 from .learning import Learned, Run, facts, learn, run_mark, take_step
 from .memory import MEMORY, choose_memory
-from .real import RealImages
+from .real import RealImages, first_images
 from .sets import CondensedSet
-from .unroll import LR_BOUNDS, unroll
+from .unroll import LR_BOUNDS, note_bounds, unroll
 from ..files import settings_hash
 
 # %% ../../nbs/04_condensation/16_trajectory.ipynb #5c746d2e
@@ -74,6 +76,7 @@ class ExpertPlan:
     batch_size: int = 256  # real images per step
     half: bool = True  # store weights in half precision
     precision: str = "fp32"  # of their training: "fp32" or "bf16"
+    strategy: str = STRATEGY  # augmentation of the real images; "none" for none
 
     def __post_init__(self):
         settings.at_least(self, 1, "count", "epochs", "batch_size")
@@ -87,7 +90,7 @@ _FROM_ONE = ("ipc", "iterations", "student_steps", "expert_steps", "interval", "
 
 @dataclass(frozen=True)
 class MTTConfig:
-    "Settings of trajectory matching (Eq 4.1); the defaults are Table 4.3's, CIFAR-10, one image per class."
+    "Settings of trajectory matching (Eq 4.1); defaults of Table 4.3, CIFAR-10, one per class."
 
     maker: ClassVar[str] = "effdl_nb.condensation.trajectory:condense_with_experts"
     method: ClassVar[str] = "mtt"
@@ -121,6 +124,11 @@ class MTTConfig:
     def inner_loop(self, num_classes: int) -> tuple[int, int]:
         "Give images and steps of the inner loop, by which its memory is estimated."
         return min(self.student_batch, self.ipc * num_classes), self.student_steps
+
+    def check_disk(self, folder: Path, origin: Mapping, num_classes: int, shape):
+        "Raise OSError if the experts that `folder` lacks do not fit on its disk."
+        where, wanted = experts_folder(folder, self, origin), expert_config(self)
+        check_disk(where, self.experts.count, wanted, num_classes, shape)
 
 # %% ../../nbs/04_condensation/16_trajectory.ipynb #8f980d80
 def check_trajectory(c: MTTConfig):
@@ -156,7 +164,7 @@ def largest_start(c: MTTConfig, iteration: int) -> int:
 # %% ../../nbs/04_condensation/16_trajectory.ipynb #be91e89a
 @dataclass(frozen=True)
 class IATMConfig(MTTConfig):
-    "Settings of importance-aware trajectory matching (Eq 4.12): those of MTT, and how importance is read."
+    "Settings of importance-aware trajectory matching (Eq 4.12): MTT's, and its reading."
 
     method: ClassVar[str] = "iatm"
     reading: str = "rank"  # of Eq 4.12, one of `iatm.READINGS`
@@ -171,6 +179,11 @@ class IATMConfig(MTTConfig):
         settings.one_of(self, "horizon", (None, *iatm.HORIZONS))
         settings.at_least(self, 1, "statistics_images")
 
+    @property
+    def open_ended(self) -> bool:
+        "Whether no step depends on the number of iterations, see `learning.is_open_ended`."
+        return (self.opening or iatm.READINGS[self.reading].opening) == "epochs"
+
 # %% ../../nbs/04_condensation/16_trajectory.ipynb #acf05d22
 def expert_config(c: MTTConfig) -> ExpertConfig:
     "Give the training of the experts that a configuration matches."
@@ -182,11 +195,22 @@ def expert_config(c: MTTConfig) -> ExpertConfig:
         lr=plan.lr,
         batch_size=plan.batch_size,
         precision=plan.precision,
+        strategy=plan.strategy,
         half=plan.half,
         first=c.min_start,
     )
 
 
+def experts_folder(
+    folder: str | Path,  # that keeps experts of all settings
+    config: MTTConfig,
+    origin: Mapping,  # of the real images
+) -> Path:
+    "Name the folder of experts by what shapes them: their training, and the images."
+    images = {k: v for k, v in origin.items() if k != "start"}
+    return Path(folder) / f"experts-{settings_hash([images, expert_config(config).record()])}"
+
+# %% ../../nbs/04_condensation/16_trajectory.ipynb #d3ecad18
 def shared_experts(
     real: RealImages,
     config: MTTConfig,
@@ -194,16 +218,15 @@ def shared_experts(
     run: Run = Run(),  # noqa: B008
 ) -> Experts:
     "Open the experts of these settings on these images; train those that `folder` lacks."
-    wanted = expert_config(config)
-    mine = Path(folder) / f"experts-{settings_hash([dict(real.origin), asdict(wanted)])}"
+    images = {k: v for k, v in real.origin.items() if k != "start"}  # what a set begins with
     return train_experts(
-        mine,
+        experts_folder(folder, config, real.origin),
         real.images,
         real.labels,
         real.num_classes,
         config.experts.count,
-        wanted,
-        dict(real.origin) or None,
+        expert_config(config),
+        images or None,
         run.device,
         run.progress,
     )
@@ -241,7 +264,7 @@ class _Problem:
 
 # %% ../../nbs/04_condensation/16_trajectory.ipynb #d49c049b
 def _student(problem: _Problem, learned: Learned, labels: Tensor, lr: Tensor):
-    "Draw an expert, an epoch and batches, and train a student: its end, start, target, and what was drawn."
+    "Draw an expert, an epoch and batches, and train a student: end, start, target, draw."
     c, images, generator = problem.config, learned["images"], learned.generator
     expert = int(torch.randint(len(problem.experts), (), generator=generator))
     span = (c.min_start, largest_start(c, learned.iteration) + 1)
@@ -350,6 +373,7 @@ def _learned(images: Tensor, c: MTTConfig) -> Learned:
 def _finish(learned: Learned, targets, real: RealImages, c: MTTConfig, run: Run) -> CondensedSet:
     "The result, with the curve of the learning rate and the ranks."
     details = facts(learned, c, run) | {"ranks": learned.notes["ranks"]}
+    details |= note_bounds(learned["log_lr"].detach().exp())
     lrs = learned.notes["lrs"][:: details["curve"]["every"]]
     details["curve"]["lr"] = [round(v, 8) for v in lrs]
     images, made = learned["images"].detach().cpu(), (c.method, c.ipc, real.whitening)
@@ -365,24 +389,24 @@ def condense_trajectory(
 ) -> CondensedSet:
     """Learn `ipc` images per class whose training follows the experts (Algorithm 4.1).
 
-    Deterministic given `config.seed`. Raises ValueError if a class has fewer than `ipc` images,
-    the experts lack epochs or know other classes, or the checkpoint is of another run; MemoryError,
-    before the first iteration, if the inner loop needs more memory than is free; NonFiniteSteps if
-    `max_skipped` steps in a row are not finite.
+    Deterministic given `config.seed`. Raises ValueError if a class has no images, the experts lack
+    epochs or know other classes, or the checkpoint is of another run; MemoryError, before the first
+    iteration, if the inner loop needs more memory than is free; NonFiniteSteps if `max_skipped`
+    steps in a row are not finite.
     """
     c, device, known = config, run.on(), experts.data["num_classes"]
     if known != real.num_classes:
         names = ", ".join(real.classes)
         raise ValueError(f"the experts know {known} classes, not {real.num_classes} ({names})")
     generator = torch.Generator().manual_seed(c.seed)
-    index = random_per_class(real.labels, real.num_classes, c.ipc, generator)
+    images, targets, index = first_images(real, c.ipc, "real", generator)
     problem, importance = _Problem(experts, real, c, device), None
     if c.method == "iatm":
         order = torch.randperm(len(real.images), generator=generator)
         importance = _Importance(problem, real.images[order[: c.statistics_images]])
-    learned, targets = _learned(real.images[index].to(device), c), real.labels[index].to(device)
+    learned, targets = _learned(images.to(device), c), targets.to(device)
     more = (asdict(experts.config), experts.data, len(experts))
-    mark = run_mark(c, real.images, index.tolist(), *more)
+    mark = run_mark(c, real.images, index, *more)
 
     def iterate(state: Learned) -> float:
         return _iterate(problem, importance, state, targets)

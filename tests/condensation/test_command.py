@@ -1,5 +1,6 @@
 """python -m effdl_nb.condensation: a folder becomes a set, and every error is a sentence."""
 
+import inspect
 import os
 import re
 import signal
@@ -15,11 +16,16 @@ from PIL import Image
 from effdl_nb.condensation import __main__ as module
 from effdl_nb.condensation import memory
 from effdl_nb.condensation.__main__ import main, usage
+from effdl_nb.condensation.condensing import condense
 from effdl_nb.condensation.sets import CondensedSet
+from effdl_nb.files import read_json
+from effdl_nb.provenance import project_root
+
+ROWS = project_root() / "reports/laptop/rows/table_4_1"
 
 SMALL = "--network convnet-2 --width 4 --image-size 8 --quiet --device cpu".split()
 STEPS = ("student_steps=2", "expert_steps=1", "first_start=1", "max_start=1")
-IATM = ["--experts", "1", *(word for step in STEPS for word in ("--set", step))]
+IATM = ["--method", "iatm", "--experts", "1", *(word for step in STEPS for word in ("--set", step))]
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +75,13 @@ def test_from_a_folder_to_a_network(folder, tmp_path, capsys):
     assert (
         made.classes == ("cat", "dog")
         and len(made) == 4
-        and len(made.details["accuracy"]) == 2
+        and len(made.details["evaluation"]["accuracy"]) == 2
         and made.whitening is not None
     )
+    kept = made.details["evaluation"]
+    assert (kept["network"], kept["width"], kept["protocol"]) == ("convnet-2", 4, "thesis")
+    assert (kept["train"]["epochs"], kept["train"]["lr"], kept["lr_source"]) == (2, 0.01, "fixed")
+    assert "learning rate 0.01 (fixed)" in said
     lines = said[said.index("from effdl_nb") :]
     assert lines.strip() == usage(made, out, "convnet-2", 4).strip()
     space = {}
@@ -146,14 +156,13 @@ def test_an_interruption_says_how_to_resume(folder, tmp_path, capsys, monkeypatc
         (["--data", "/nowhere/at/all"], "neither a folder nor a known name"),
         (["--method", "magic"], "allowed: random, herding"),
         (["--preset", "huge"], "allowed: paper, small"),
-        (["--ipc", "9"], "class 0 has 8 images, fewer than the 9"),
         (["--ipc", "0"], "from 1, not 0"),
         (["--network", "convnet-x"], "network 'convnet-x' is unknown; allowed"),
         (["--whitening", "pca"], "allowed: auto, zca, channel"),
-        (["--set", "speed=11"], "iatm has no option 'speed'; allowed: "),
+        (["--set", "speed=11"], "mtt has no option 'speed'; allowed: "),
         (["--set", "speed"], "NAME=VALUE"),
-        (["--set", "experts.speed=11"], "iatm has no option 'experts.speed'; allowed: batch_size"),
-        (["--set", "experts=3"], "experts is 3; allowed: a mapping"),
+        (["--set", "experts.speed=11"], "mtt has no option 'experts.speed'; allowed: batch_size"),
+        (["--set", "experts=many"], "experts.count is 'many'; allowed: a whole number"),
         (["--set", "experts.count=0"], "count must be at least 1, not 0"),
         (["--set", "image_lr=fast"], "image_lr is 'fast'; allowed: a number"),
         (["--method", "random", "--experts", "3"], "random has no option 'width'; allowed: none"),
@@ -165,6 +174,8 @@ def test_an_interruption_says_how_to_resume(folder, tmp_path, capsys, monkeypatc
         (["--evaluate", "-1"], "--evaluate must be at least 0, not -1"),
         (["--epochs", "0", "--evaluate", "1"], "--epochs must be at least 1, not 0"),
         (["--set", "image_lr=NaN"], "image_lr must be a finite number, not nan"),
+        (["--set", "image_lr=1e40"], "image_lr must be at most 3.403e+38, not 1e+40"),
+        (["--whitening", "zca", "--image-size", "224"], "use whitening='channel', which needs"),
     ],
 )
 def test_errors_in_a_sentence(folder, tmp_path, capsys, words, said):
@@ -189,7 +200,7 @@ def test_what_is_there_is_not_overwritten(folder, tmp_path, capsys):
 
 
 def test_more_memory_than_there_is(folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(memory, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(memory, "free_memory", lambda device: 20_000)
     assert call("--data", folder, "--out", tmp_path / "a.safetensors", *IATM, *SMALL) == 1
     assert re.search("needs about .* MB .* are free", capsys.readouterr().err)
 
@@ -222,6 +233,7 @@ def test_options_of_experts_have_a_dot(folder, tmp_path, capsys):
         "batch_size": 64,  # the preset's
         "half": False,
         "precision": "fp32",
+        "strategy": "color_crop_cutout_flip_scale_rotate",
     }
     assert (settings["student_steps"], settings["width"], settings["ipc"]) == (2, 4, 1)
 
@@ -236,3 +248,76 @@ def test_flags_and_options_of_one_mapping_are_joined():
         "image_optimizer": "sgd",
         "milestones": [1, 2],
     }
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            RuntimeError("can't allocate 9 bytes\nException raised from alloc"),
+            "can't allocate 9 bytes",
+        ),
+        (OverflowError("too large"), "too large"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_what_torch_raises_is_a_sentence_too(folder, tmp_path, capsys, monkeypatch, error, words):
+    def broken(*a, **k):
+        raise error
+
+    monkeypatch.setattr(module, "condense", broken)
+    assert call("--data", folder, "--out", tmp_path / "a.safetensors", *SMALL) == 1
+    assert capsys.readouterr().err == f"error: {words}\n"
+
+
+def test_the_default_is_what_the_committed_rows_put_first():
+    rows = sorted(ROWS.glob("*.json"))
+    means = {p.stem: read_json(p)["cells"][0]["mean"] for p in rows}
+    best = max(means, key=means.get)
+    arguments = module._parser().parse_args(["--data", "x", "--out", "y"])
+    default = inspect.signature(condense).parameters["method"].default
+    assert arguments.method == default == best, means
+
+
+def test_a_grey_folder_becomes_a_grey_set(tmp_path, capsys):
+    gen = np.random.default_rng(0)
+    for kind in ("0", "1"):
+        (tmp_path / "grey" / kind).mkdir(parents=True)
+        for i in range(4):
+            pixels = gen.integers(0, 255, (9, 9), dtype=np.uint8)
+            Image.fromarray(pixels, "L").save(tmp_path / "grey" / kind / f"{i}.png")
+    words = ["--data", tmp_path / "grey", "--method", "dm", "--iterations", 2, *SMALL]
+    for name, more, channels in (("a", [], 1), ("b", ["--channels", 3], 3)):
+        out = tmp_path / f"{name}.safetensors"
+        assert call("--out", out, *words, *more) == 0
+        assert CondensedSet.load(out).images.shape == (2, channels, 8, 8)
+        assert ("8 x 8 pixels, grey" in capsys.readouterr().out) == (channels == 1)
+
+
+def test_the_network_s_own_width(folder, tmp_path, capsys):
+    words = "--method dm --iterations 1 --network wrn-10-1 --image-size 8 --quiet".split()
+    assert call("--data", folder, "--out", tmp_path / "a.safetensors", *words) == 0
+    assert "width the network's own" in capsys.readouterr().out
+    words = "--method dm --iterations 1 --network convnet-2 --image-size 8 --quiet --set width=null"
+    assert call("--data", folder, "--out", tmp_path / "b.safetensors", *words.split()) == 0
+    assert CondensedSet.load(tmp_path / "b.safetensors").details["settings"]["width"] is None
+
+
+def test_a_set_of_kip_is_judged_by_its_kernel(folder, tmp_path, capsys):
+    out = tmp_path / "a.safetensors"
+    words = [
+        "--method",
+        "kip",
+        "--iterations",
+        3,
+        "--set",
+        "depth=2",
+        "--evaluate",
+        1,
+        "--epochs",
+        1,
+    ]
+    words += ["--image-size", 8, "--network", "convnet-2", "--quiet"]
+    assert call("--data", folder, "--out", out, *words) == 0
+    made = CondensedSet.load(out)
+    assert f"{made.details['evaluation']['kernel_accuracy']:.1f} %" in capsys.readouterr().out

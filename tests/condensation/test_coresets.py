@@ -73,8 +73,7 @@ def test_the_most_forgotten_of_each_class_and_chance_among_equals(real):
 @pytest.mark.parametrize("method", MAKERS)
 def test_too_few_images_and_one_class(real, method):
     make = MAKERS[method]
-    with pytest.raises(ValueError, match="class 0 has 10 images, fewer than the 11"):
-        make(real, 11)
+    assert make(real, 11).labels.tolist() == [0] * 10 + [1] * 10 + [2] * 10
     with pytest.raises(ValueError, match="class 3 has 0 images"):
         make(replace(real, classes=("a", "b", "c", "d")), 1)
     one = replace(real, labels=torch.zeros_like(real.labels), classes=("only",))
@@ -92,8 +91,7 @@ def test_herding_golden_and_misuse(real):
     assert herd(torch.tensor([[0.0], [1], [2], [9]]), 4).tolist() == [2, 1, 3, 0]
     with pytest.raises(ValueError, match=r"1\.\.2"):
         herd(torch.zeros(2, 1), 3)
-    with pytest.raises(ValueError, match="class 0 has 10 images"):
-        herding_coreset(real, lambda x: x.flatten(1), 11)
+    assert len(herding_coreset(real, lambda x: x.flatten(1), 11)) == 30
 
 
 def test_herding_takes_the_features_of_the_network_it_trains(real):

@@ -257,3 +257,43 @@ def test_results_are_handed_out_as_they_come():
         sample(toy()), toy(), networks, widths, lambda *result: seen.append(result), **how
     )
     assert seen == list(results.items()) and [name for name, _ in seen] == ["two", "one"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda y: y - 1, "to test on must lie in 0..2, not -1..1"),
+        (lambda y: y.float(), "to test on must be whole numbers, not torch.float32"),
+    ],
+)
+def test_labels_to_test_on_that_are_none(change, words):
+    test = Split(toy().test.images, change(toy().test.labels))
+    with pytest.raises(ValueError, match=words):
+        evaluate(sample(toy()), replace(toy(), test=test), **QUICK)
+
+
+def test_labels_to_test_on_of_another_integer_type():
+    test = Split(toy().test.images, toy().test.labels.int())
+    plain, other = (evaluate(sample(toy()), d, **QUICK) for d in (toy(), replace(toy(), test=test)))
+    assert plain.values == other.values
+
+
+def test_a_learned_rate_at_its_bound_is_named():
+    made = replace(sample(toy()), lr=1.0, details={"lr_at_bound": [1.0]})
+    assert evaluate(made, toy(), **QUICK).settings["lr_source"] == "learned, at its bound"
+    assert evaluate(made, toy(), **QUICK, lr=0.1).settings["lr_source"] == "fixed"
+
+
+def test_random_images_of_a_ranking_keep_their_class_names(monkeypatch):
+    seen = []
+
+    def noted(condensed, dataset, **options):
+        seen.append(condensed)
+        return Evaluation((50.0,), {})
+
+    monkeypatch.setattr(module, "evaluate", noted)
+    made, other = sample(toy()), replace(toy(), classes=("c", "a", "b"))
+    module.rank(made, other, 90.0)
+    for image, label in zip(seen[-1].to_raw(), seen[-1].labels.tolist(), strict=True):
+        same = (other.train.images == (image * 255).round().to(torch.uint8)).flatten(1).all(1)
+        assert other.classes[other.train.labels[same][0]] == made.classes[label]

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -59,7 +60,7 @@ def test_settings_that_cannot_train_raise(wrong, words):
 
 
 def test_a_network_that_cannot_be_built_claims_no_folder(tmp_path):
-    with pytest.raises(ValueError, match="unknown network"):
+    with pytest.raises(ValueError, match="network 'convnet-x' is unknown"):
         make(tmp_path, config=replace(SMALL, network="convnet-x"))
     assert not list(tmp_path.iterdir())
     assert len(make(tmp_path, count=1)) == 1
@@ -131,8 +132,8 @@ def test_damaged_or_foreign_files_are_named(tmp_path):
     path.write_bytes(whole[:-10])
     with pytest.raises(ValueError, match="not a whole expert"):
         make(tmp_path, 1)
-    path.write_bytes(whole.replace(b'\\"version\\": 1', b'\\"version\\": 7'))
-    with pytest.raises(ValueError, match="of version 1, but of 7"):
+    path.write_bytes(whole.replace(b'\\"version\\": 2', b'\\"version\\": 7'))
+    with pytest.raises(ValueError, match="of version 2, but of 7"):
         make(tmp_path, 1)
 
 
@@ -160,7 +161,7 @@ def test_misuse(tmp_path):
 
 def test_training_that_diverges_writes_nothing(tmp_path):
     with pytest.raises(NonFiniteLoss):
-        make(tmp_path, 1, replace(SMALL, lr=1e30, augmentation=False))
+        make(tmp_path, 1, replace(SMALL, lr=1e30, strategy="none"))
     assert not list(tmp_path.glob("expert_*"))
 
 
@@ -192,3 +193,127 @@ def test_half_precision_training_keeps_single_precision_weights(tmp_path):
     for k, v in experts.parameters(0, 2).items():
         assert v.dtype == torch.float32 and not torch.equal(v, v.bfloat16().float())
         assert (v - plain[k][2]).norm() < 0.05 * plain[k][2].norm() + 1e-3
+
+
+# ---- nothing twice
+
+
+def same(a, b, count=2):
+    "The files of two folders are the same, byte for byte."
+    names = [f"expert_{i:04}.safetensors" for i in range(count)]
+    return all((a / name).read_bytes() == (b / name).read_bytes() for name in names)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_shorter_range_is_read_and_a_longer_one_continues(tmp_path, half):
+    long = replace(SMALL, epochs=5, half=half)
+    once = make(tmp_path / "once", config=long)
+    grown = make(tmp_path / "grown", config=replace(long, epochs=3))
+    written = [f.stat().st_mtime_ns for f in grown.files]
+    part = make(tmp_path / "grown", config=replace(long, epochs=2, first=1))
+    assert [f.stat().st_mtime_ns for f in part.files] == written
+    assert (part.config.first, part.config.epochs, len(part.losses(0))) == (1, 2, 2)
+    for k, v in part.parameters(1, 2).items():
+        assert torch.equal(v, once.parameters(1, 2)[k])
+    with pytest.raises(IndexError, match=r"1\.\.2, not 0"):
+        part.parameters(0, 0)
+    seen = []
+    with pytest.MonkeyPatch.context() as m:
+        train = module.train
+        m.setattr(
+            module, "train", lambda *a, **k: seen.append(count(k["checkpoint"])) or train(*a, **k)
+        )
+        make(tmp_path / "grown", config=long)
+    assert seen == [3, 3] and same(tmp_path / "once", tmp_path / "grown")
+
+
+def count(state):
+    return module.epochs_done(state)
+
+
+def test_earlier_epochs_are_trained_anew_and_the_later_ones_kept(tmp_path):
+    make(tmp_path / "a", config=replace(SMALL, epochs=4, first=2))
+    make(tmp_path / "a", config=replace(SMALL, epochs=3, first=1))
+    make(tmp_path / "b", config=replace(SMALL, epochs=4, first=1))
+    assert same(tmp_path / "a", tmp_path / "b")
+    everything = Experts(tmp_path / "a").config
+    assert (everything.first, everything.epochs) == (1, 4)
+
+
+def test_without_the_checkpoint_more_epochs_are_still_the_same(tmp_path):
+    make(tmp_path / "a")
+    for state in tmp_path.glob("a/training_*/*"):
+        state.unlink()
+    make(tmp_path / "a", config=replace(SMALL, epochs=4))
+    make(tmp_path / "b", config=replace(SMALL, epochs=4))
+    assert same(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5])
+def test_a_kill_costs_an_epoch(tmp_path, momentum):
+    config = replace(SMALL, epochs=4, momentum=momentum)
+    make(tmp_path / "whole", 1, config)
+    inputs, seen = data(), []
+
+    def kill(epoch):
+        seen.append(epoch)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    scratch = tmp_path / "cut" / "training_0000"
+    with pytest.raises(KeyboardInterrupt):
+        train_expert(*inputs, 3, config, scratch=scratch, on_epoch=kill)
+    assert not list((tmp_path / "cut").glob("expert_*"))
+    train_expert(*inputs, 3, config, scratch=scratch, on_epoch=seen.append)
+    assert seen == [1, 2, 3, 3, 4]
+    make(tmp_path / "cut", 1, config)
+    assert same(tmp_path / "whole", tmp_path / "cut", 1)
+    assert [f.name for f in scratch.iterdir() if f.name[0] != "."] == ["state.safetensors"]
+
+
+def test_a_checkpoint_without_its_epochs_is_not_used(tmp_path):
+    make(tmp_path / "whole", 1)
+    make(tmp_path / "cut", 1)
+    (tmp_path / "cut" / "expert_0000.safetensors").unlink()  # its checkpoint stays
+    make(tmp_path / "cut", 1)
+    assert same(tmp_path / "whole", tmp_path / "cut", 1)
+
+
+def test_an_expert_that_another_process_trains_is_left_to_it(tmp_path, monkeypatch):
+    order, train = [], module.train_expert
+
+    def noted(images, labels, classes, config, index, **options):
+        order.append(index)
+        return train(images, labels, classes, config, index, **options)
+
+    monkeypatch.setattr(module, "train_expert", noted)
+    (tmp_path / "x").mkdir()
+    with module.lock(tmp_path / "x" / "expert_0000.safetensors") as handle:
+        done = threading.Thread(target=make, args=(tmp_path / "x", 3))
+        done.start()
+        end = time.monotonic() + 60
+        while len(order) < 2 and time.monotonic() < end:
+            time.sleep(0.01)
+        assert order == [1, 2] and not handle.closed
+    done.join()
+    assert order == [1, 2, 0]
+
+
+def test_experts_that_do_not_fit_on_the_disk(tmp_path, monkeypatch):
+    make(tmp_path, 1)
+    usage = module.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=10))
+    with pytest.raises(
+        OSError, match=r"1 experts need about .* MB in .*; 0 MB are free; use fewer"
+    ):
+        make(tmp_path, 2)
+    assert len(make(tmp_path, 1)) == 1  # nothing is missing
+
+
+def test_experts_without_flips():
+    plain, _ = train_expert(*data(), 3, SMALL)
+    for strategy in ("color_crop", "none"):
+        other, _ = train_expert(*data(), 3, replace(SMALL, strategy=strategy))
+        assert not all(torch.equal(plain[k][2], other[k][2]) for k in plain)
+    with pytest.raises(ValueError, match="augmentation 'mirror' is unknown; allowed: color"):
+        replace(SMALL, strategy="mirror")

@@ -26,19 +26,24 @@ def test_images_per_class_are_a_whole_number(ipc):
 
 def test_members_stand_in_order_and_leave_nothing_out():
     labels = torch.tensor([2, 0, 1, 2, 0, 2])
-    members = members_of_classes(labels, 3, 1)
+    members = members_of_classes(labels, 3)
     assert [m.tolist() for m in members] == [[1, 4], [2], [0, 3, 5]]
 
 
-def test_too_few_images_in_a_class(real):
+def test_a_class_gives_what_it_has(real):
     for choose in (
-        lambda count, ipc: members_of_classes(real.labels, count, ipc),
-        lambda count, ipc: random_per_class(real.labels, count, ipc, generator()),
+        lambda count: members_of_classes(real.labels, count),
+        lambda count: random_per_class(real.labels, count, 1, generator()),
     ):
-        with pytest.raises(ValueError, match="class 3 has 0 images"):
-            choose(4, 1)
-        with pytest.raises(ValueError, match="class 0 has 10 images, fewer than the 11"):
-            choose(3, 11)
+        with pytest.raises(ValueError, match="class 3 has 0 images, and one is needed"):
+            choose(4)
+    rare = torch.tensor([0, 1, 1, 1, 2, 2])
+    index = random_per_class(rare, 3, 2, generator())
+    assert rare[index].tolist() == [0, 1, 1, 2, 2]
+    start, labels, _ = initial_images(real.images[:6], rare, 3, 2, "real", generator())
+    assert labels.tolist() == [0, 1, 1, 2, 2] and torch.equal(start, real.images[index])
+    noise, labels, _ = initial_images(real.images[:6], rare, 3, 2, "noise", generator())
+    assert labels.tolist() == [0, 0, 1, 1, 2, 2] and len(noise) == 6  # it needs no real ones
 
 
 def test_a_choice_is_without_repetition_and_class_by_class(real):

@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from effdl_nb.condensation import memory as module
-from effdl_nb.condensation.memory import choose_memory, estimate_memory, free_memory
+from effdl_nb.condensation.memory import (
+    check_whitening,
+    choose_memory,
+    estimate_memory,
+    free_memory,
+    whitening_memory,
+)
 from effdl_nb.networks import build
 
 SHAPE = (6, 3, 8, 8)
@@ -126,3 +132,33 @@ def test_the_estimate_draws_no_random_numbers():
     before = torch.get_rng_state()
     estimate_memory(model, SHAPE, 3)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_matrices_of_zca_and_a_copy_of_the_images():
+    shape = (10, 3, 8, 8)
+    copy, matrix = 10 * 192 * 4, 192 * 192 * 4
+    assert whitening_memory(shape, "channel") == copy
+    assert whitening_memory(shape, "zca") == copy + 5 * matrix
+    assert whitening_memory(shape, "zca", copy=False) == 5 * matrix
+    assert whitening_memory((5000, 3, 96, 96), "zca") > 15e9
+
+
+@pytest.mark.parametrize(
+    ("free", "kind", "words"),
+    [
+        (2**20, "zca", "'zca' of 10 images of 96 x 96 pixels needs about .* MB; 1 MB are free"),
+        (2**22, "zca", "use whitening='channel', which needs 1 MB"),
+        (2**10, "channel", "use fewer or smaller images"),
+    ],
+)
+def test_whitening_that_does_not_fit(monkeypatch, free, kind, words):
+    monkeypatch.setattr(module, "free_memory", lambda device: free)
+    with pytest.raises(MemoryError, match=words):
+        check_whitening((10, 3, 96, 96), kind)
+
+
+def test_whitening_that_fits_or_cannot_be_compared(monkeypatch):
+    monkeypatch.setattr(module, "free_memory", lambda device: 2**22)
+    check_whitening((10, 3, 96, 96), "channel")
+    monkeypatch.setattr(module, "free_memory", lambda device: None)
+    check_whitening((10**9, 3, 96, 96), "zca")

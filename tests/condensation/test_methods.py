@@ -171,7 +171,8 @@ def test_numbers_out_of_range(method, wrong):
         ({"student_steps": True}, "student_steps is True; allowed: a whole number"),
         ({"compiled": 1}, "compiled is 1; allowed: true or false"),
         ({"memory": 7}, "memory is 7; allowed: a word"),
-        ({"experts": 3}, "experts is 3; allowed: a mapping"),
+        ({"experts": "many"}, "experts.count is 'many'; allowed: a whole number"),
+        ({"experts": True}, "experts.count is True; allowed: a whole number"),
         ({"experts": None}, "experts is None; allowed: a mapping"),
         ({"experts": {"size": 3}}, "no option 'experts.size'; allowed: batch_size, count"),
         ({"experts": {"count": "many"}}, "experts.count is 'many'; allowed: a whole number"),
@@ -195,3 +196,29 @@ def test_unknown_names():
         defaults("dm", "10")
     with pytest.raises(ValueError, match="random has no option 'width'; allowed: none"):
         configure("random", options={"width": 4})
+
+
+def test_none_takes_back_what_a_preset_says():
+    small = {"preset": "small"}
+    assert configure("dm", **small).width == 32
+    assert configure("dm", **small, options={"width": None}).width is None
+    assert configure("dm", **small, options={"iterations": None}).iterations == 20000  # the paper's
+    with pytest.raises(ValueError, match="batch_real is None; allowed: a whole number"):
+        configure("dm", **small, options={"batch_real": None})
+
+
+def test_the_first_field_stands_for_a_nested_record():
+    short, long = ({"experts": v} for v in (7, {"count": 7}))
+    assert configure("mtt", options=short) == configure("mtt", options=long)
+
+
+@pytest.mark.parametrize("name", ["wrn-10-1", "shake-shake-26-2x8d"])
+@pytest.mark.parametrize("method", ["dm", "mtt", "herding", "dd"])
+def test_a_network_without_a_width_takes_none_from_a_preset(method, name):
+    assert configure(method, network=name, preset="small").width is None
+
+
+def test_numbers_that_no_tensor_can_hold():
+    for wrong in (1e39, 10**40):
+        with pytest.raises(ValueError, match=r"image_lr must be at most 3.403e\+38"):
+            configure("dm", options={"image_lr": wrong})

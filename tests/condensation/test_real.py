@@ -9,6 +9,7 @@ from PIL import Image
 from toys import toy
 
 from effdl_nb import data
+from effdl_nb.condensation import images as spaces
 from effdl_nb.condensation import real as module
 from effdl_nb.condensation.condensing import condense
 from effdl_nb.condensation.images import ChannelWhitening, ZCAWhitening
@@ -16,6 +17,7 @@ from effdl_nb.condensation.methods import configure
 from effdl_nb.condensation.real import (
     check_images,
     content_digest,
+    name_of,
     open_dataset,
     origin_of,
     prepare,
@@ -78,6 +80,20 @@ def test_names_are_data_sets():
     assert "cifar10-sample" in data.NAMES
 
 
+def test_a_name_is_known_before_the_data_set_is_opened(tmp_path, monkeypatch):
+    write(tmp_path, "cifar100")
+    monkeypatch.chdir(tmp_path / "cifar100")
+    for where in (
+        "../cifar100",
+        ".",
+        tmp_path / "cifar100",
+        "cifar10-sample",
+        "data:cifar10-sample",
+        toy(),
+    ):
+        assert name_of(where) == open_dataset(where, 8, progress=False).name
+
+
 def test_what_is_no_data_set(tmp_path):
     (tmp_path / "file").write_text("")
     for name in ("svhn", "data:svhn", tmp_path / "file", tmp_path / "nothing"):
@@ -91,7 +107,7 @@ def test_what_is_no_data_set(tmp_path):
 def test_zca_is_fitted_once_for_all(tmp_path, monkeypatch, nothing_prepared):
     calls = []
     trivial = ZCAWhitening(torch.full((192,), 0.5), torch.ones(192), torch.eye(192))
-    monkeypatch.setattr(module, "fit_zca", lambda images: calls.append(1) or trivial)
+    monkeypatch.setattr(module, "fit_zca", lambda images, **_: calls.append(1) or trivial)
     first = prepare(toy(), "zca", tmp_path)
     assert prepare(toy(), "zca", tmp_path) is first
     module._LAST.clear()
@@ -194,11 +210,88 @@ def test_what_methods_do_not_see_does_not_make_another():
 
 
 def test_classes_with_too_few_images():
-    check_images(toy(), 10)
-    with pytest.raises(ValueError, match=r"class 0 has 10 images, fewer than the 11 .*'a' of toy"):
-        check_images(toy(), 11)
+    assert check_images(toy(), 10) == {}
+    assert check_images(toy(), 11) == {"a": 10, "b": 10, "c": 10}
     with pytest.raises(ValueError, match=r"class 3 has 0 images.*'d' of toy"):
         check_images(replace(toy(), classes=tuple("abcd")), 1)
     empty = Split(toy().train.images[:0], toy().train.labels[:0])
     with pytest.raises(ValueError, match="toy has 0 training images"):
         check_images(replace(toy(), train=empty), 1)
+
+
+# ---- torch data sets
+
+
+class Pictures:
+    "A map-style data set of PIL images."
+
+    classes = ["dark", "light"]
+
+    def __init__(self, mode="RGB", sizes=(8, 8)):
+        self.mode, self.sizes = mode, sizes
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        size = self.sizes[i % 2]
+        return Image.new("RGB", (size, size), (20 + 60 * i,) * 3).convert(self.mode), i // 2
+
+
+def test_a_torch_data_set_of_pictures():
+    images = open_dataset(Pictures(), progress=False)
+    assert images.classes == ("dark", "light") and images.train.labels.tolist() == [0, 0, 1, 1]
+    assert images.train.images.shape == (4, 3, 8, 8) and images.train.images.dtype == torch.uint8
+    assert images.train.images[:, 0, 0, 0].tolist() == [20, 80, 140, 200] and len(images.test) == 0
+    assert images.mean == pytest.approx((110 / 255,) * 3)
+    assert images.std == pytest.approx((4500**0.5 / 255,) * 3)
+    assert open_dataset(Pictures("L"), progress=False).train.images.shape == (4, 1, 8, 8)
+    assert prepare(images).shape == (3, 8, 8)
+
+
+def test_a_torch_data_set_of_floats_is_taken_as_it_is():
+    images = torch.rand(6, 1, 4, 4, dtype=torch.float64)
+    items = torch.utils.data.TensorDataset(images, torch.tensor([0, 1, 2, 0, 1, 2]).int())
+    read = open_dataset(items, progress=False)
+    assert read.train.labels.dtype == torch.int64 and read.classes == ("0", "1", "2")
+    assert torch.equal(read.train.images, images)
+    mean, std = images.mean(), images.std(unbiased=False)
+    assert read.mean[0] == pytest.approx(mean.item()) and read.std[0] == pytest.approx(std.item())
+
+
+@pytest.mark.parametrize(
+    ("items", "words"),
+    [
+        (3, "data must be an ImageDataset, a torch data set .*, not int"),
+        (None, "not NoneType"),
+        ([], "not list"),
+        ([1, 2], "list must give pairs of an image and a label"),
+        (Pictures(sizes=(8, 9)), "Pictures must give pairs of an image and a label"),
+        ([(torch.rand(3, 4, 4), 0.5)], "labels of list must be whole numbers, not torch.float32"),
+        ([(torch.rand(3, 4, 4), -1)], r"labels of list must lie in 0.*, not -1..-1"),
+        ([(torch.rand(3, 4, 4) * 255, 0)], r"images must be uint8 or floats in \[0, 1\], not from"),
+        ([(torch.rand(4, 4), 0)], r"images must have shape \(N, C, H, W\), not \(1, 4, 4\)"),
+    ],
+)
+def test_what_is_no_torch_data_set(items, words):
+    with pytest.raises(ValueError, match=words):
+        open_dataset(items, progress=False)
+
+
+# ---- one copy
+
+
+def test_images_are_whitened_chunk_by_chunk(monkeypatch, nothing_prepared):
+    whole = {kind: prepare(toy(), kind).images for kind in ("zca", "channel")}
+    sizes, to_unit = [], spaces.to_unit
+    monkeypatch.setattr(spaces, "to_unit", lambda x: sizes.append(len(x)) or to_unit(x))
+    monkeypatch.setattr(spaces, "CHUNK", 7 * 192)
+    for kind, images in whole.items():
+        module._LAST.clear()
+        torch.testing.assert_close(prepare(toy(), kind).images, images, rtol=1e-3, atol=1e-4)
+    assert max(sizes) == 7 and sum(sizes) == 30 * 4  # mean, covariance, two encodings
+
+
+def test_labels_of_another_integer_type_are_used():
+    dataset = replace(toy(), train=Split(toy().train.images, toy().train.labels.int()))
+    assert prepare(dataset).labels.dtype == torch.int64

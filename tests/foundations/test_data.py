@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from effdl_nb import data
+from effdl_nb import data, provenance
 from effdl_nb.data import DATASETS, Entry, Source
 from effdl_nb.files import read_json
 from effdl_nb.prepared import write_prepared
@@ -216,7 +216,7 @@ def test_official_files_with_images_missing_are_not_prepared(tmp_path, monkeypat
 PREPARE = """
 import sys, time, numpy
 from dataclasses import replace
-from effdl_nb import data
+from effdl_nb import data, provenance
 data.DATASETS["tiny-imagenet"] = replace(data.DATASETS["tiny-imagenet"], train=4, test=2)
 """
 
@@ -355,3 +355,9 @@ def test_entries_know_what_chapter_4_does():
     zca = [entry.name for entry in DATASETS.values() if entry.whitening == "zca"]
     assert zca == ["cifar10-sample", "cifar10", "cifar100"]
     assert DATASETS["cifar10-sample"].like == "cifar10"
+
+
+def test_what_measures_does_not_depend_on_the_readers_of_data_sets():
+    reached = provenance._Walk(("effdl_nb.data:load",)).modules
+    assert "effdl_nb.registry" in reached and "effdl_nb.prepared" in reached
+    assert "effdl_nb.archives" not in reached and "effdl_nb.sample" not in reached

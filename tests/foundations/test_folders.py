@@ -65,3 +65,19 @@ def test_folders_that_are_none_raise(tmp_path):
     write_images(tmp_path / "strange" / "val", kinds=("bird",))
     with pytest.raises(ValueError, match=r"val holds no image files in folders named cat, dog"):
         load_folder(tmp_path / "strange")
+
+
+def test_grey_folders_can_stay_grey(tmp_path):
+    for name, modes in (("grey", "L1"), ("mixed", ("L", "RGB"))):
+        for kind, mode in zip("ab", modes, strict=True):
+            (tmp_path / name / kind).mkdir(parents=True)
+            picture = Image.new("RGB", (9, 9), (200, 200, 200)).convert(mode)
+            picture.save(tmp_path / name / kind / "0.png")
+    read = {n: load_folder(tmp_path / n, 8, False, None) for n in ("grey", "mixed")}
+    shapes = {n: tuple(d.train.images.shape) for n, d in read.items()}
+    assert shapes == {"grey": (2, 1, 8, 8), "mixed": (2, 3, 8, 8)}  # modes decide, not pixels
+    assert len(read["grey"].mean) == 1 and read["grey"].train.images[0].unique().item() == 200
+    assert load_folder(tmp_path / "grey", 8, False).train.images.shape == (2, 3, 8, 8)
+    assert load_folder(tmp_path / "mixed", 8, False, 1).train.images.shape == (2, 1, 8, 8)
+    with pytest.raises(ValueError, match="channels must be 1 or 3, not 2"):
+        load_folder(tmp_path / "grey", 8, False, 2)

@@ -197,7 +197,7 @@ def test_names_that_do_not_exist(name):
     ("name", "kw", "word"),
     [
         ("convnet-3", {"norm": "layer"}, "instance"),
-        ("vgg-11", {"image_size": 28}, "32"),
+        ("vgg-11", {"image_size": 27}, "28"),
         ("alexnet", {"image_size": 4}, "8"),
         ("alexnet", {"width": 5}, "even"),
         ("resnet-18", {"image_size": 8}, "16"),
@@ -239,3 +239,25 @@ def test_odd_and_smallest_images(name, side):
 def test_images_of_another_size_raise(name):
     with pytest.raises(ValueError, match="must be 32x32, .* not 40x32"):
         build(name)(torch.randn(1, 3, 40, 32))
+
+
+@pytest.mark.parametrize("name", ["vgg-11", "alexnet"])
+@pytest.mark.parametrize("size", [28, 29, 30, 31])
+def test_small_images_get_a_border_of_zeros(name, size):
+    model = build(name, 5, width=8, image_size=size, in_channels=1)
+    plain = build(name, 5, width=8, image_size=32, in_channels=1)
+    assert [p.shape for p in model.parameters()] == [p.shape for p in plain.parameters()]
+    plain.load_state_dict(model.state_dict())
+    x = torch.rand(2, 1, size, size)
+    border = (33 - size) // 2
+    padded = torch.nn.functional.pad(x, (border,) * 4)[..., :32, :32]
+    model.eval(), plain.eval()
+    assert model(x).shape == (2, 5)
+    if size % 2 == 0:
+        torch.testing.assert_close(model(x), plain(padded))
+
+
+def test_a_network_is_a_name():
+    for wrong in (torch.nn.Linear, torch.nn.Linear(1, 1), None, 3):
+        with pytest.raises(ValueError, match="network must be a name, such as convnet-3, not "):
+            build(wrong)

@@ -212,6 +212,7 @@ GROUND = [  # what chapters stand on, in the order in which it is read
     "effdl_nb.files",
     "effdl_nb.settings",
     "effdl_nb.prepared",
+    "effdl_nb.registry",
     "effdl_nb.folders",
     "effdl_nb.sample",
     "effdl_nb.archives",
@@ -225,7 +226,13 @@ GROUND = [  # what chapters stand on, in the order in which it is read
     "effdl_nb.provenance",
     "effdl_nb.spec",
 ]
-FOUNDATIONS = [*GROUND, "effdl_nb.rows", "effdl_nb.study", "effdl_nb.report"]
+SHOWN = [  # what makes tables, figures and the page of rows
+    "effdl_nb.tabular",
+    "effdl_nb.evidence",
+    "effdl_nb.plots",
+    "effdl_nb.report",
+]
+FOUNDATIONS = [*GROUND, "effdl_nb.rows", "effdl_nb.study", *SHOWN]
 
 
 @pytest.mark.parametrize("module", modules())
@@ -235,9 +242,31 @@ def test_who_may_import_whom(module):
             assert other in FOUNDATIONS[: FOUNDATIONS.index(module)], f"{module} imports {other}"
         else:
             chapter = module.rpartition(".")[0]
-            assert other in GROUND or other.startswith(chapter + "."), f"{module} imports {other}"
-    known = {"effdl_nb.files", "effdl_nb.spec", "effdl_nb.rows"}
-    assert module != "effdl_nb.report" or imported_by(module) <= known, "the report knows rows only"
+            shows = module.rpartition(".")[2] in ("analysis", "figures")
+            ground = FOUNDATIONS if shows else GROUND  # what measures knows no rows
+            assert other in ground or other.startswith(chapter + "."), f"{module} imports {other}"
+    known = {"effdl_nb.files", "effdl_nb.spec", "effdl_nb.rows", *SHOWN}
+    assert module not in SHOWN or imported_by(module) <= known, "the report knows rows only"
+
+
+IN_WORK = pytest.mark.xfail(reason="being rewritten", strict=False)
+
+
+@pytest.mark.parametrize(
+    "chapter", ["msunet", pytest.param("deepaa", marks=IN_WORK), "condensation"]
+)
+def test_a_chapter_has_at_most_seven_floors_and_no_circle(chapter):
+    below = {
+        module: {other for other in imported_by(module) - {module} if f".{chapter}." in other}
+        for module in modules()
+        if f".{chapter}." in module
+    }
+
+    def floors(module: str, above: tuple[str, ...] = ()) -> int:
+        assert module not in above, f"a circle: {' -> '.join((*above, module))}"
+        return 1 + max((floors(other, (*above, module)) for other in below[module]), default=0)
+
+    assert len(below) >= 7 and max(map(floors, below)) <= 7
 
 
 def test_running_needs_neither_nbdev_nor_papermill_nor_snakemake():
@@ -275,6 +304,10 @@ def test_running_needs_neither_nbdev_nor_papermill_nor_snakemake():
         ("effdl_nb.networks", "torchvision"),
         ("effdl_nb.condensation.experiments", "torchvision"),
         ("effdl_nb.training", "pandas"),
+        ("effdl_nb.tabular", "torch"),
+        ("effdl_nb.evidence", "matplotlib"),
+        ("effdl_nb.plots", "torch"),
+        ("effdl_nb.report", "torch"),
     ],
 )
 def test_a_module_pulls_in_only_what_it_needs(module, absent):
@@ -320,7 +353,7 @@ def test_a_built_wheel_imports_without_the_development_tools(tmp_path):
         f"import sys; sys.path.insert(0, {str(target)!r})\n"
         "import effdl_nb, effdl_nb.report; from effdl_nb.data import load\n"
         "print(effdl_nb.__file__, load('cifar10-sample').train.images.shape[0], "
-        "effdl_nb.report._templates.get_template('page.html').name)"
+        "effdl_nb.report.TEMPLATES.get_template('page.html').name)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True

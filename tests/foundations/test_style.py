@@ -21,7 +21,7 @@ FOLDERS = {
     "condensation": "04_condensation",
 }
 # what is being rewritten: chapters, and folders of tests and modules
-IN_WORK = ("foundations", "msunet", "deepaa", "condensation", "nbs", "tests", "effdl_nb")
+IN_WORK = ("foundations", "deepaa", "condensation", "nbs", "tests")
 CLOSING = "## What was checked, and what comes next"
 # Every top-level name has one meaning; `main` is by convention the command of its module.
 SHARED_NAMES = {"main"}
@@ -322,7 +322,7 @@ def test_code_is_formatted():
     assert ruff("format", "--check", *FORMATTED) == []
 
 
-@each("folder", [*FORMATTED, "effdl_nb"])
+@each("folder", FORMATTED)
 def test_no_line_is_longer_than_100_columns(folder):
     long = ruff("check", "--select", "E501", "--output-format", "concise", folder)
     assert long == []

@@ -185,3 +185,11 @@ def test_a_setting_is_explained_layer_by_layer(toy):
     ]
     every = spec.explain("table_9_1", "b", "size", "toy")
     assert "column value, size\nsize = 3" in every and "column large\nsize = 4" in every
+
+
+def test_a_function_that_is_no_experiment_is_named(tmp_path, monkeypatch):
+    (tmp_path / "plain_draws.py").write_text("def draw(task):\n    return {}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    table = spec.Table("t", "table", "9", 9, "T", experiment="plain_draws:draw")
+    with pytest.raises(ValueError, match="plain_draws:draw is no experiment; declare it by"):
+        spec.experiment_of(table)
