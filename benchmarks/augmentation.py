@@ -30,14 +30,16 @@ import importlib.util
 import time
 import warnings
 
-import numpy as np
 import torch
 from PIL import Image
 from torchvision.transforms import v2
 
 from effdl_nb.data import load
-from effdl_nb.deepaa.operations import SearchSpace, apply_transforms, draw_noise, pillow_transform
-from effdl_nb.deepaa.policy import deep_ta_policy, trivial_augment_wide_policy
+from effdl_nb.deepaa.operations import apply_transforms
+from effdl_nb.deepaa.policy import deep_ta_policy
+from effdl_nb.deepaa.published import trivial_augment_wide_policy
+from effdl_nb.deepaa.reference import draw_noise, pillow_loop, pillow_transform
+from effdl_nb.deepaa.space import SearchSpace, cifar_space, imagenet_space
 
 
 def pillow_loops(images: torch.Tensor, pictures: list, policy, generator: torch.Generator) -> dict:
@@ -54,16 +56,9 @@ def pillow_loops(images: torch.Tensor, pictures: list, policy, generator: torch.
             one(*drawn)
 
     def between_tensors():
-        draw, out = policy.sample(len(images), generator.manual_seed(0)), []
-        for image, n, noise in zip(
-            images, draw.indices[:, 0].tolist(), draw.noise[:, 0].tolist(), strict=True
-        ):
-            out.append(
-                torch.from_numpy(
-                    np.array(one(Image.fromarray(image.permute(1, 2, 0).numpy()), n, noise))
-                )
-            )
-        return torch.stack(out).permute(0, 3, 1, 2).contiguous()
+        draw = policy.sample(len(images), generator.manual_seed(0))
+        transforms = [policy.space[n] for n in draw.indices[:, 0]]
+        return pillow_loop(images, transforms, policy.space, draw.noise[:, 0]).contiguous()
 
     return {"Pillow loop, PIL to PIL": bare, "Pillow loop, tensor to tensor": between_tensors}
 
@@ -183,13 +178,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     images = load("cifar10-sample").train.images[: arguments.images].clone()
-    side_by_side(images, SearchSpace.cifar(), arguments.repeats)
-    side_by_side(enlarged(images[: arguments.large], 224), SearchSpace.cifar(), arguments.repeats)
-    side_by_side(
-        enlarged(images[: arguments.large], 224), SearchSpace.imagenet(), arguments.repeats
-    )
+    side_by_side(images, cifar_space(), arguments.repeats)
+    side_by_side(enlarged(images[: arguments.large], 224), cifar_space(), arguments.repeats)
+    side_by_side(enlarged(images[: arguments.large], 224), imagenet_space(), arguments.repeats)
     if arguments.kinds:
-        operations_by_size(images, SearchSpace.cifar(), arguments.repeats)
+        operations_by_size(images, cifar_space(), arguments.repeats)
 
 
 if __name__ == "__main__":

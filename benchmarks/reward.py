@@ -17,12 +17,12 @@ import time
 import torch
 
 from effdl_nb.deepaa.reward import (
-    _forward_mode,
     batch_gradient,
     direction,
     directional_derivatives,
     double_backward_reward,
     explicit_jacobian,
+    forward_mode,
     frozen_copy,
 )
 from effdl_nb.networks import build
@@ -49,7 +49,7 @@ def calls(network: str, chunk: int) -> dict:
     def with_batch_norm():
         return torch.cat(
             [
-                _forward_mode(model, x, y, u)
+                forward_mode(model, x, y, u)
                 for x, y in zip(images.split(chunk), labels.split(chunk), strict=True)
             ]
         )

@@ -18,39 +18,42 @@ from unittest import mock
 
 import torch
 
-from effdl_nb.data import Split, load
-from effdl_nb.deepaa import reward, search
-from effdl_nb.deepaa.operations import SearchSpace
+from effdl_nb.data import load
+from effdl_nb.deepaa import reward, search, similarity
 from effdl_nb.deepaa.policy import deep_ta_policy
+from effdl_nb.deepaa.searching import SearchData, step_generator
+from effdl_nb.deepaa.space import cifar_space
 from effdl_nb.networks import build
+from effdl_nb.prepared import Split
 
 
 def make_step(network: str, layer: int, pairs: int, chunk: int):
     "One step of a layer as a function without arguments."
     torch.manual_seed(0)
-    data, space = load("cifar10-sample"), SearchSpace.cifar()
+    data = load("cifar10-sample")
+    space = cifar_space()
     model = build(network).to(memory_format=torch.channels_last)
     model(torch.randn(64, 3, 32, 32))
     parts = [
         Split(data.train.images[rows], data.train.labels[rows])
         for rows in (slice(0, 4000), slice(4000, None))
     ]
-    looked_at = search.SearchData(model.eval(), *parts, data.mean, data.std)
+    looked_at = SearchData(model.eval(), *parts, data.mean, data.std)
     config = search.SearchConfig(
         pairs=pairs, validation_images=32, prefixes=2, chains=64, chunk=chunk
     )
-    pools = search.validation_pools(parts[1].labels, range(10), config)
+    pools = search.pools_of(looked_at, config)
     done = None if layer == 1 else deep_ta_policy(space, layer - 1)
     return lambda: search.step_rewards(
-        looked_at, pools, config, done, deep_ta_policy(space), search.step_generator(0, layer, 0)
+        looked_at, pools, config, done, deep_ta_policy(space), step_generator(0, layer, 0)
     )
 
 
 PLACES = {
-    "augmentation": [(search, "every_transform"), (search, "sampled_chains")],
-    "v": [(search.SearchData, "gradient")],
-    "g": [(search, "batch_gradient"), (reward, "batch_gradient")],
-    "forward mode": [(search, "directional_derivatives"), (reward, "directional_derivatives")],
+    "augmentation": [(search, "every_transform"), (similarity, "sampled_chains")],
+    "v": [(similarity, "validation_gradient")],
+    "g": [(reward, "batch_gradient")],
+    "forward mode": [(reward, "directional_derivatives")],
 }
 
 

@@ -86,9 +86,11 @@ def uniform_augment(
         raise ValueError(f"layers must be at least 1 and probability in 0..1, not {seen}")
     transforms = [Transform(name, high) for name, (_, high) in spaces.CONTINUOUS_RANGES.items()]
     every = [*transforms, *map(Transform, spaces.WITHOUT_MAGNITUDE)]
-    own = rival_space(space, "UniformAugment", every)
-    row = layer_row({t: probability / len(every) for t in every}, own)
+    method_space = rival_space(space, "UniformAugment", every)
+    row = layer_row({t: probability / len(every) for t in every}, method_space)
     origin = {"method": "UniformAugment", "layers": layers, "probability": probability}
-    fixed = product_policy([row] * layers, own, defaults, origin)
-    ranges = {own.transforms.index(t): spaces.CONTINUOUS_RANGES[t.name] for t in transforms}
-    return ContinuousPolicy(fixed.probabilities, ranges, own, fixed.provenance)
+    fixed = product_policy([row] * layers, method_space, defaults, origin)
+    ranges = {
+        method_space.transforms.index(t): spaces.CONTINUOUS_RANGES[t.name] for t in transforms
+    }
+    return ContinuousPolicy(fixed.probabilities, ranges, method_space, fixed.provenance)

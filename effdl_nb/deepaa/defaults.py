@@ -75,10 +75,10 @@ def product_policy(rows: list, space: SearchSpace, defaults: bool, provenance: d
 # %% ../../nbs/03_deepaa/07_defaults.ipynb #068b984e
 def baseline_policy(space: SearchSpace) -> Policy:
     "Make crop and flip, the Baseline of Tables 3.2 and 3.3 (without ImageNet's colour jitter)."
-    own = rival_space(space, "baseline", [])
-    one = torch.eye(len(own), dtype=torch.float64)
-    rows = torch.stack([one[own.indices(name)[0]] for name in ("Crop", "Flip")])
-    return Policy(rows, own, {"method": "crop and flip"})
+    method_space = rival_space(space, "baseline", [])
+    one = torch.eye(len(method_space), dtype=torch.float64)
+    rows = torch.stack([one[method_space.indices(name)[0]] for name in ("Crop", "Flip")])
+    return Policy(rows, method_space, {"method": "crop and flip"})
 
 # %% ../../nbs/03_deepaa/07_defaults.ipynb #001a7906
 def without_defaults(policy: Policy) -> Policy:

@@ -138,13 +138,15 @@ def mixture_policy(
 ) -> SubPolicies:
     "Make equally likely sub-policies with the defaults behind each."
     every = [t for sub in layered for layer in sub for t in layer]
-    own = rival_space(space, method, every, translate)
+    method_space = rival_space(space, method, every, translate)
     depth = max(len(sub) for sub in layered)
     choices = []
     for sub in layered:
-        layers = [_choice(layer, own) for layer in [*sub, *[{}] * (depth - len(sub))]]
-        choices.append(with_defaults(layers, own, lambda n: [(n, 1.0)]) if defaults else layers)
-    return SubPolicies(choices, own, {"method": method, "defaults": defaults})
+        layers = [_choice(layer, method_space) for layer in [*sub, *[{}] * (depth - len(sub))]]
+        choices.append(
+            with_defaults(layers, method_space, lambda n: [(n, 1.0)]) if defaults else layers
+        )
+    return SubPolicies(choices, method_space, {"method": method, "defaults": defaults})
 
 
 def _choice(layer: Mapping[Transform, float], space: SearchSpace) -> list[tuple[int, float]]:

@@ -8,7 +8,7 @@ __all__ = ['SLIDE_FROM', 'PIECE', 'PILLOW_FROM', 'PATHS', 'make_tables', 'check_
 # %% ../../nbs/03_deepaa/04_operations.ipynb #5f279ecc
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -216,8 +216,7 @@ def check_augmentable(
     shape = tuple(images.shape)
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images must have shape (N, 3, H, W), RGB, not {shape}")
-    fixed_hole = Transform("Cutout") in space.transforms
-    if fixed_hole and min(images.shape[-2:]) < space.cutout:
+    if min(images.shape[-2:]) < space.cutout and Transform("Cutout") in space.transforms:
         size = f"the space's Cutout of {space.cutout} pixels"
         raise ValueError(f"images must be at least as large as {size}, not {shape}")
     if max(images.shape[-2:]) > 8192:
@@ -238,8 +237,8 @@ class _Work:
     def part(self, chosen: Tensor) -> "_Work":
         "Return the work on some of the images."
         images = self.images.index_select(0, chosen)
-        rows = {"places": self.places[chosen], "noise": self.noise[chosen]}
-        return replace(self, images=images, **rows)
+        rows = (self.places[chosen], self.noise[chosen])
+        return _Work(images, *rows, self.tables, self.transforms, self.space)
 
     def on_cpu(self) -> bool:
         "Whether the images are on a CPU."

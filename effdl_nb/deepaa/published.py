@@ -71,9 +71,11 @@ def rand_augment_policy(
     for name, (magnitudes, signed) in torchvision_table("RandAugment", 31).items():
         choices[name] = _signs(name, magnitudes[magnitude] if magnitudes else None, signed)
     shares = _uniform_shares(choices)
-    own = rival_space(space, f"RandAugment {magnitude}", list(shares), "whole")
+    method_space = rival_space(space, f"RandAugment {magnitude}", list(shares), "whole")
     provenance = {"method": "RandAugment", "layers": layers, "magnitude": magnitude}
-    return product_policy([layer_row(shares, own)] * layers, own, defaults, provenance)
+    return product_policy(
+        [layer_row(shares, method_space)] * layers, method_space, defaults, provenance
+    )
 
 # %% ../../nbs/03_deepaa/09_published.ipynb #db3185ff
 def _wide_share(t: Transform) -> float:
@@ -120,8 +122,10 @@ def trivial_augment_policy(
             choices[name] = [t for signs in bins for t in signs]
         shares = _uniform_shares(choices)
     method = f"TrivialAugment ({'Wide' if wide else 'RA'})"
-    own = rival_space(space, method, list(shares), "pixels" if wide else "whole")
-    return product_policy([layer_row(shares, own)], own, defaults, {"method": method})
+    method_space = rival_space(space, method, list(shares), "pixels" if wide else "whole")
+    return product_policy(
+        [layer_row(shares, method_space)], method_space, defaults, {"method": method}
+    )
 
 
 def ta_wide_policy(space: SearchSpace, defaults: bool = True) -> Policy:

@@ -6,8 +6,8 @@
 __all__ = ['SIMPLE_DROP', 'SHOWN_SETTINGS', 'policy_from_details', 'searched_policy', 'deepest_search', 'layer_words',
            'similarity_frame', 'layers_short', 'training_differences', 'training_frame', 'pairs_measured',
            'compared_accuracies', 'lead_words', 'depth_frame', 'peaks', 'added_by_search', 'accuracies_by_row',
-           'accuracies_by_depth', 'search_times', 'time_words', 'against_default', 'searches_frame',
-           'described_as_trained']
+           'accuracies_by_depth', 'measurement_of', 'difference_words', 'pair_words', 'search_words', 'search_times',
+           'time_words', 'against_default', 'searches_frame', 'described_as_trained']
 
 # %% ../../nbs/03_deepaa/19_row_frames.ipynb #0f9deb2d
 import math
@@ -268,6 +268,43 @@ def accuracies_by_depth(
         curve = {int(row.removeprefix(prefix)): value for row, value in rows.items()}
         curves[title] = curve | ({0: nothing} if curve and nothing is not None else {})
     return curves
+
+# %% ../../nbs/03_deepaa/19_row_frames.ipynb #2250f1ff
+def measurement_of(rows: Iterable[Mapping], row: str, column: str | None = None) -> Mapping:
+    "Return the first measurement of a row, in a column; empty if there is none."
+    for m in rows:
+        if m["row"] == row and column in (None, *m["columns"]):
+            return m
+    return {}
+
+
+def difference_words(plain: Mapping, layered: Mapping) -> str:
+    "Say why Table 3.2's row without augmentation is no depth 0; empty if it is, or is missing."
+    if not plain or not layered:
+        return ""
+    differences = training_differences(plain["settings"], layered["settings"])
+    each = [f"{name} {a!r} there, {b!r} here" for name, (a, b) in differences.items()]
+    head = "(c) without depth 0: Table 3.2's row without augmentation is trained differently from"
+    return f"{head} Table 3.6's rows: {', '.join(each)}" if each else ""
+
+
+def pair_words(searched: Mapping) -> str:
+    "Say what the similarities of a searched row were measured on."
+    settings = searched["settings"]
+    images = f"an image and {settings['search']['validation_images']} others of its class"
+    views = f"{settings['held_out']['chains']} augmentations each"
+    pairs = f"{settings['held_out']['pairs']} pairs of {images}"
+    return f"(a) and (b): {pairs}, {views}, with {settings['proxy']['network']}"
+
+
+def search_words(searched: Mapping) -> str:
+    "Say how a row's policy was searched; that there is none if the row is not measured."
+    if not searched:
+        return "no policy at this profile"
+    settings, details = (searched[key] for key in ("settings", "details"))
+    where = f"{len(details['entropy'])} layers, searched on {details['searched_on']}"
+    how = f"with {settings['proxy']['network']}, {settings['search']['steps']} steps a layer"
+    return f"{where} {how}; {details['stopped']}"
 
 # %% ../../nbs/03_deepaa/19_row_frames.ipynb #08877154
 def search_times(rows: Iterable[Mapping]) -> pd.DataFrame:

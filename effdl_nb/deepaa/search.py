@@ -203,10 +203,10 @@ def step_rewards(
             try:
                 v = similarity.validation_gradient(data, rows)
                 views = _Views(data.train.labels[x], v, *views)
-                found, similar = _pair_rewards(data, views, p, config)
+                each, similar = _pair_rewards(data, views, p, config)
             except reward.DegenerateGradient:
                 continue
-            rewards.append(found[place][None])
+            rewards.append(each[place][None])
             cosines.append(similar[None])
     skipped = len(pairs) - len(rewards) + 1
     return StepRewards(torch.cat(rewards), torch.cat(cosines), skipped)
@@ -241,20 +241,20 @@ def _advance(self) -> dict:
     begin = time.perf_counter()
     current = Policy(self.logits.softmax(0)[None], self.space)
     generator = searching.step_generator(self.config.seed, self.layer, self.step)
-    given = (self.data, self.pools, self.config, self.policy(), current, generator)
-    found = step_rewards(*given)
-    self.skipped += found.skipped
+    done = self.policy()
+    step = step_rewards(self.data, self.pools, self.config, done, current, generator)
+    self.skipped += step.skipped
     if self.skipped > (allowed := self.config.max_skipped):
         seen = f"{self.skipped} pairs had no usable gradient (allowed {allowed})"
         raise SearchFailed(f"{seen}: is the proxy trained, are the inputs normalised?")
-    if len(found.rewards):
+    if len(step.rewards):
         c = self.config.penalty if self.rows else 0.0
-        penalised = reward.regularized_reward(found.rewards, c)
+        penalised = reward.regularized_reward(step.rewards, c)
         self.logits.grad = reward.logit_gradient(current.probabilities[0], penalised)
         self.adam.step()
     self.step += 1
     self.seconds += time.perf_counter() - begin
-    summary = _summary(current, found.cosines)
+    summary = _summary(current, step.cosines)
     self.history.append({"layer": self.layer, "step": self.step, **summary})
     return self.history[-1]
 
