@@ -104,49 +104,60 @@ class Nothing(torch.nn.Module):
         return self.logits.expand(len(x), -1)
 
 
-def main():
+# what is compared: (one, other); the ratio says how many times faster the first is
+PAIRS = (
+    ("input only, ours", "input only, DataLoader"),
+    ("fp32, ours", "fp32, DataLoader"),
+    ("bf16 channels_last, ours", "bf16 channels_last, DataLoader"),
+    ("bf16 channels_last, ours", "fp32, DataLoader"),
+    ("bf16, ours", "fp32, ours"),
+    ("fp32 channels_last, ours", "fp32, ours"),
+    ("bf16 channels_last, ours", "fp32, ours"),
+)
+
+
+def arguments():
+    "Read the command line."
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--network", default="small-convnet", help=f"one of {', '.join(NETWORKS)}")
-    parser.add_argument("--images", type=int, default=1024, help="images per epoch")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=4, help="counted turns")
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
-    parser.add_argument(
-        "--workers", type=int, default=0, help="worker processes of the peer's DataLoader"
-    )
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    add = parser.add_argument
+    add("--network", default="small-convnet", help=f"one of {', '.join(NETWORKS)}")
+    add("--images", type=int, default=1024, help="images per epoch")
+    add("--batch-size", type=int, default=128)
+    add("--repeats", type=int, default=4, help="counted turns")
+    add("--threads", type=int, default=1, help="threads of PyTorch")
+    add("--workers", type=int, default=0, help="worker processes of the peer's DataLoader")
+    return parser.parse_args()
+
+
+def ways_to_train(args) -> dict:
+    "Name every way, with a function that takes one turn and returns its seconds."
     data = load("cifar10-sample", train_size=args.images)
     dataset = Images(data.train, data)
+    nothing = partial(Nothing, data.num_classes)
 
     def network():
         torch.manual_seed(0)
         return build(args.network)
 
-    nothing = partial(Nothing, data.num_classes)
-    ways = {
-        "input only, DataLoader": lambda: peer(dataset, nothing, args, train_network=False),
-        "input only, ours": lambda: ours(data.train, data, nothing, args),
-        "fp32, DataLoader": lambda: peer(dataset, network, args),
-        "fp32, ours": lambda: ours(data.train, data, network, args),
-        "bf16 channels_last, DataLoader": lambda: peer(dataset, network, args, fast=True),
-        "bf16, ours": lambda: ours(data.train, data, network, args, precision="bf16"),
-        "fp32 channels_last, ours": lambda: ours(
-            data.train, data, network, args, channels_last=True
-        ),
-        "bf16 channels_last, ours": lambda: ours(
-            data.train, data, network, args, precision="bf16", channels_last=True
-        ),
-    }
-    seconds = {way: [] for way in ways}
-    for turn in range(args.repeats + 1):
-        for way, run in ways.items():
-            value = run()
-            if turn:
-                seconds[way].append(value)
+    def train_ours(network=network, **settings):
+        return ours(data.train, data, network, args, **settings)
 
+    return {
+        "input only, DataLoader": lambda: peer(dataset, nothing, args, train_network=False),
+        "input only, ours": lambda: train_ours(nothing),
+        "fp32, DataLoader": lambda: peer(dataset, network, args),
+        "fp32, ours": train_ours,
+        "bf16 channels_last, DataLoader": lambda: peer(dataset, network, args, fast=True),
+        "bf16, ours": lambda: train_ours(precision="bf16"),
+        "fp32 channels_last, ours": lambda: train_ours(channels_last=True),
+        "bf16 channels_last, ours": lambda: train_ours(precision="bf16", channels_last=True),
+    }
+
+
+def show(args, seconds: dict[str, list[float]]):
+    "Print speeds, and ratios turn by turn."
     print(
         f"{args.network}, {args.images} images, batches of {args.batch_size}, {args.threads} "
         f"thread(s), {args.workers} worker(s); "
@@ -157,19 +168,23 @@ def main():
         speeds = [args.images / v for v in values]
         print(f"{way:32}{statistics.median(speeds):10,.0f}{min(speeds):10,.0f}{max(speeds):10,.0f}")
     print(f"\n{'how many times faster':64}{'median':>8}{'min':>8}{'max':>8}")
-    pairs = [
-        ("input only, ours", "input only, DataLoader"),
-        ("fp32, ours", "fp32, DataLoader"),
-        ("bf16 channels_last, ours", "bf16 channels_last, DataLoader"),
-        ("bf16 channels_last, ours", "fp32, DataLoader"),
-        ("bf16, ours", "fp32, ours"),
-        ("fp32 channels_last, ours", "fp32, ours"),
-        ("bf16 channels_last, ours", "fp32, ours"),
-    ]
-    for a, b in pairs:
+    for a, b in PAIRS:
         ratios = [y / x for x, y in zip(seconds[a], seconds[b], strict=True)]
-        shown = (statistics.median(ratios), min(ratios), max(ratios))
-        print(f"{a + ' / ' + b:64}" + "".join(f"{ratio:8.2f}" for ratio in shown))
+        median = statistics.median(ratios)
+        print(f"{a + ' / ' + b:64}{median:8.2f}{min(ratios):8.2f}{max(ratios):8.2f}")
+
+
+def main():
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    ways = ways_to_train(args)
+    seconds = {way: [] for way in ways}
+    for turn in range(args.repeats + 1):
+        for way, run in ways.items():
+            value = run()
+            if turn:  # the first turn is a warm-up
+                seconds[way].append(value)
+    show(args, seconds)
 
 
 if __name__ == "__main__":

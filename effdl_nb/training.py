@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from . import checkpoints
-from .accuracy import Labelled, evaluate
+from .accuracy import Labelled, accuracy_of
 from .augmentation import crop_flip, cutmix, cutmix_box, mix_batch, mixup  # noqa: F401
 from .checkpoints import CheckpointError, Processes, stream_seed
 from .files import settings_hash
@@ -266,8 +266,8 @@ def _settings(run: _Run, data: Labelled) -> dict:
     return (config | facts) | {
         "mean": None if data.mean is None else [float(x) for x in data.mean],
         "std": None if data.std is None else [float(x) for x in data.std],
-        "augment": checkpoints.name_of(run.augment),
-        "loss": checkpoints.name_of(run.loss),
+        "augment": checkpoints.callable_name(run.augment),
+        "loss": checkpoints.callable_name(run.loss),
         "device": run.processes.device.type,
         "processes": run.processes.world,
     }

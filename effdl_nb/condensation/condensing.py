@@ -164,8 +164,8 @@ def _make(path: Path, real: RealImages, config, run: Run, again: bool):
     if fewer := run.details.get("fewer"):
         some = ", ".join(f"{name!r} {count}" for name, count in list(fewer.items())[:5])
         warnings.warn(
-            f"some classes ({len(fewer)}) have fewer images than the {config.ipc} asked for (ipc), and "
-            f"the set has all of them: {some}{' ...' if len(fewer) > 5 else ''}",
+            f"some classes ({len(fewer)}) have fewer images than the {config.ipc} asked for "
+            f"(ipc), and the set has all of them: {some}{' ...' if len(fewer) > 5 else ''}",
             stacklevel=4,
         )
     part = path.with_suffix(".part.safetensors")

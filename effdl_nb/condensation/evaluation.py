@@ -204,7 +204,7 @@ def evaluate(
     runs = tqdm(range(config.runs), desc="evaluate", unit="net", disable=not progress, leave=False)
     for i in runs:
         model = train_fresh(whole, config, i, device)
-        values.append(training.evaluate(model, test, labels))
+        values.append(training.accuracy_of(model, test, labels))
     plan = asdict(training_of(config, whole.lr))
     source = "learned" if config.lr is None and plan["lr"] == whole.lr else "fixed"
     if source == "learned" and "lr_at_bound" in whole.details:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..accuracy import evaluate
+from ..accuracy import accuracy_of
 from . import searching
 from .operations import check_augmentable
 from .policy import Policy, top_operations
@@ -196,7 +196,7 @@ def judge(proxy: nn.Module, name: str, images: ImageDataset) -> float | None:
         print(f"proxy {name}: not judged, for there is no val/ or test/")
         return None
     constants = {"mean": images.mean, "std": images.std}
-    accuracy = evaluate(proxy, images.test.images, images.test.labels, **constants)
+    accuracy = accuracy_of(proxy, images.test.images, images.test.labels, **constants)
     chance = f"chance {100 / images.num_classes:.1f} %"
     print(f"proxy {name}: {accuracy:.1f} % of the held-out images right ({chance})")
     return round(accuracy, 3)

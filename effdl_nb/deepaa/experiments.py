@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from ..accuracy import evaluate
+from ..accuracy import accuracy_of
 from ..augmentation import crop_flip
 from ..data import load
 from . import policy as policies
@@ -240,7 +240,7 @@ def augmented_accuracy(
     history = train(model, *images, config, augment=augment, **run, **constants)
     if int(os.environ.get("RANK", "0")) == 0:
         run["checkpoint"].unlink(missing_ok=True)
-    accuracy = evaluate(model, data.test.images, data.test.labels, **constants)
+    accuracy = accuracy_of(model, data.test.images, data.test.labels, **constants)
     loss = round(history.loss[-1], 4) if history.loss else None
     reached = {"train_loss": loss, "steps": history.steps}
     return {"accuracy": accuracy, "details": reached | details}

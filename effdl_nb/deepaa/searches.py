@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..accuracy import evaluate
+from ..accuracy import accuracy_of
 from ..data import load
 from . import policy_file, searching
 from .policy import Policy, deep_ta_policy
@@ -157,7 +157,9 @@ def data_of_search(
     searching.class_members(parts.unseen.labels, settings.search.validation_images + 1)
     model, seconds = searching.kept_proxy(proxy, seed, images, parts.fit, proxies, device, progress)
     constants = {"mean": images.mean, "std": images.std}
-    accuracy = evaluate(model, parts.unseen.images, parts.unseen.labels, device=device, **constants)
+    accuracy = accuracy_of(
+        model, parts.unseen.images, parts.unseen.labels, device=device, **constants
+    )
     origin = {
         "dataset": images.name,
         "data": images.digest,

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from ..accuracy import evaluate
+from ..accuracy import accuracy_of
 from ..files import atomic_write, lock, settings_hash
 from . import recipe
 from .consistency import ConsistencyLoss
@@ -123,7 +123,7 @@ def _train_first(
     if is_ternary:
         set_alpha_(model, s.stage1.alpha)
     test = data.test
-    accuracy = evaluate(model, test.images, test.labels, mean=data.mean, std=data.std)
+    accuracy = accuracy_of(model, test.images, test.labels, mean=data.mean, std=data.std)
     times = {"seconds": history.seconds, "steps": history.steps}
     return {"loss": history.loss} | times | {"accuracy": accuracy}
 
@@ -235,7 +235,7 @@ def train_msunet(
     two = stage_two(model, s, seed, work, progress)
     data = training_data(s, seed)
     tested = deploy(model, 16) if switches(s).precision == 16 else model.eval()
-    accuracy = evaluate(tested, data.test.images, data.test.labels, mean=data.mean, std=data.std)
+    accuracy = accuracy_of(tested, data.test.images, data.test.labels, mean=data.mean, std=data.std)
     _checkpoint(s, seed, work).unlink(missing_ok=True)
     both = {key: [one[key], two[key]] for key in ("seconds", "steps")}
     loss = one["loss"] + two["loss"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from effdl_nb.accuracy import evaluate
+from effdl_nb.accuracy import accuracy_of
 from effdl_nb.networks import build
 
 
@@ -17,14 +17,15 @@ def test_evaluate_restores_the_mode_and_counts_the_last_batch():
     torch.manual_seed(0)
     model = build("small-convnet", width=2, image_size=8).train()
     values = {
-        evaluate(model, *data, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), batch_size=b)
+        accuracy_of(model, *data, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), batch_size=b)
         for b in (1, 16, 69, 70, 500)
     }
     assert len(values) == 1 and model.training
     soft = F.one_hot(data[1], 10).float()
     assert (
-        evaluate(model.eval(), data[0], soft, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3)) in values
+        accuracy_of(model.eval(), data[0], soft, mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
+        in values
         and not model.training
     )
     with pytest.raises(ValueError, match="no images"):
-        evaluate(model, data[0][:0], data[1][:0])
+        accuracy_of(model, data[0][:0], data[1][:0])

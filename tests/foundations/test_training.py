@@ -22,7 +22,7 @@ from effdl_nb.checkpoints import CheckpointError, stream_seed
 from effdl_nb.networks import build
 from effdl_nb.optimization import TrainConfig, lr_at
 from effdl_nb.prepared import normalize
-from effdl_nb.training import NonFiniteLoss, evaluate, train
+from effdl_nb.training import NonFiniteLoss, accuracy_of, train
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 CONFIG = TrainConfig(epochs=2, batch_size=16, lr=0.05, seed=1)
@@ -210,7 +210,7 @@ def test_steps_override_epochs(data):
 def test_a_callback_may_evaluate(data):
     accuracies = []
     with_callback, _ = fit(
-        data, on_epoch=lambda m, e: accuracies.append(evaluate(m, *data, mean=MEAN, std=STD))
+        data, on_epoch=lambda m, e: accuracies.append(accuracy_of(m, *data, mean=MEAN, std=STD))
     )
     assert same(with_callback, fit(data)[0]) and len(accuracies) == 3
 

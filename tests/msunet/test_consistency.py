@@ -305,7 +305,7 @@ def test_the_trainer_refuses_a_checkpoint_of_another_loss_and_other_mixing(tmp_p
             checkpoint=tmp_path / "run",
             progress=False,
         )
-    with pytest.raises(ValueError, match="a custom loss excludes mix='mixup'"):
+    with pytest.raises(ValueError, match="with a custom loss, not 'mixup'"):
         train(
             Net(), x, y, TrainConfig(epochs=1, mix="mixup"), loss=ConsistencyLoss(), progress=False
         )
