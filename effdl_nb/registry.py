@@ -7,7 +7,7 @@ __all__ = ['Reader', 'DATASETS', 'NAMES', 'Source', 'Entry', 'register', 'entry_
 
 # %% ../nbs/01_foundations/03_registry.ipynb #89cbf9da
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from .prepared import Arrays
@@ -46,9 +46,16 @@ DATASETS: dict[str, Entry] = {}  # name -> entry, in the order in which they wer
 NAMES = DATASETS.keys()  # what `load` knows
 
 
+def _facts(entry: Entry) -> list:
+    "List what an entry says; it is the same when its module is executed once more."
+    readers = ("sources", "embedded")
+    facts = [getattr(entry, f.name) for f in fields(entry) if f.name not in readers]
+    return [*facts, [source.where for source in entry.sources]]
+
+
 def register(entry: Entry):
-    "Add a data set to those that `load` knows. Raises ValueError if its name is taken."
-    if entry.name in DATASETS:
+    "Add a data set to those that `load` knows. Raises ValueError if another one has its name."
+    if entry.name in DATASETS and _facts(DATASETS[entry.name]) != _facts(entry):
         raise ValueError(f"data set {entry.name!r} is registered already; choose another name")
     DATASETS[entry.name] = entry
 
