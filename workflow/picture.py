@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from effdl_nb import report, rows, spec
+from effdl_nb.deepaa import load_policy, save_policy
 from effdl_nb.deepaa.policy import operation_probabilities
-from effdl_nb.deepaa.policy_file import load_policy
 from effdl_nb.files import atomic_write
 
 ROOT = Path(__file__).parent.parent
@@ -34,7 +34,6 @@ LEAST = 0.03  # operations with less in every layer are drawn as one, "others"
 def keep_images_and_policy():
     "Take the images of Table 4.1 and the policy of Table 3.2 from reports/quick."
     from effdl_nb.condensation.experiments import images_of
-    from effdl_nb.deepaa.policy_file import save_policy
     from effdl_nb.deepaa.row_frames import searched_policy
 
     table, at = spec.load_tables()["table_4_1"], rows.place(spec.load_profile("quick"))

