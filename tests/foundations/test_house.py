@@ -65,11 +65,7 @@ def test_what_is_common_knows_no_family():
     for module in ("images", "sets", "initial", "real", "learning", "methods", "condensing"):
         assert not reached(FOLDER, module) & set(FAMILIES), module
     assert reached(FOLDER, "evaluation") & set(FAMILIES) == {"coresets"}  # for its random images
-<<<<<<< HEAD
     # the command also evaluates with the kernel that KIP was made for
-=======
-    # the command also tells how KIP's own regression fares
->>>>>>> 270baaf40843b79bcbbdb8d105ac7738d79c2576
     assert reached(FOLDER, "__main__") & set(FAMILIES) == {"coresets", "kernels"}
 
 
