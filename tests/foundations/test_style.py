@@ -21,7 +21,7 @@ FOLDERS = {
     "condensation": "04_condensation",
 }
 # chapters that are being rewritten
-IN_WORK = ("condensation",)
+IN_WORK = ()
 CLOSING = "## What was checked, and what comes next"
 # Every top-level name has one meaning; `main` is by convention the command of its module.
 SHARED_NAMES = {"main"}
