@@ -34,7 +34,8 @@ class TrainConfig:
     mix: str | None = None  # None, "mixup" or "cutmix"
     mix_alpha: float = 1.0  # lambda ~ Beta(mix_alpha, mix_alpha)
     batch_repeats: int = 1  # differently augmented replicas of every batch (batch augmentation)
-    precision: str = "fp32"  # of activations; weights stay fp32, and "fp16" scales its loss
+    # of activations; weights stay fp32, "fp16" scales its loss, "auto": what is fast here
+    precision: str = "fp32"
     channels_last: bool = False  # memory layout of images and kernels
     drop_last: bool = False  # leave out an incomplete last batch
     seed: int = 0  # order of images, augmentation, mixing, dropout
@@ -47,7 +48,7 @@ class TrainConfig:
 TRAIN_CHOICES = {
     "schedule": ("cosine", "step", "constant"),
     "mix": (None, "mixup", "cutmix"),
-    "precision": ("fp32", "bf16", "fp16"),
+    "precision": ("fp32", "bf16", "fp16", "auto"),
 }
 
 

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import effdl_nb
 from .files import settings_hash
+from .machine import processor_kind
 
 # %% ../nbs/01_foundations/14_provenance.ipynb #63a47a60
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -416,7 +417,7 @@ def provenance(root: Path | None = None) -> dict:
     "Record where, when and with what a measurement is made."
     import torch
 
-    root = root or project_root()
+    root, cuda = root or project_root(), torch.cuda.is_available()
     commit = _git(root, "rev-parse", "HEAD")
     changed = _git(root, "status", "--porcelain", "--untracked-files=no") if commit else None
     return {
@@ -426,7 +427,8 @@ def provenance(root: Path | None = None) -> dict:
         "version": effdl_nb.__version__,
         "python": platform.python_version(),
         "packages": _versions(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else _processor(),
+        "device": torch.cuda.get_device_name() if cuda else _processor(),
+        "processor_kind": torch.cuda.get_device_name() if cuda else processor_kind(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }

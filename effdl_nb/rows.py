@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import spec
-from .files import read_json, settings_hash, write_json
+from .files import lock, read_json, settings_hash, write_json
 from .provenance import code_hash, project_root
 from .spec import Column, Plan, Profile, Table, Task
 
@@ -236,7 +236,7 @@ def row_state(
         return "measured" if same else "changed"
     if at.failure(table.key, row).exists():
         return "failed"
-    if column is None and written & set(planned.whole(kept)):
+    if any(unit.hash in kept for unit in wanted):
         return "partial"
     return "outdated" if column in written or (column is None and written) else "missing"
 
@@ -283,17 +283,15 @@ def assemble(
     planned: PlannedRow,
     kept: dict[str, dict],  # unit hash -> measurement
 ) -> dict:
-    "Put the record of a row together out of the columns that are whole."
-    columns = planned.whole(kept)
-    used = [unit for unit in planned.units if set(unit.columns) & set(columns)]
+    "Put the record of a row together: the cells that are whole, and every measurement there is."
     return {
         "profile": planned.profile.name,
         "schema": 1,
         "table": planned.table.key,
         "row": planned.row,
         "label": planned.table.rows[planned.row].label,
-        "cells": [_cell(planned, planned.table.columns[key], kept) for key in columns],
-        "measurements": [kept[unit.hash] for unit in used],
+        "cells": [_cell(planned, planned.table.columns[k], kept) for k in planned.whole(kept)],
+        "measurements": [kept[unit.hash] for unit in planned.units if unit.hash in kept],
     }
 
 # %% ../nbs/01_foundations/16_rows.ipynb #3933c47b
@@ -301,15 +299,21 @@ def write_row(
     planned: PlannedRow,
     kept: dict[str, dict],  # unit hash -> measurement
 ):
-    "Write the cells that are whole, unless that would remove one."
+    "Write what is kept of a row, by this process or another, unless that would remove a cell."
+    with lock(planned.path):
+        _write_kept(planned, planned.kept() | kept)
+
+
+def _write_kept(planned: PlannedRow, kept: dict[str, dict]):
+    "Write the row's file, which then is the only place of its values. The caller holds its lock."
     whole = planned.whole(kept)
-    if not whole or planned.written() & set(planned.plan.columns) - set(whole):
+    if not kept or planned.written() & set(planned.plan.columns) - set(whole):
         return
     record = assemble(planned, kept)
     if not planned.path.exists() or read_row(planned.path) != json.loads(json.dumps(record)):
         write_json(planned.path, record)
     hashes = {measurement["hash"] for measurement in record["measurements"]}
-    for unit in planned.units:  # the row is now the only place of its values
+    for unit in planned.units:
         if unit.hash in hashes:
             planned.at.unit(unit).unlink(missing_ok=True)
     if whole == planned.plan.columns:

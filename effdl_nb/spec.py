@@ -156,6 +156,8 @@ class Plan:
     row_settings: dict = field(default_factory=dict)  # row key -> settings
     column_settings: dict = field(default_factory=dict)  # column key -> settings
     remark: str = ""  # what a reader must know of these sizes; shown with the table
+    # row key, or "other" -> core-hours that one measurement may take; a guess, until one is there
+    hours: dict = field(default_factory=dict)
 
     def __post_init__(self):
         whole = all(isinstance(seed, int) and seed >= 0 for seed in self.seeds)
@@ -198,6 +200,7 @@ def _plan(where: str, table: Table, content: dict) -> Plan:
         raise ValueError(f"{where}: {table.kind} {table.number} has no experiment yet")
     _check_keys(f"{where}: row", (*plan.rows, *plan.row_settings), table.rows)
     _check_keys(f"{where}: column", (*plan.columns, *plan.column_settings), table.columns)
+    _check_keys(f"{where}: hours", plan.hours, (*table.rows, "other"))
     rows = plan.rows or tuple(table.rows)
     return dataclasses.replace(plan, rows=rows, columns=plan.columns or tuple(table.columns))
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from . import spec
 from .files import read_json, settings_hash, write_json
+from .machine import keep_memory
 from .provenance import code_hash, code_when_loaded, peak_memory, provenance
 from .rows import PlannedRow, Unit, place, row_state, summary, work_folder, write_row
 from .spec import Profile, Table, figures_of, load_profile, load_tables
@@ -85,6 +86,7 @@ def measure(
 
     code = _loaded_code(table, unit)
     torch.set_num_threads(threads)
+    keep_memory()
     origin, start = provenance(), time.perf_counter()
     result = spec.experiment_of(table).function(unit.task(work))
     _check_result(metrics := _metrics(result), table, unit)

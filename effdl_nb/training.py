@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from .accuracy import Labelled, accuracy_of
 from .augmentation import crop_flip, cutmix, cutmix_box, mix_batch, mixup  # noqa: F401
 from .checkpoints import CheckpointError, Processes, stream_seed
 from .files import settings_hash
+from .machine import fast_precision, keep_memory
 from .optimization import TrainConfig, lr_at, parameter_groups, steps_per_epoch
 
 # %% ../nbs/01_foundations/13_training.ipynb #75e507bb
@@ -398,6 +399,9 @@ def train(
     data = Labelled(images, labels, mean, std)
     _check_arguments(config, loss, checkpoint_every)
     processes = checkpoints.join(device, model)
+    keep_memory()
+    if config.precision == "auto":
+        config = replace(config, precision=fast_precision(processes.device.type))
     with checkpoints.own_randomness(config.seed, processes):
         run = _start(model, data, config, processes, augment, loss)
         save = _kept(run, data, None if checkpoint is None else Path(checkpoint))

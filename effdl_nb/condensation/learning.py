@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from .images import length_of
 from ..files import atomic_write, settings_hash
+from ..machine import keep_memory
 
 # %% ../../nbs/04_condensation/05_learning.ipynb #8620a34c
 class NonFiniteSteps(ArithmeticError):
@@ -211,6 +212,7 @@ def learn(
 
     Raises ValueError for a checkpoint that is damaged or of another run.
     """
+    keep_memory()
     path = None if run.checkpoint is None else Path(run.checkpoint)
     if path is not None and path.exists():
         _load(learned, path, mark)
