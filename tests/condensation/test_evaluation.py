@@ -34,7 +34,7 @@ def sample(dataset, ipc=2):
 
 def test_each_network_is_tested_once(monkeypatch):
     calls = []
-    monkeypatch.setattr(training, "evaluate", lambda *a, **k: calls.append(1) or 50.0)
+    monkeypatch.setattr(training, "accuracy_of", lambda *a, **k: calls.append(1) or 50.0)
     result = evaluate(sample(toy()), toy(), **QUICK)
     assert len(calls) == 2 and result.values == (50.0, 50.0) and result.deviation == 0
 
@@ -86,7 +86,7 @@ def test_lengths_of_the_protocols(protocol, passes, drop):
 def test_the_ceiling_is_the_whole_training_set(monkeypatch):
     d, seen = toy(), []
     monkeypatch.setattr(module, "train_fresh", lambda whole, *a: seen.append(whole) or 1)
-    monkeypatch.setattr(training, "evaluate", lambda *a: 60.0)
+    monkeypatch.setattr(training, "accuracy_of", lambda *a: 60.0)
     assert evaluate(d.train, d, **QUICK).mean == 60
     made = whole_set(d.train, d)
     assert (

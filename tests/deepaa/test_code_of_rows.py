@@ -86,7 +86,12 @@ def changed(roots, folder: Path, module: str, old: str, new: str) -> set[str]:
         ("deepaa/mixtures", "rest > 1e-12", "rest > 1e-13", {"3_2 aa"}),
         ("deepaa/continuous", "4 * self.layers", "5 * self.layers", {"3_2 ua"}),
         ("deepaa/defaults", '"variant": "DeepAA-simple"', '"variant": ""', {"3_3 deepaa_simple"}),
-        ("deepaa/searches", 'title, steps = "DeepTA", 0', 'title, steps = "TA", 0', UNSEARCHED),
+        (
+            "deepaa/searches",
+            'self.fingerprint["layers"])',
+            'self.fingerprint["layers"] + 1)',
+            UNSEARCHED,
+        ),
         ("deepaa/space", "Magnitudes(-30.0, 30.0, 6)", "Magnitudes(-31.0, 31.0, 6)", None),
         ("augmentation", "pad: int = 4", "pad: int = 5", {"3_2 baseline"}),
     ],
