@@ -79,6 +79,7 @@ readme: setup
 	@for page in index results; do \
 	  $(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/$$page.ipynb && \
 	  $(BIN)/nbdev_clean --fname nbs/$$page.ipynb || exit 1; done
+	@$(BIN)/python -c 'from effdl_nb.findings import write_findings; write_findings()'
 	@$(BIN)/python workflow/readme.py
 
 table: setup
