@@ -33,7 +33,7 @@ FLAGS = {  # options of the methods with a flag of their own: where they stand, 
     "memory": ("memory", str),
 }
 
-
+# %% ../../nbs/04_condensation/21_command.ipynb #3e4aab01
 def _data_arguments(p: argparse.ArgumentParser):
     "What goes in and comes out."
     p.add_argument(
@@ -110,7 +110,7 @@ def _run_arguments(p: argparse.ArgumentParser):
     )
     p.add_argument("--quiet", action="store_true", help="no progress bars")
 
-
+# %% ../../nbs/04_condensation/21_command.ipynb #bba8ca67
 def _parser() -> argparse.ArgumentParser:
     "All arguments."
     p = argparse.ArgumentParser(
@@ -171,7 +171,7 @@ def _plan(images: ImageDataset, arguments: argparse.Namespace, config) -> str:
     ]
     return "\n".join(lines)
 
-
+# %% ../../nbs/04_condensation/21_command.ipynb #38523fd8
 def _fewer(images: ImageDataset, config) -> list[str]:
     "A line on classes with too few images, if there are any."
     fewer = {} if getattr(config, "init", "") == "noise" else check_images(images, config.ipc)

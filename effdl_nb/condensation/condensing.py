@@ -101,7 +101,7 @@ def _name(config, shaped: dict, origin: Mapping, shape: tuple[int, ...]) -> str:
     facts = [type(config).__name__, shaped, dict(origin), list(shape), effdl_nb.__version__]
     return f"{config.method}-{settings_hash(facts)}"
 
-
+# %% ../../nbs/04_condensation/18_condensing.ipynb #81d99086
 @contextlib.contextmanager
 def _folder(work: str | Path | None) -> Iterator[Path]:
     "The work folder, or one that is gone afterwards."

@@ -232,7 +232,7 @@ def _outer_step(
     scale = 0.5 ** sum(learned.iteration >= m for m in c.milestones)
     return take_step(learned, loss.item(), by_name, scale)
 
-
+# %% ../../nbs/04_condensation/12_distillation.ipynb #74f8a8a6
 def _iterate_dd(problem: _Problem, learned: Learned) -> float:
     "One iteration of DD."
     start, lrs = problem.start(learned), learned["log_lrs"].exp()
@@ -269,7 +269,7 @@ def _learned(problem: _Problem) -> Learned:
     options = {"max_skipped": c.max_skipped, "seed": c.seed + 1, "betas": c.betas}
     return Learned(tensors, lrs, "adam", **options)
 
-
+# %% ../../nbs/04_condensation/12_distillation.ipynb #c02b954a
 def _finish(problem: _Problem, learned: Learned, index: list[int], run: Run) -> CondensedSet:
     "The result, with DD's learning rates or with the positions of LD's real images."
     c, images, labels = problem.config, problem.images, problem.labels

@@ -76,7 +76,7 @@ def _network(config: ExpertConfig, num_classes: int, images: Tensor) -> nn.Modul
         norm="instance",
     )
 
-
+# %% ../../nbs/04_condensation/13_experts.ipynb #e5203048
 class _Snapshots:
     "Keeps a copy of the weights after each epoch, from `first` on: in memory, or in a folder."
 
@@ -182,7 +182,7 @@ def _open_whole(path: Path):
         )
     return f
 
-
+# %% ../../nbs/04_condensation/13_experts.ipynb #9173da2e
 def _header(f) -> dict:
     "What an open expert says: version, first epoch, and the loss of every epoch."
     return json.loads(f.metadata()["expert"])
@@ -311,7 +311,7 @@ def expert_bytes(
     snapshots = config.epochs + 1 - config.first
     return numbers * (snapshots * (2 if config.half else 4) + 4 * (1 + bool(config.momentum)))
 
-
+# %% ../../nbs/04_condensation/13_experts.ipynb #4e978e07
 def check_disk(
     folder: str | Path,  # of the experts; it need not exist
     count: int,  # experts in all

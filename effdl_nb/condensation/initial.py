@@ -96,7 +96,7 @@ def network_for(
         network, num_classes, width=width, norm=norm, image_size=size, in_channels=channels
     )
 
-
+# %% ../../nbs/04_condensation/03_initial.ipynb #df73a1de
 def fresh_network(
     network: str,  # as `network_for`
     num_classes: int,

@@ -79,7 +79,7 @@ def ridge_regression(
     eye = torch.eye(n, dtype=K_ss.dtype, device=K_ss.device)
     return K_ts @ torch.linalg.solve(K_ss + ridge * K_ss.diagonal().mean() * eye, y)
 
-
+# %% ../../nbs/04_condensation/08_kernels.ipynb #dd489f89
 def kernel_loss(
     support: Tensor,  # (n, C, H, W)
     y: Tensor,  # (n, classes)
@@ -174,7 +174,7 @@ def condense_kernel(
         learned, c.iterations, lambda s: _iterate(s, real, y, c), finish, mark, run, c.method
     )
 
-
+# %% ../../nbs/04_condensation/08_kernels.ipynb #a49bb2fd
 def _finish(
     learned: Learned, targets: Tensor, real: RealImages, config: KernelConfig, run: Run
 ) -> CondensedSet:

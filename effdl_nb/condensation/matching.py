@@ -135,7 +135,7 @@ def layer_outputs(
         )
     return [*outputs, logits], seen["features"]
 
-
+# %% ../../nbs/04_condensation/07_matching.ipynb #f41d1e60
 def layer_weights(count: int) -> list[float]:
     "CAFE's weights of `count` layers, first to last: 1, and 0.1 for the last two."
     return [1.0 if i < count - 2 else 0.1 for i in range(count)]
@@ -150,7 +150,7 @@ def discrimination(
     "Classify real images by their inner products with the synthetic centres (L_d of CAFE)."
     return F.cross_entropy(features @ centres.T, labels, reduction=reduction)
 
-
+# %% ../../nbs/04_condensation/07_matching.ipynb #91a641df
 def layer_terms(
     model: nn.Module,
     pairs: Pairs,  # (real, synthetic) images, class 0, class 1, ...
@@ -186,7 +186,7 @@ def published_loops(
     "Give DC's (outer steps, inner epochs); between published numbers, as many steps as images."
     return LOOPS.get(ipc, (ipc, max(10, min(50, 500 // ipc))))
 
-
+# %% ../../nbs/04_condensation/07_matching.ipynb #48076cfb
 _DC = {
     "iterations": 1000,
     "image_lr": 0.1,
@@ -255,7 +255,7 @@ class MatchingConfig:
         if self.method.startswith("cafe"):
             layer_outputs(model, torch.empty(1, *shape, device="meta"))
 
-# %% ../../nbs/04_condensation/07_matching.ipynb #829b3911
+# %% ../../nbs/04_condensation/07_matching.ipynb #58415592
 OPTIMIZERS = ("sgd", "adam")
 FORMS = {"paper": "mean", "released": "sum"}  # of CAFE: how the discrimination is reduced
 _FROM_ONE = (
@@ -269,7 +269,7 @@ _FROM_ONE = (
 )
 _FROM_ZERO = ("net_lr", "image_lr", "image_momentum", "beta", "tolerance")
 
-
+# %% ../../nbs/04_condensation/07_matching.ipynb #829b3911
 def check_matching(config: MatchingConfig):
     "Raise ValueError for settings that make no sense, naming the value and those allowed."
     settings.one_of(config, "method", PUBLISHED)
@@ -371,7 +371,7 @@ def _train_network(model: nn.Module, problem: _Problem, learned: Learned, epochs
         progress=False,
     )
 
-
+# %% ../../nbs/04_condensation/07_matching.ipynb #ea8d862d
 def _train_until_settled(model: nn.Module, problem: _Problem, learned: Learned) -> float:
     "Epochs until the accuracy on a batch of real images has settled (CAFE); that accuracy."
     c, (images, labels) = problem.config, (problem.real.images, problem.real.labels)

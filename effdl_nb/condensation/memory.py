@@ -162,7 +162,7 @@ def whitening_memory(
     matrices = ZCA_MATRICES * D * D if kind == "zca" else 0
     return 4 * (matrices + (count * D if copy else 0))
 
-
+# %% ../../nbs/04_condensation/11_memory.ipynb #291d5fad
 def check_whitening(
     shape: tuple[int, int, int, int],  # of the real images, (N, C, H, W)
     kind: str,  # "zca" or "channel"

@@ -46,6 +46,19 @@ def _statistics(images: Tensor) -> list[tuple[float, ...]]:
     return [tuple(mean.tolist()), tuple(std.tolist())]
 
 # %% ../../nbs/04_condensation/04_real.ipynb #bc7dfa22
+def _read_pairs(items, kind: str, progress: bool) -> tuple[Tensor, Tensor]:
+    "Read pixels (N, C, H, W) and labels (N,). Raises ValueError for items that are no such pairs."
+    images, labels = [], []
+    try:
+        for i in tqdm(range(len(items)), desc=kind, disable=not progress, leave=False):
+            image, label = items[i]
+            images.append(_pixels(image))
+            labels.append(torch.as_tensor(label))
+        return torch.stack(images), torch.stack(labels)
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{kind} must give pairs of an image and a label: {error}") from error
+
+# %% ../../nbs/04_condensation/04_real.ipynb #cb2ef7f0
 def from_items(
     items,  # with a length, of pairs (image, label), such as a torch data set
     progress: bool = True,
@@ -57,15 +70,7 @@ def from_items(
             "data must be an ImageDataset, a torch data set of (image, label), the name of a data "
             f"set or a folder, not {kind}"
         )
-    images, labels = [], []
-    try:
-        for i in tqdm(range(len(items)), desc=kind, disable=not progress, leave=False):
-            image, label = items[i]
-            images.append(_pixels(image))
-            labels.append(torch.as_tensor(label))
-        pixels, targets = torch.stack(images), torch.stack(labels)
-    except (TypeError, ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{kind} must give pairs of an image and a label: {error}") from error
+    pixels, targets = _read_pairs(items, kind, progress)
     spaces.check_pixels(pixels)
     check_labels(targets, None, kind)
     names = getattr(items, "classes", None) or range(int(targets.max()) + 1)
@@ -106,7 +111,7 @@ def name_of(
     known = name in data.NAMES and not isinstance(dataset, Path)
     return name if known else f"folder:{Path(dataset).resolve().name}"
 
-
+# %% ../../nbs/04_condensation/04_real.ipynb #bd4070f0
 def open_dataset(
     # a data set, a torch data set of (image, label), a name of `effdl_nb.data.NAMES`, with or
     # without "data:" before it, or a folder

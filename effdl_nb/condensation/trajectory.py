@@ -55,7 +55,7 @@ TABLE_4_3 = {
     ("tiny-imagenet", 50): (80, 2, 40, 70, 70, 100, 250, 100.0, 1.0),
 }
 
-
+# %% ../../nbs/04_condensation/16_trajectory.ipynb #6055719f
 def table_4_3(
     dataset: str,  # a name; others than the table's count as cifar10
     ipc: int,  # images per class
@@ -243,7 +243,7 @@ def _draw_batches(
     batches = batches[: c.student_steps]
     return batches, [draw_augmentation(len(b), generator, c.strategy) for b in batches]
 
-
+# %% ../../nbs/04_condensation/16_trajectory.ipynb #881a5cc5
 class _Problem:
     "The experts' side of the problem."
 
@@ -328,7 +328,7 @@ def _importance_loss(
         ranks = [x.components.rank_at(fraction, rule) for x in layers]
     return iatm.iatm_loss(end, start, target, layers, fraction, c.reading), ranks
 
-
+# %% ../../nbs/04_condensation/16_trajectory.ipynb #ac386f1b
 def _matching_loss(
     problem: _Problem, importance: _Importance | None, learned: Learned, labels: Tensor, lr: Tensor
 ) -> tuple[Tensor, dict]:
@@ -380,7 +380,7 @@ def _finish(learned: Learned, targets, real: RealImages, c: MTTConfig, run: Run)
     last = learned.notes["lrs"][-1]
     return CondensedSet(images, targets.cpu(), real.classes, *made, last, c.seed, details)
 
-
+# %% ../../nbs/04_condensation/16_trajectory.ipynb #08b18b4f
 def condense_trajectory(
     experts: Experts,
     real: RealImages,
