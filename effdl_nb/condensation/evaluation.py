@@ -231,7 +231,7 @@ def _check_networks(networks: list[str], widths: Mapping[str, int], dataset: Ima
         with torch.device("meta"):
             network_for(name, dataset.num_classes, shape, widths.get(name))
 
-
+# %% ../../nbs/04_condensation/19_evaluation.ipynb #7e0142b2
 def cross_architecture(
     condensed: CondensedSet | Split,
     dataset: ImageDataset,

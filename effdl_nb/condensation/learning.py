@@ -52,7 +52,8 @@ class Learned:
         self.lrs, self.max_skipped = dict(lrs), max_skipped
         self.optimizer = _optimizer(optimizer, groups, momentum, betas)
         self.generator = torch.Generator().manual_seed(seed)
-        self.iteration = self.skipped = self.skipped_in_a_row = 0
+        self.iteration = 0
+        self.skipped = self.skipped_in_a_row = 0
         self.losses: list[float] = []
         self.extra: dict[str, Tensor] = {}  # what else must survive, such as a network in training
         self.notes: dict = {}  # and JSON-able facts, such as a second curve

@@ -158,7 +158,8 @@ def layer_terms(
     reduction: str = "mean",  # of the discrimination over the real images, or "sum"
 ) -> Iterator[Tensor]:  # one scalar: the second part needs all classes
     "Compare the class means of all layers, and add beta times the discrimination (CAFE)."
-    goals, features, labels, synthetic = [], [], [], []
+    goals, synthetic = [], []
+    features, labels = [], []
     for real, made, n_real, n_made in _groups(pairs):
         with torch.no_grad():
             layers, f = layer_outputs(model, real)
@@ -299,7 +300,8 @@ class _Problem:
     "The real side of the problem and one step on it."
 
     def __init__(self, real: RealImages, config: MatchingConfig, device):
-        self.real, self.config, self.device = real, config, device
+        self.real, self.config = real, config
+        self.device = device
         self.members = members_of_classes(real.labels, real.num_classes)
         most = None if config.init == "noise" else config.ipc  # noise needs no real images
         self.counts = [config.ipc if most is None else len(m[:most]) for m in self.members]
@@ -422,16 +424,15 @@ def condense_matching(
     c, device = settings.resolve(config), run.on()
     problem = _Problem(real, c, device)
     generator = torch.Generator().manual_seed(c.seed)
-    start, targets, index = first_images(real, c.ipc, c.init, generator)
-    lrs, momentum = {"images": c.image_lr}, c.image_momentum
-    learned = Learned(
-        {"images": start.to(device)}, lrs, c.image_optimizer, momentum, c.max_skipped, c.seed + 1
-    )
+    first = first_images(real, c.ipc, c.init, generator)
+    tensors, lrs = {"images": first.images.to(device)}, {"images": c.image_lr}
+    options = (c.image_optimizer, c.image_momentum, c.max_skipped, c.seed + 1)
+    learned = Learned(tensors, lrs, *options)
 
     def finish(state: Learned) -> CondensedSet:
         images, details = state["images"].detach().cpu(), learning.facts(state, c, run)
-        made = (c.method, c.ipc, real.whitening)
-        return CondensedSet(images, targets, real.classes, *made, seed=c.seed, details=details)
+        made = (first.labels, real.classes, c.method, c.ipc, real.whitening)
+        return CondensedSet(images, *made, seed=c.seed, details=details)
 
-    mark = run_mark(c, real.images, index)
+    mark = run_mark(c, real.images, first.index)
     return learn(learned, c.iterations, lambda s: _iterate(problem, s), finish, mark, run, c.method)

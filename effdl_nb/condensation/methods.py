@@ -202,13 +202,13 @@ def _check_options(method: str, options: Mapping, known: Mapping, first: Mapping
         if isinstance(value, Mapping):
             _check_options(method, value, known[key], first[key], f"{name}.")
 
-# %% ../../nbs/04_condensation/17_methods.ipynb #e9ae85f5
+# %% ../../nbs/04_condensation/17_methods.ipynb #3452cb6d
 def _check_seed(seed):
     "Raise ValueError unless `seed` is a whole number from 0 that torch takes."
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**62:
         raise ValueError(f"seed must be a whole number from 0, not {seed!r}")
 
-
+# %% ../../nbs/04_condensation/17_methods.ipynb #e9ae85f5
 def configure(
     method: str,  # one of METHODS
     ipc: int = 1,  # images per class
