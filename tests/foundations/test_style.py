@@ -297,7 +297,6 @@ def test_reproduction_notebooks_and_texts_use_the_words_of_the_field():
     assert banned(texts.items()) == []
 
 
-@WORK
 def test_a_top_level_name_means_one_thing_in_the_whole_package():
     where = defaultdict(list)
     for chapter in FOLDERS:
