@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 
-from .condensing import condense, memory_needed, open_device
+from ..checkpoints import open_device
+from .condensing import condense, memory_needed
 from .evaluation import evaluate, labels_by_name
 from .kernels import kernel_accuracy
 from .memory import free_memory
@@ -33,7 +34,7 @@ FLAGS = {  # options of the methods with a flag of their own: where they stand, 
     "memory": ("memory", str),
 }
 
-
+# %% ../../nbs/04_condensation/21_command.ipynb #3e4aab01
 def _data_arguments(p: argparse.ArgumentParser):
     "What goes in and comes out."
     p.add_argument(
@@ -110,7 +111,7 @@ def _run_arguments(p: argparse.ArgumentParser):
     )
     p.add_argument("--quiet", action="store_true", help="no progress bars")
 
-
+# %% ../../nbs/04_condensation/21_command.ipynb #bba8ca67
 def _parser() -> argparse.ArgumentParser:
     "All arguments."
     p = argparse.ArgumentParser(
@@ -124,8 +125,8 @@ def _parser() -> argparse.ArgumentParser:
 # %% ../../nbs/04_condensation/21_command.ipynb #7177bfec
 def _nested(name: str, value) -> dict:
     "An option as a mapping, one level for each dot in its name."
-    first, dot, rest = name.partition(".")
-    return {first: _nested(rest, value) if dot else value}
+    first, _, rest = name.partition(".")
+    return {first: _nested(rest, value) if "." in name else value}
 
 
 def _options(arguments: argparse.Namespace) -> dict:
@@ -136,8 +137,8 @@ def _options(arguments: argparse.Namespace) -> dict:
         if value is not None:
             options = merge(options, _nested(name, value))
     for text in arguments.set:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
+        name, _, value = text.partition("=")
+        if not name or "=" not in text:
             raise ValueError(f"--set takes NAME=VALUE, not {text!r}")
         try:
             value = json.loads(value)
@@ -171,7 +172,7 @@ def _plan(images: ImageDataset, arguments: argparse.Namespace, config) -> str:
     ]
     return "\n".join(lines)
 
-
+# %% ../../nbs/04_condensation/21_command.ipynb #38523fd8
 def _fewer(images: ImageDataset, config) -> list[str]:
     "A line on classes with too few images, if there are any."
     fewer = {} if getattr(config, "init", "") == "noise" else check_images(images, config.ipc)

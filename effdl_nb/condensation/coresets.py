@@ -162,7 +162,7 @@ def train_on_all(
     )
     return model
 
-
+# %% ../../nbs/04_condensation/06_coresets.ipynb #539cf1ae
 def recognised(
     model: nn.Module,  # left in its mode
     images: Tensor,  # (N, C, H, W)

@@ -163,7 +163,8 @@ class _Problem:
     "The real side of the problem."
 
     def __init__(self, real: RealImages, images: Tensor, labels: Tensor, config, device):
-        self.real, self.config, self.device = real, config, device
+        self.real, self.config = real, config
+        self.device = device
         self.images, self.labels = images.to(device), labels.to(device)  # the set's, at the start
         job = (real.num_classes, config.ipc, config.steps, labels.cpu())
         self.schedule = step_indices(*job) * config.epochs
@@ -232,7 +233,7 @@ def _outer_step(
     scale = 0.5 ** sum(learned.iteration >= m for m in c.milestones)
     return take_step(learned, loss.item(), by_name, scale)
 
-
+# %% ../../nbs/04_condensation/12_distillation.ipynb #74f8a8a6
 def _iterate_dd(problem: _Problem, learned: Learned) -> float:
     "One iteration of DD."
     start, lrs = problem.start(learned), learned["log_lrs"].exp()
@@ -269,11 +270,11 @@ def _learned(problem: _Problem) -> Learned:
     options = {"max_skipped": c.max_skipped, "seed": c.seed + 1, "betas": c.betas}
     return Learned(tensors, lrs, "adam", **options)
 
-
+# %% ../../nbs/04_condensation/12_distillation.ipynb #c02b954a
 def _finish(problem: _Problem, learned: Learned, index: list[int], run: Run) -> CondensedSet:
     "The result, with DD's learning rates or with the positions of LD's real images."
-    c, images, labels = problem.config, problem.images, problem.labels
-    details = facts(learned, c, run)
+    c, details = problem.config, facts(learned, problem.config, run)
+    images, labels = problem.images, problem.labels
     if c.method == "dd":
         lrs = learned["log_lrs"].detach().exp().cpu()
         images = learned["images"].detach()
@@ -301,14 +302,14 @@ def condense_distillation(
     """
     c = settings.resolve(config)
     generator = torch.Generator().manual_seed(c.seed)
-    start, targets, index = first_images(real, c.ipc, c.init, generator)
-    problem = _Problem(real, start, targets, c, run.on())
+    first = first_images(real, c.ipc, c.init, generator)
+    problem = _Problem(real, first.images, first.labels, c, run.on())
     iterate = {"dd": _iterate_dd, "ld": _iterate_ld}[c.method]
 
     def finish(state: Learned) -> CondensedSet:
-        return _finish(problem, state, index, run)
+        return _finish(problem, state, first.index, run)
 
-    learned, mark = _learned(problem), run_mark(c, real.images, index)
+    learned, mark = _learned(problem), run_mark(c, real.images, first.index)
     return learn(learned, c.iterations, lambda s: iterate(problem, s), finish, mark, run, c.method)
 
 # %% ../../nbs/04_condensation/12_distillation.ipynb #e1a6c420

@@ -221,7 +221,17 @@ ARCHITECTURES = {
     "AlexNet": "alexnet",
 }
 
+# %% ../../nbs/04_condensation/19_evaluation.ipynb #4c1edad2
+def _check_networks(networks: list[str], widths: Mapping[str, int], dataset: ImageDataset):
+    "Raise ValueError for a network that cannot be built, and for a width of none of them."
+    if unknown := [name for name in widths if name not in networks]:
+        raise ValueError(f"widths are given for {unknown}; allowed: {', '.join(networks)}")
+    shape = tuple(dataset.test.images.shape[1:])
+    for name in networks:
+        with torch.device("meta"):
+            network_for(name, dataset.num_classes, shape, widths.get(name))
 
+# %% ../../nbs/04_condensation/19_evaluation.ipynb #7e0142b2
 def cross_architecture(
     condensed: CondensedSet | Split,
     dataset: ImageDataset,
@@ -235,13 +245,7 @@ def cross_architecture(
     Raises ValueError for widths of networks that are not asked for.
     """
     widths = widths or {}
-    if unknown := [name for name in widths if name not in networks.values()]:
-        known = ", ".join(networks.values())
-        raise ValueError(f"widths are given for {unknown}; allowed: {known}")
-    shape = tuple(dataset.test.images.shape[1:])
-    for name in networks.values():  # all of them, before the first one is trained
-        with torch.device("meta"):
-            network_for(name, dataset.num_classes, shape, widths.get(name))
+    _check_networks(list(networks.values()), widths, dataset)  # before the first one is trained
     results = {}
     for column, name in networks.items():
         how = {"network": name, "width": widths.get(name), **options}
@@ -293,7 +297,7 @@ def hard_labels(
         )
     return replace(condensed, labels=torch.arange(len(counts)).repeat_interleave(counts))
 
-
+# %% ../../nbs/04_condensation/19_evaluation.ipynb #248be685
 def rank(
     condensed: CondensedSet,
     dataset: ImageDataset,

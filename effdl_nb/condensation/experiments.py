@@ -69,7 +69,7 @@ def _evaluation(where: str, network: str, width: int | None, content: Mapping) -
         content = {"width": width, **content}
     return checks.from_mapping(EvaluationConfig, f"{where}: evaluation", content)
 
-
+# %% ../../nbs/04_condensation/22_experiments.ipynb #c0c4ed59
 def build_settings(
     where: str,  # for errors
     row: str,  # key of the row
@@ -89,7 +89,7 @@ def build_settings(
     rest["evaluation"] = _evaluation(where, network, width, evaluation)
     return checks.from_mapping(CondensationSettings, where, rest | {"method": method})
 
-
+# %% ../../nbs/04_condensation/22_experiments.ipynb #91306986
 def _configured(where: str, method: str, short: Mapping, rest: Mapping):
     "The method's own settings; `width` counts where the method has one."
     dataset, preset = rest.get("dataset", "cifar10"), short.get("preset", "paper")
@@ -159,7 +159,7 @@ def dataset_of(settings) -> data.ImageDataset:
     "Load the data set of some settings."
     return _dataset(settings.dataset, settings.train_size, settings.test_size)
 
-
+# %% ../../nbs/04_condensation/22_experiments.ipynb #2bfeb90e
 def _config(task: Task):
     "The method's settings with the task's seed."
     return replace(task.settings.condensation, seed=task.seed)
@@ -216,7 +216,7 @@ def _set_of(state: Learned, task: Task) -> CondensedSet:
     made = (dataset.classes, "unfinished", ipc, _whitening(task))
     return CondensedSet(images, labels, *made, lr=lr, seed=task.seed)
 
-
+# %% ../../nbs/04_condensation/22_experiments.ipynb #ea73b830
 def accuracy_on_the_way(
     task: Task,
 ) -> tuple[Callable, Path]:  # what the run calls after each iteration, and the file it writes
@@ -233,7 +233,7 @@ def accuracy_on_the_way(
 
     return note, path
 
-
+# %% ../../nbs/04_condensation/22_experiments.ipynb #d9efa25d
 def _records(path: Path) -> list[list]:
     "What a file of accuracies on the way holds."
     return read_json(path)["found"] if path.exists() else []
@@ -338,7 +338,7 @@ def settings_of_row(
     whole = checks.from_mapping(CondensationSettings, "settings", content)
     return replace(whole, condensation=config)
 
-
+# %% ../../nbs/04_condensation/22_experiments.ipynb #92cb2dc7
 def images_of(
     measured: Mapping,  # a measurement of a row of method mtt or iatm
     work: str | Path,  # folder of shared intermediate results
@@ -365,7 +365,7 @@ SCHEDULE = {
     "lr": "image_lr",
 }
 
-
+# %% ../../nbs/04_condensation/22_experiments.ipynb #0a95aa07
 def _of_iatm(where: str, row: str, content: Mapping) -> CondensationSettings:
     "The settings of IATM for a row that is no method."
     return build_settings(where, row, {"method": "iatm", **content})

@@ -76,13 +76,13 @@ def _network(config: ExpertConfig, num_classes: int, images: Tensor) -> nn.Modul
         norm="instance",
     )
 
-
+# %% ../../nbs/04_condensation/13_experts.ipynb #e5203048
 class _Snapshots:
     "Keeps a copy of the weights after each epoch, from `first` on: in memory, or in a folder."
 
     def __init__(self, first: int, on_epoch: Callable | None, folder: Path | None):
-        self.first, self.on_epoch, self.folder = first, on_epoch, folder
-        self.kept = {}
+        self.first, self.on_epoch = first, on_epoch
+        self.folder, self.kept = folder, {}
 
     def path(self, epoch: int) -> Path:
         "The file of an epoch."
@@ -182,7 +182,7 @@ def _open_whole(path: Path):
         )
     return f
 
-
+# %% ../../nbs/04_condensation/13_experts.ipynb #9173da2e
 def _header(f) -> dict:
     "What an open expert says: version, first epoch, and the loss of every epoch."
     return json.loads(f.metadata()["expert"])
@@ -283,7 +283,8 @@ def _bar(paths: list[Path], config: ExpertConfig, progress: bool) -> tqdm:
 # %% ../../nbs/04_condensation/13_experts.ipynb #b4ff69a8
 def _make_expert(path: Path, index: int, config: ExpertConfig, *data, **options):
     "Train what an expert's file lacks, and write the file. The caller holds its lock."
-    stored, before, start = stored_epochs(path), {}, config.first
+    stored, before = stored_epochs(path), {}
+    start = config.first
     if stored is not None:
         if stored[0] <= config.first and config.epochs <= stored[1]:
             return
@@ -311,7 +312,7 @@ def expert_bytes(
     snapshots = config.epochs + 1 - config.first
     return numbers * (snapshots * (2 if config.half else 4) + 4 * (1 + bool(config.momentum)))
 
-
+# %% ../../nbs/04_condensation/13_experts.ipynb #4e978e07
 def check_disk(
     folder: str | Path,  # of the experts; it need not exist
     count: int,  # experts in all
@@ -331,6 +332,22 @@ def check_disk(
         )
 
 # %% ../../nbs/04_condensation/13_experts.ipynb #754b3762
+def _in_turn(paths: list[Path], make: Callable[[int], None]):
+    "Make every expert under its file's lock; those that others are training come last."
+    todo, patience = list(range(len(paths))), 0
+    while todo:
+        busy = []
+        for i in todo:
+            try:
+                with lock(paths[i], patience):
+                    make(i)
+            except TimeoutError:
+                busy.append(i)
+        # none was free: wait for those that others train
+        patience = None if len(busy) == len(todo) else 0
+        todo = busy
+
+# %% ../../nbs/04_condensation/13_experts.ipynb #a062a585
 def train_experts(
     folder: str | Path,  # where they are kept; made if need be
     images: Tensor,  # (N, C, H, W) real images in model space
@@ -357,18 +374,8 @@ def train_experts(
     data = data or {"length": length_of(images), "labels": settings_hash(labels.tolist())}
     _claim(folder, config, {**data, "images": list(images.shape), "num_classes": num_classes})
     paths = [folder / f"expert_{i:04}.safetensors" for i in range(count)]
-    todo, patience = list(range(count)), 0
+    job = (config, images, labels, num_classes)
     with _bar(paths, config, progress) as bar:
         options = {"device": device, "on_epoch": lambda _: bar.update()}
-        while todo:
-            busy = []
-            for i in todo:
-                try:
-                    with lock(paths[i], patience):
-                        _make_expert(paths[i], i, config, images, labels, num_classes, **options)
-                except TimeoutError:
-                    busy.append(i)
-            # none was free: wait for those that others train
-            patience = None if len(busy) == len(todo) else 0
-            todo = busy
+        _in_turn(paths, lambda i: _make_expert(paths[i], i, *job, **options))
     return Experts(folder, count, (config.first, config.epochs))

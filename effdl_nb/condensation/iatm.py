@@ -55,7 +55,7 @@ class Reading:
     opening: str = "both"  # f grows with the "epochs", the "iterations", or the larger of "both"
     horizon: str = "T+"  # where f is 1: the largest start epoch "T+" or the experts' last one "T"
 
-
+# %% ../../nbs/04_condensation/15_iatm.ipynb #18fe4f4b
 READINGS = {
     "rank": Reading(),
     "schedule": Reading(opening="epochs"),
@@ -233,7 +233,7 @@ def _layer_terms(layer, end, start, target, fraction, reading: Reading) -> tuple
         return tuple(_weighted(layer, d) for d in differences)
     return tuple(_distance(layer, d, k, reading.metric == "outputs") for d in differences)
 
-
+# %% ../../nbs/04_condensation/15_iatm.ipynb #62e54220
 def iatm_loss(
     end: Mapping[str, Tensor],  # the student after N steps, by parameter name
     start: Mapping[str, Tensor],  # the expert at epoch t

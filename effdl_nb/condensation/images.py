@@ -177,7 +177,7 @@ def fit_zca(
     values, vectors = torch.linalg.eigh(C.div_(n - 1))
     return ZCAWhitening(mean, values, vectors, eps)
 
-# %% ../../nbs/04_condensation/01_images.ipynb #a07c4a44
+# %% ../../nbs/04_condensation/01_images.ipynb #433d1f70
 @dataclass(frozen=True)
 class MissingWhitening:
     "What stands in a set for a whitening that its file left out, or that nobody knows."
@@ -202,7 +202,7 @@ class MissingWhitening:
             return "the whitening of this set is not known; give the one it was made with"
         return "this set was saved without its whitening; call refit(training images) first"
 
-
+# %% ../../nbs/04_condensation/01_images.ipynb #a07c4a44
 Whitening = ChannelWhitening | ZCAWhitening | MissingWhitening
 
 

@@ -79,7 +79,7 @@ def ridge_regression(
     eye = torch.eye(n, dtype=K_ss.dtype, device=K_ss.device)
     return K_ts @ torch.linalg.solve(K_ss + ridge * K_ss.diagonal().mean() * eye, y)
 
-
+# %% ../../nbs/04_condensation/08_kernels.ipynb #dd489f89
 def kernel_loss(
     support: Tensor,  # (n, C, H, W)
     y: Tensor,  # (n, classes)
@@ -156,25 +156,24 @@ def condense_kernel(
     Deterministic given `config.seed`. Raises ValueError if a class has no images or the checkpoint
     is of another run; NonFiniteSteps if `max_skipped` steps in a row are not finite.
     """
-    c, classes, device = config, real.num_classes, run.on()
-    generator = torch.Generator().manual_seed(c.seed)
-    start, targets, index = first_images(real, c.ipc, c.init, generator)
-    y = centred(targets, classes).to(device)
-    tensors, lrs = {"images": start.to(device)}, {"images": c.image_lr}
+    c, device = config, run.on()
+    first = first_images(real, c.ipc, c.init, torch.Generator().manual_seed(c.seed))
+    y = centred(first.labels, real.num_classes).to(device)
+    tensors, lrs = {"images": first.images.to(device)}, {"images": c.image_lr}
     if c.learn_labels:
         tensors["labels"] = y
         lrs["labels"] = c.label_lr
     learned = Learned(tensors, lrs, max_skipped=c.max_skipped, seed=c.seed + 1)
-    mark = run_mark(c, real.images, index)
+    mark = run_mark(c, real.images, first.index)
 
     def finish(state: Learned) -> CondensedSet:
-        return _finish(state, targets, real, c, run)
+        return _finish(state, first.labels, real, c, run)
 
     return learn(
         learned, c.iterations, lambda s: _iterate(s, real, y, c), finish, mark, run, c.method
     )
 
-
+# %% ../../nbs/04_condensation/08_kernels.ipynb #a49bb2fd
 def _finish(
     learned: Learned, targets: Tensor, real: RealImages, config: KernelConfig, run: Run
 ) -> CondensedSet:

@@ -23,7 +23,7 @@ from .images import length_of
 from ..files import atomic_write, settings_hash
 from ..machine import keep_memory
 
-# %% ../../nbs/04_condensation/05_learning.ipynb #8620a34c
+# %% ../../nbs/04_condensation/05_learning.ipynb #170437b6
 class NonFiniteSteps(ArithmeticError):
     "Too many steps in a row were not finite."
 
@@ -34,7 +34,7 @@ def _optimizer(kind: str, groups: list[dict], momentum: float, betas: tuple[floa
         return torch.optim.SGD(groups, momentum=momentum)
     return torch.optim.Adam(groups, betas=betas)
 
-
+# %% ../../nbs/04_condensation/05_learning.ipynb #8620a34c
 class Learned:
     "Tensors under optimisation, their optimiser, the run's randomness and the curve so far."
 
@@ -53,7 +53,8 @@ class Learned:
         self.lrs, self.max_skipped = dict(lrs), max_skipped
         self.optimizer = _optimizer(optimizer, groups, momentum, betas)
         self.generator = torch.Generator().manual_seed(seed)
-        self.iteration = self.skipped = self.skipped_in_a_row = 0
+        self.iteration = 0
+        self.skipped = self.skipped_in_a_row = 0
         self.losses: list[float] = []
         self.extra: dict[str, Tensor] = {}  # what else must survive, such as a network in training
         self.notes: dict = {}  # and JSON-able facts, such as a second curve
@@ -83,7 +84,7 @@ def take_step(
     learned.skipped_in_a_row = 0
     return loss
 
-
+# %% ../../nbs/04_condensation/05_learning.ipynb #775c796a
 def skip_step(learned: Learned) -> float:
     "Count a step that is not finite and return nan. Raises NonFiniteSteps after too many."
     learned.skipped += 1
@@ -112,7 +113,7 @@ def _save(learned: Learned, path: Path, mark: str):
     with atomic_write(path) as part:
         save_file(contiguous, part, {"learned": json.dumps(header)})
 
-
+# %% ../../nbs/04_condensation/05_learning.ipynb #9f393d4f
 def _read(path: Path, mark: str) -> tuple[dict, dict[str, Tensor]]:
     "Read header and tensors. Raises ValueError for a file that is damaged or of another run."
     try:

@@ -135,7 +135,7 @@ def layer_outputs(
         )
     return [*outputs, logits], seen["features"]
 
-
+# %% ../../nbs/04_condensation/07_matching.ipynb #f41d1e60
 def layer_weights(count: int) -> list[float]:
     "CAFE's weights of `count` layers, first to last: 1, and 0.1 for the last two."
     return [1.0 if i < count - 2 else 0.1 for i in range(count)]
@@ -150,7 +150,7 @@ def discrimination(
     "Classify real images by their inner products with the synthetic centres (L_d of CAFE)."
     return F.cross_entropy(features @ centres.T, labels, reduction=reduction)
 
-
+# %% ../../nbs/04_condensation/07_matching.ipynb #91a641df
 def layer_terms(
     model: nn.Module,
     pairs: Pairs,  # (real, synthetic) images, class 0, class 1, ...
@@ -158,7 +158,8 @@ def layer_terms(
     reduction: str = "mean",  # of the discrimination over the real images, or "sum"
 ) -> Iterator[Tensor]:  # one scalar: the second part needs all classes
     "Compare the class means of all layers, and add beta times the discrimination (CAFE)."
-    goals, features, labels, synthetic = [], [], [], []
+    goals, synthetic = [], []
+    features, labels = [], []
     for real, made, n_real, n_made in _groups(pairs):
         with torch.no_grad():
             layers, f = layer_outputs(model, real)
@@ -186,7 +187,7 @@ def published_loops(
     "Give DC's (outer steps, inner epochs); between published numbers, as many steps as images."
     return LOOPS.get(ipc, (ipc, max(10, min(50, 500 // ipc))))
 
-
+# %% ../../nbs/04_condensation/07_matching.ipynb #48076cfb
 _DC = {
     "iterations": 1000,
     "image_lr": 0.1,
@@ -255,7 +256,7 @@ class MatchingConfig:
         if self.method.startswith("cafe"):
             layer_outputs(model, torch.empty(1, *shape, device="meta"))
 
-# %% ../../nbs/04_condensation/07_matching.ipynb #829b3911
+# %% ../../nbs/04_condensation/07_matching.ipynb #58415592
 OPTIMIZERS = ("sgd", "adam")
 FORMS = {"paper": "mean", "released": "sum"}  # of CAFE: how the discrimination is reduced
 _FROM_ONE = (
@@ -269,7 +270,7 @@ _FROM_ONE = (
 )
 _FROM_ZERO = ("net_lr", "image_lr", "image_momentum", "beta", "tolerance")
 
-
+# %% ../../nbs/04_condensation/07_matching.ipynb #829b3911
 def check_matching(config: MatchingConfig):
     "Raise ValueError for settings that make no sense, naming the value and those allowed."
     settings.one_of(config, "method", PUBLISHED)
@@ -299,7 +300,8 @@ class _Problem:
     "The real side of the problem and one step on it."
 
     def __init__(self, real: RealImages, config: MatchingConfig, device):
-        self.real, self.config, self.device = real, config, device
+        self.real, self.config = real, config
+        self.device = device
         self.members = members_of_classes(real.labels, real.num_classes)
         most = None if config.init == "noise" else config.ipc  # noise needs no real images
         self.counts = [config.ipc if most is None else len(m[:most]) for m in self.members]
@@ -371,7 +373,7 @@ def _train_network(model: nn.Module, problem: _Problem, learned: Learned, epochs
         progress=False,
     )
 
-
+# %% ../../nbs/04_condensation/07_matching.ipynb #ea8d862d
 def _train_until_settled(model: nn.Module, problem: _Problem, learned: Learned) -> float:
     "Epochs until the accuracy on a batch of real images has settled (CAFE); that accuracy."
     c, (images, labels) = problem.config, (problem.real.images, problem.real.labels)
@@ -422,16 +424,15 @@ def condense_matching(
     c, device = settings.resolve(config), run.on()
     problem = _Problem(real, c, device)
     generator = torch.Generator().manual_seed(c.seed)
-    start, targets, index = first_images(real, c.ipc, c.init, generator)
-    lrs, momentum = {"images": c.image_lr}, c.image_momentum
-    learned = Learned(
-        {"images": start.to(device)}, lrs, c.image_optimizer, momentum, c.max_skipped, c.seed + 1
-    )
+    first = first_images(real, c.ipc, c.init, generator)
+    tensors, lrs = {"images": first.images.to(device)}, {"images": c.image_lr}
+    options = (c.image_optimizer, c.image_momentum, c.max_skipped, c.seed + 1)
+    learned = Learned(tensors, lrs, *options)
 
     def finish(state: Learned) -> CondensedSet:
         images, details = state["images"].detach().cpu(), learning.facts(state, c, run)
-        made = (c.method, c.ipc, real.whitening)
-        return CondensedSet(images, targets, real.classes, *made, seed=c.seed, details=details)
+        made = (first.labels, real.classes, c.method, c.ipc, real.whitening)
+        return CondensedSet(images, *made, seed=c.seed, details=details)
 
-    mark = run_mark(c, real.images, index)
+    mark = run_mark(c, real.images, first.index)
     return learn(learned, c.iterations, lambda s: _iterate(problem, s), finish, mark, run, c.method)

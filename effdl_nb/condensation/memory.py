@@ -162,7 +162,7 @@ def whitening_memory(
     matrices = ZCA_MATRICES * D * D if kind == "zca" else 0
     return 4 * (matrices + (count * D if copy else 0))
 
-
+# %% ../../nbs/04_condensation/11_memory.ipynb #291d5fad
 def check_whitening(
     shape: tuple[int, int, int, int],  # of the real images, (N, C, H, W)
     kind: str,  # "zca" or "channel"
@@ -174,9 +174,10 @@ def check_whitening(
     if free is None or needed <= free:
         return
     other = whitening_memory(shape, "channel", copy)
-    size, least, have = (f"{count / 2**20:,.0f} MB" for count in (needed, other, free))
+    size, have = (f"{count / 2**20:,.0f} MB" for count in (needed, free))
     advice = "use fewer or smaller images"
     if other <= free:
+        least = f"{other / 2**20:,.0f} MB"
         advice = f"use whitening='channel', which needs {least}, or smaller images"
     images = f"{shape[0]:,} images of {shape[2]} x {shape[3]} pixels"
     raise MemoryError(

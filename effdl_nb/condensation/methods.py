@@ -27,7 +27,7 @@ class Method:
     source: str  # of these settings
     small: Mapping = field(default_factory=dict)  # what the preset "small" changes
 
-
+# %% ../../nbs/04_condensation/17_methods.ipynb #9e637032
 _HERE = "effdl_nb.condensation"
 _CORESET = {"width": 8, "epochs": 6, "batch_size": 64, "lr": 0.05}
 _MATCHING = {
@@ -38,6 +38,8 @@ _MATCHING = {
     "outer_steps": 1,
 }
 _INNER = {"width": 32, "iterations": 40, "batch_real": 128, "inner_lr": 0.05, "memory": "full"}
+
+# %% ../../nbs/04_condensation/17_methods.ipynb #dff7a039
 _EXPERTS = {"count": 3, "epochs": 4, "lr": 0.02, "batch_size": 64, "half": False}
 _TRAJECTORY = {
     "width": 32,
@@ -56,7 +58,7 @@ _TRAJECTORY = {
     "memory": "full",
 }
 
-# %% ../../nbs/04_condensation/17_methods.ipynb #9e637032
+# %% ../../nbs/04_condensation/17_methods.ipynb #bdfe229a
 _CAFE_SOURCE = "Wang et al. 2022; layer weights and thresholds are our reading"
 _HERDING_SOURCE = "Welling 2009; the network is trained as for Forgetting"
 _LD_SOURCE = "Bohdal et al. 2020; its ridge form is left out"
@@ -73,6 +75,8 @@ _CORESETS = f"{_HERE}.coresets"
 _MATCH = f"{_HERE}.matching:MatchingConfig"
 _DISTIL = f"{_HERE}.distillation:DistillationConfig"
 _TRACK = f"{_HERE}.trajectory"
+
+# %% ../../nbs/04_condensation/17_methods.ipynb #463e2d43
 METHODS: dict[str, Method] = {
     "random": Method("Random", f"{_CORESETS}:RandomConfig", "section 4.4"),
     "herding": Method("Herding", f"{_CORESETS}:CoresetConfig", _HERDING_SOURCE, _CORESET),
@@ -121,7 +125,7 @@ def _job(kind: type, **job) -> dict:
     names = {f.name for f in fields(kind)}
     return {k: v for k, v in job.items() if k in names}
 
-
+# %% ../../nbs/04_condensation/17_methods.ipynb #9cb46124
 def setting_layers(
     method: str,  # one of METHODS
     ipc: int = 1,  # images per class
@@ -148,7 +152,7 @@ def setting_layers(
         layers.append((f"preset small of {spec.title}", small))
     return layers
 
-# %% ../../nbs/04_condensation/17_methods.ipynb #06d25417
+# %% ../../nbs/04_condensation/17_methods.ipynb #3e800001
 _KINDS = {
     bool: ("true or false", bool),
     int: ("a whole number", int),
@@ -158,7 +162,7 @@ _KINDS = {
     dict: ("a mapping", Mapping),
 }
 
-
+# %% ../../nbs/04_condensation/17_methods.ipynb #29d9cd6b
 LARGEST = torch.finfo(torch.float32).max  # what a tensor can be multiplied with
 
 
@@ -174,7 +178,7 @@ def _check_kind(name: str, value, default):
     if not isinstance(value, kinds) or isinstance(value, bool) and kinds is not bool:
         raise ValueError(f"{name} is {value!r}; allowed: {words}, such as {default!r}")
 
-
+# %% ../../nbs/04_condensation/17_methods.ipynb #06d25417
 def _written_out(options: Mapping, known: Mapping) -> dict:
     "Options with nested records as mappings: the first field alone may stand for one."
     whole = {}
@@ -184,7 +188,7 @@ def _written_out(options: Mapping, known: Mapping) -> dict:
         whole[key] = {next(iter(known[key])): value} if short else value
     return whole
 
-
+# %% ../../nbs/04_condensation/17_methods.ipynb #d7be5e7b
 def _check_options(method: str, options: Mapping, known: Mapping, first: Mapping, where: str = ""):
     "ValueError for an option that the method does not have, or of the wrong kind; nested ones too."
     for key, value in options.items():
@@ -197,6 +201,12 @@ def _check_options(method: str, options: Mapping, known: Mapping, first: Mapping
         _check_kind(name, value, known[key])
         if isinstance(value, Mapping):
             _check_options(method, value, known[key], first[key], f"{name}.")
+
+# %% ../../nbs/04_condensation/17_methods.ipynb #3452cb6d
+def _check_seed(seed):
+    "Raise ValueError unless `seed` is a whole number from 0 that torch takes."
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**62:
+        raise ValueError(f"seed must be a whole number from 0, not {seed!r}")
 
 # %% ../../nbs/04_condensation/17_methods.ipynb #e9ae85f5
 def configure(
@@ -214,8 +224,7 @@ def configure(
     Raises ValueError for an option that the method does not have or for a value that makes no
     sense.
     """
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**62:
-        raise ValueError(f"seed must be a whole number from 0, not {seed!r}")
+    _check_seed(seed)
     layers = [mapping for _, mapping in setting_layers(method, ipc, dataset, preset, network)]
     known = settings.merge(*layers)
     options = _written_out(options or {}, known)
@@ -226,7 +235,7 @@ def configure(
     config = settings.from_mapping(kind, method, content | job)
     return settings.resolve(config) if hasattr(config, "published") else config
 
-
+# %% ../../nbs/04_condensation/17_methods.ipynb #8ccd185f
 def defaults(
     method: str,
     ipc: int = 1,

@@ -327,14 +327,17 @@ def merge_sets(one: CondensedSet, two: CondensedSet) -> CondensedSet:
     both = {"images": torch.cat([one.images, two.images])[order], "labels": labels[order]}
     if one.pixels is not None and two.pixels is not None:
         both["pixels"] = torch.cat([one.pixels, two.pixels])[order]
+    counts = classes.bincount(minlength=len(names)).tolist()
+    fewer = {name: n for name, n in zip(names, counts, strict=True) if n < max(counts)}
+    details = {"merged": [dict(one.details), dict(two.details)]}
     return CondensedSet(
         **both,
         classes=names,
         method="merged",
-        ipc=int(classes.bincount().max()),
+        ipc=max(counts),
         whitening=whitening,
         lr=one.lr if one.lr == two.lr else None,
-        details={"merged": [dict(one.details), dict(two.details)]},
+        details=details | ({"fewer": fewer} if fewer else {}),
     )
 
 

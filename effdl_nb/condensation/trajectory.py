@@ -30,6 +30,7 @@ from .real import RealImages, first_images
 from .sets import CondensedSet
 from .unroll import LR_BOUNDS, note_bounds, unroll
 from ..files import settings_hash
+from ..registry import DATASETS
 
 # %% ../../nbs/04_condensation/16_trajectory.ipynb #5c746d2e
 _COLUMNS = (
@@ -55,13 +56,14 @@ TABLE_4_3 = {
     ("tiny-imagenet", 50): (80, 2, 40, 70, 70, 100, 250, 100.0, 1.0),
 }
 
-
+# %% ../../nbs/04_condensation/16_trajectory.ipynb #6055719f
 def table_4_3(
-    dataset: str,  # a name; others than the table's count as cifar10
+    dataset: str,  # a name; one that the table lacks takes what it is registered to be like
     ipc: int,  # images per class
 ) -> dict:  # setting -> value
     "Look up the schedule of Table 4.3 for a data set and the nearest number of images."
-    name = dataset if (dataset, 1) in TABLE_4_3 else "cifar10"
+    like = DATASETS[dataset].like if dataset in DATASETS else None
+    name = next((n for n in (dataset, like) if (n, 1) in TABLE_4_3), "cifar10")
     nearest = min((1, 10, 50), key=lambda n: abs(math.log(ipc / n)))
     return dict(zip(_COLUMNS, TABLE_4_3[name, nearest], strict=True))
 
@@ -243,12 +245,13 @@ def _draw_batches(
     batches = batches[: c.student_steps]
     return batches, [draw_augmentation(len(b), generator, c.strategy) for b in batches]
 
-
+# %% ../../nbs/04_condensation/16_trajectory.ipynb #881a5cc5
 class _Problem:
     "The experts' side of the problem."
 
     def __init__(self, experts: Experts, real: RealImages, config: MTTConfig, device):
-        self.experts, self.config, self.device = experts, config, device
+        self.experts, self.config = experts, config
+        self.device = device
         c, (first, last) = config, (experts.config.first, experts.config.epochs)
         if last_epoch(c) > last or c.min_start < first:
             raise ValueError(
@@ -264,8 +267,9 @@ class _Problem:
 
 # %% ../../nbs/04_condensation/16_trajectory.ipynb #d49c049b
 def _student(problem: _Problem, learned: Learned, labels: Tensor, lr: Tensor):
-    "Draw an expert, an epoch and batches, and train a student: end, start, target, draw."
-    c, images, generator = problem.config, learned["images"], learned.generator
+    "Draw an expert, an epoch and batches, and train a student: (end, start, target), draw."
+    c, images = problem.config, learned["images"]
+    generator = learned.generator
     expert = int(torch.randint(len(problem.experts), (), generator=generator))
     span = (c.min_start, largest_start(c, learned.iteration) + 1)
     t = int(torch.randint(*span, (), generator=generator))
@@ -279,7 +283,7 @@ def _student(problem: _Problem, learned: Learned, labels: Tensor, lr: Tensor):
 
     arguments = (images, labels, lr, c.student_steps, prepare, problem.memory, c.compiled)
     end = unroll(problem.model, start, *arguments)
-    return end, start, target, {"epoch": t, "expert": expert}
+    return (end, start, target), {"epoch": t, "expert": expert}
 
 # %% ../../nbs/04_condensation/16_trajectory.ipynb #3ef81036
 CACHE_BYTES = 2**29  # of analysed layers kept
@@ -328,18 +332,18 @@ def _importance_loss(
         ranks = [x.components.rank_at(fraction, rule) for x in layers]
     return iatm.iatm_loss(end, start, target, layers, fraction, c.reading), ranks
 
-
+# %% ../../nbs/04_condensation/16_trajectory.ipynb #ac386f1b
 def _matching_loss(
     problem: _Problem, importance: _Importance | None, learned: Learned, labels: Tensor, lr: Tensor
 ) -> tuple[Tensor, dict]:
     "One draw and its loss, differentiable in images and learning rate, and what was drawn."
     c = problem.config
-    end, start, target, drawn = _student(problem, learned, labels, lr)
+    weights, drawn = _student(problem, learned, labels, lr)
     if importance is None:
-        return iatm.mtt_loss(end, start, target), drawn
+        return iatm.mtt_loss(*weights), drawn
     spans = (c.max_start, c.experts.epochs, learned.iteration, c.iterations)
     f = iatm.energy_fraction(c.reading, drawn["epoch"], *spans, c.opening, c.horizon)
-    loss, ranks = _importance_loss(importance, end, start, target, f, drawn)
+    loss, ranks = _importance_loss(importance, *weights, f, drawn)
     return loss, drawn | {"fraction": f, "ranks": ranks}
 
 # %% ../../nbs/04_condensation/16_trajectory.ipynb #7fd5159b
@@ -380,7 +384,7 @@ def _finish(learned: Learned, targets, real: RealImages, c: MTTConfig, run: Run)
     last = learned.notes["lrs"][-1]
     return CondensedSet(images, targets.cpu(), real.classes, *made, last, c.seed, details)
 
-
+# %% ../../nbs/04_condensation/16_trajectory.ipynb #08b18b4f
 def condense_trajectory(
     experts: Experts,
     real: RealImages,
@@ -394,19 +398,20 @@ def condense_trajectory(
     iteration, if the inner loop needs more memory than is free; NonFiniteSteps if `max_skipped`
     steps in a row are not finite.
     """
-    c, device, known = config, run.on(), experts.data["num_classes"]
+    c, device = config, run.on()
+    known = experts.data["num_classes"]
     if known != real.num_classes:
         names = ", ".join(real.classes)
         raise ValueError(f"the experts know {known} classes, not {real.num_classes} ({names})")
     generator = torch.Generator().manual_seed(c.seed)
-    images, targets, index = first_images(real, c.ipc, "real", generator)
+    first = first_images(real, c.ipc, "real", generator)
     problem, importance = _Problem(experts, real, c, device), None
     if c.method == "iatm":
         order = torch.randperm(len(real.images), generator=generator)
         importance = _Importance(problem, real.images[order[: c.statistics_images]])
-    learned, targets = _learned(images.to(device), c), targets.to(device)
+    learned, targets = _learned(first.images.to(device), c), first.labels.to(device)
     more = (asdict(experts.config), experts.data, len(experts))
-    mark = run_mark(c, real.images, index, *more)
+    mark = run_mark(c, real.images, first.index, *more)
 
     def iterate(state: Learned) -> float:
         return _iterate(problem, importance, state, targets)

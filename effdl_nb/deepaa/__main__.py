@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..accuracy import accuracy_of
+from ..checkpoints import open_device
 from . import searching
 from .operations import check_augmentable
 from .policy import Policy, top_operations
@@ -114,17 +115,6 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 # %% ../../nbs/03_deepaa/22_command.ipynb #5a5612df
-def _device(name: str | None) -> torch.device:
-    "The device of that name. Raises ValueError if there is none."
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    gpus = [f"cuda:{n}" for n in range(torch.cuda.device_count())]
-    allowed = ["cpu", *gpus, *(["cuda"] if gpus else [])]
-    if name not in allowed:
-        raise ValueError(f"device {name!r} is unknown; allowed: {', '.join(allowed)}")
-    return torch.device(name)
-
-
 @dataclass(frozen=True)
 class _Settings:
     "What the arguments ask for."
@@ -150,7 +140,7 @@ def _settings(given: argparse.Namespace) -> _Settings:
     epochs = preset.proxy_epochs if given.proxy_epochs is None else given.proxy_epochs
     recipe = {"batch_size": 128, "lr": 0.1, "nesterov": True, "clip_norm": 5.0}
     training = TrainConfig(epochs=epochs, channels_last=True, seed=config.seed, **recipe)
-    device = _device(given.device)
+    device = open_device(given.device)
     searching.check_device(config.precision, config.compile, device)
     return _Settings(network, training, config, device)
 

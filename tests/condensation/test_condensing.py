@@ -119,7 +119,7 @@ def test_a_checkpoint_older_than_its_set_is_not_resumed(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_built_is_an_error_before_anything_is_whitened(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "prepare", lambda *a: pytest.fail("whitened"))
+    monkeypatch.setattr(real_module, "prepare", lambda *a: pytest.fail("whitened"))
     for method in sorted(set(METHODS) - {"random", "kip"}):
         with pytest.raises(ValueError, match="network 'convnet-x' is unknown; allowed"):
             run(method, network="convnet-x", work=tmp_path)
@@ -167,7 +167,7 @@ def test_the_file_of_a_set_is_known_without_making_it(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
     made = run("dm", work=tmp_path)
     assert [path] == list(tmp_path.glob("dm-*.safetensors"))
-    monkeypatch.setattr(module, "prepare", lambda *a: pytest.fail("whitened"))
+    monkeypatch.setattr(real_module, "prepare", lambda *a: pytest.fail("whitened"))
     assert set_path(tmp_path, settled("dm"), toy()) == path
     assert torch.equal(CondensedSet.load(path).images, made.images)
     config = settled("dm")
@@ -355,7 +355,7 @@ def test_options_are_judged_by_the_schedule_of_the_data_set():
 
 
 def test_settings_that_make_no_sense_are_told_before_anything_is_read(monkeypatch):
-    monkeypatch.setattr(module, "open_dataset", lambda *a: pytest.fail("read"))
+    monkeypatch.setattr(real_module, "open_dataset", lambda *a: pytest.fail("read"))
     for dataset in ("cifar100", "/nowhere/at/all"):
         with pytest.raises(ValueError, match="student_steps must be at least 1, not 0"):
             condense(dataset, "iatm", student_steps=0)
@@ -462,7 +462,7 @@ def test_what_a_set_cannot_begin_with():
 
 def test_whitening_that_does_not_fit_is_an_error_before_it_is_fitted(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "free_memory", lambda device: 100_000)
-    monkeypatch.setattr(module, "prepare", lambda *a: pytest.fail("whitened"))
+    monkeypatch.setattr(real_module, "prepare", lambda *a: pytest.fail("whitened"))
     with pytest.raises(MemoryError, match="'zca' of 30 images of 8 x 8 .*use whitening='channel'"):
         run("dm", whitening="zca", work=tmp_path)
     monkeypatch.setattr(memory, "free_memory", lambda device: 100)
@@ -473,7 +473,7 @@ def test_whitening_that_does_not_fit_is_an_error_before_it_is_fitted(monkeypatch
 def test_experts_that_do_not_fit_are_an_error_before_images_are_whitened(monkeypatch, tmp_path):
     usage = experts_module.shutil.disk_usage(tmp_path)
     monkeypatch.setattr(experts_module.shutil, "disk_usage", lambda p: usage._replace(free=10))
-    monkeypatch.setattr(module, "prepare", lambda *a: pytest.fail("whitened"))
+    monkeypatch.setattr(real_module, "prepare", lambda *a: pytest.fail("whitened"))
     with pytest.raises(OSError, match="2 experts need about .* MB"):
         run("mtt", work=tmp_path)
 

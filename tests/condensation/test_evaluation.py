@@ -162,6 +162,17 @@ def test_hard_labels_of_a_set_in_an_unknown_order():
         hard_labels(replace(s, labels=torch.full((6, 3), 1 / 3), ipc=5))
 
 
+def test_hard_labels_of_a_merged_set_know_how_many_images_each_class_has():
+    s = sample(toy())
+    soft = replace(s, labels=torch.eye(3)[s.labels])
+    merged = soft.merge(replace(soft, classes=(s.classes[2], "x", "y")))
+    assert merged.ipc == 4 and merged.details["fewer"] == {
+        name: 2 for name in merged.classes if name != s.classes[2]
+    }
+    assert torch.equal(hard_labels(merged).labels, merged.labels.argmax(1))
+    assert "fewer" not in s.merge(s).details
+
+
 def test_one_class_and_grayscale():
     d = toy(classes=1, n=10)
     assert evaluate(sample(d), d, **QUICK).values == (100.0, 100.0)

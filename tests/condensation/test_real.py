@@ -24,6 +24,7 @@ from effdl_nb.condensation.real import (
 )
 from effdl_nb.condensation.trajectory import table_4_3
 from effdl_nb.data import Split
+from effdl_nb.registry import DATASETS, Entry
 
 
 @pytest.fixture
@@ -55,6 +56,16 @@ def test_class_folders_at_the_top_or_under_train(tmp_path):
     how = {"network": "convnet-2", "preset": "small", "image_size": 8, "progress": False}
     condensed = condense(tmp_path / "plain", "dm", **how, **options)
     assert condensed.classes == ("cat", "dog")
+
+
+def test_whitening_and_schedule_of_a_registered_data_set_are_its_entry_s(monkeypatch):
+    mine = Entry("mine", whitening="zca", like="cifar100")
+    monkeypatch.setitem(DATASETS, "mine", mine)
+    assert origin_of(replace(toy(), name="mine"))["whitening"] == "zca"
+    assert table_4_3("mine", 10) == table_4_3("cifar100", 10)
+    monkeypatch.setitem(DATASETS, "mine", replace(mine, whitening="channel", like=None))
+    assert origin_of(replace(toy(), name="mine"))["whitening"] == "channel"
+    assert table_4_3("mine", 10) == table_4_3("cifar10", 10)
 
 
 def test_a_folder_called_like_a_benchmark_is_none(tmp_path, monkeypatch):

@@ -138,7 +138,7 @@ def test_an_interruption_says_how_to_resume_and_other_settings_raise(
         (["--space", "mnist"], "invalid choice: 'mnist'"),
         (["--steps", "0"], "steps must be at least 1, not 0"),
         (["--steps", "many"], "invalid int value: 'many'"),
-        (["--device", "tpu"], "device 'tpu' is unknown; allowed: cpu"),
+        (["--device", "tpu"], "device 'tpu' is not available"),
         (["--precision", "bf16"], "precision 'bf16' is unknown; allowed: fp32, tf32"),
         (["--precision", "tf32", "--device", "cpu"], "needs a GPU"),
         (["--compile", "--device", "cpu"], "needs a GPU"),
