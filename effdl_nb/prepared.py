@@ -249,7 +249,8 @@ def read_prepared(
 ) -> tuple[Arrays, dict]:  # arrays with memory-mapped images, and the header
     "Read a prepared folder. Raises ValueError if it is damaged."
     folder = Path(folder)
-    header = read_json(folder / "dataset.json")
+    advice = f"; move {folder} away to have it prepared again"
+    header = read_json(folder / "dataset.json", advice)
     arrays = {key: _read_array(folder, key) for key in ARRAYS}
     for split in ("train", "test"):
         _check_split(folder, split, arrays[f"{split}_images"], arrays[f"{split}_labels"], header)

@@ -153,7 +153,7 @@ def read_row(
     path: Path,
 ) -> dict:
     "Read a row. Raises ValueError with the path for a file that holds something else."
-    row = read_json(path)
+    row = read_json(path, "; delete it to have it made again")
     parts = ("cells", "measurements")
     if not isinstance(row, dict) or not all(isinstance(row.get(key), list) for key in parts):
         raise ValueError(
@@ -198,7 +198,8 @@ class PlannedRow:
         kept = {measurement["hash"]: measurement for measurement in measurements}
         for unit in self.units:
             if self.at.unit(unit).exists():  # written after the row, or there is no row yet
-                kept[unit.hash] = read_json(self.at.unit(unit))
+                advice = "; delete it to have it measured again"
+                kept[unit.hash] = read_json(self.at.unit(unit), advice)
         return {u.hash: kept[u.hash] for u in self.units if _counts(self, u, kept.get(u.hash))}
 
     def whole(self, kept: Collection[str]) -> tuple[str, ...]:  # keys of columns
