@@ -23,6 +23,13 @@ from .provenance import code_hash, project_root
 from .spec import Column, Plan, Profile, Table, Task
 
 # %% ../nbs/01_foundations/16_rows.ipynb #a88ef33b
+def _identity(settings) -> dict:
+    "What identifies settings: all of them, but later ones at their defaults."
+    later = {f.name: f.default for f in dataclasses.fields(settings) if f.metadata.get("later")}
+    content = dataclasses.asdict(settings)
+    return {name: v for name, v in content.items() if name not in later or v != later[name]}
+
+# %% ../nbs/01_foundations/16_rows.ipynb #dee065be
 @dataclass(frozen=True)
 class Unit:
     "One measurement: a row at one seed with one record of settings, for the columns that share it."
@@ -37,7 +44,7 @@ class Unit:
     @functools.cached_property
     def hash(self) -> str:
         "Identify everything that shapes the number, apart from the code."
-        return settings_hash([self.table, self.row, self.seed, dataclasses.asdict(self.settings)])
+        return settings_hash([self.table, self.row, self.seed, _identity(self.settings)])
 
     @property
     def code(self) -> str:

@@ -41,18 +41,21 @@ def draw_pairs(
     pairs: int,  # how many
     count: int,  # validation images behind each v
     generator: torch.Generator,
+    shared: bool = False,  # x is one of the validation images; it is left out of its own v
 ) -> list[tuple[int, Tensor]]:
     "Draw for each pair the position of x and those of its validation batch, without repetition."
     drawn = []
     for x in torch.randint(len(labels), (pairs,), generator=generator).tolist():
-        drawn.append((x, pools[int(labels[x])]))
+        pool = pools[int(labels[x])]
+        drawn.append((x, pool[pool != x] if shared else pool))
     return [(x, pool[torch.randperm(len(pool), generator=generator)[:count]]) for x, pool in drawn]
 
 # %% ../../nbs/03_deepaa/14_similarity.ipynb #afef95ba
-def validation_gradient(data: SearchData, positions: Tensor) -> Tensor:
-    "Compute v (Eq 3.1): the mean gradient of validation images, flat."
+def validation_gradient(data: SearchData, positions: Tensor, chunk: int | None = None) -> Tensor:
+    "Compute v (Eq 3.1): the mean gradient of validation images, flat, `chunk` in one pass."
     labels = data.validation.labels[positions].to(data.device)
-    return batch_gradient(data.model, data.inputs(data.validation.images[positions]), labels)
+    images = data.validation.images[positions]
+    return batch_gradient(data.model, images, labels, chunk=chunk, inputs=data.inputs)
 
 
 def sampled_chains(
@@ -96,7 +99,8 @@ def _cosines_by_depth(data: SearchData, pair: _HeldOutPair, policy, chains: int,
         views.append(current)
     cosines = []
     for view in views:
-        g = batch_gradient(data.model, data.inputs(view), pair.label.expand(len(view)))
+        labels = pair.label.expand(len(view))
+        g = batch_gradient(data.model, view, labels, chunk=512, inputs=data.inputs)
         cosines.append(cosine(pair.v, g).double().cpu())
     return torch.stack(cosines)
 

@@ -125,10 +125,45 @@ def test_an_interruption_says_how_to_resume_and_other_settings_raise(
     assert main(arguments) == 130 and "same command again" in capsys.readouterr().out
     assert main([*arguments, "--penalty", "0.5"]) == 1
     assert re.search(
-        r"belongs to another search.*penalty \(1.0 there, 0.5 here\)", capsys.readouterr().err
+        r"belongs to another search.*penalty \(1.0 there, 0.5 here\); take the values there to",
+        capsys.readouterr().err,
     )
     assert main([*arguments, "--network", "wrn-10-1"]) == 1
-    assert "made with other settings" in capsys.readouterr().err
+    assert re.search("made with other settings.*take those to resume it", capsys.readouterr().err)
+    assert main([*arguments, "--layers", "3"]) == 0, "more layers are no other search"
+    assert "resuming at layer 2" in capsys.readouterr().out and load_policy(out).layers == 3
+
+
+def test_a_finished_search_is_extended(folder, whole, tmp_path, capsys):
+    out, long = tmp_path / "policy.json", tmp_path / "long.json"
+    out.write_bytes(whole.read_bytes())
+    more = [*SHORT, "--layers", "3"]
+    with pytest.raises(SystemExit):
+        main(["--data", str(folder), "--out", str(out), *more])
+    assert "or --extend and more --layers" in capsys.readouterr().err
+    assert main(["--data", str(folder), "--out", str(long), *more]) == 0
+    arguments = ["--data", str(folder), "--out", str(out), "--extend", *more]
+    assert main([*arguments, "--penalty", "0.5"]) == 1
+    assert "the policy belongs to another search" in capsys.readouterr().err
+    for file in tmp_path.glob("*.search.safetensors"):
+        file.unlink()
+    assert main(arguments) == 0 and "resuming at layer 3, step 0" in capsys.readouterr().out
+    assert torch.equal(load_policy(out).probabilities, load_policy(long).probabilities)
+    with pytest.raises(SystemExit):
+        main(["--data", str(folder), "--out", str(tmp_path / "none.json"), "--extend", *more])
+    assert "there is no" in capsys.readouterr().err
+
+
+def test_a_class_that_leaves_one_image_for_both_is_told_what_to_do(folder, tmp_path, capsys):
+    for k, count in (("a", 2), ("b", 9)):
+        (tmp_path / "few" / k).mkdir(parents=True)
+        for n in range(count):
+            Image.new("RGB", (32, 32), (20 * n, 9, 90)).save(tmp_path / "few" / k / f"{n}.png")
+    arguments = ["--data", str(tmp_path / "few"), "--out", str(tmp_path / "p.json"), *SHORT]
+    assert main(arguments) == 1
+    assert "must leave 2 images to guide the search, not 1; raise" in capsys.readouterr().err
+    assert main([*arguments, "--x-from", "proxy"]) in (0, 1)  # flat images may have no gradient
+    assert "guide the search, not 1" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
