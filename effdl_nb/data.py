@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from . import prepared
-from .files import is_writable, lock, settings_hash
+from .files import is_writable, lock, plain_warnings, settings_hash
 from .folders import load_folder
 from .prepared import Arrays, ImageDataset, Split, normalize
 from .registry import DATASETS, NAMES, Entry, Source, entry_of, register
@@ -226,7 +226,8 @@ def main(argv: list[str] | None = None) -> int:
         if options.name == "sample":
             _write_sample(options.out, options.root)
             return 0
-        images = load(options.name, options.root, image_size=options.image_size)
+        with plain_warnings():
+            images = load(options.name, options.root, image_size=options.image_size)
         # an embedded data set is verified whenever it is read
         if options.verify and entry_of(options.name).embedded is None:
             folder = prepared_folder(options.name, options.root, options.image_size)

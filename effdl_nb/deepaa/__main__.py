@@ -9,6 +9,7 @@ __all__ = ['SEARCH_PRESETS', 'USE', 'SearchPreset', 'make_parser', 'divide', 'fi
 # %% ../../nbs/03_deepaa/22_command.ipynb #933bd5ea
 import argparse
 import sys
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from .policy_file import load_policy, save_policy
 from .search import PolicySearch, SearchConfig
 from .searching import X_FROM, SearchData, SearchFailed
 from .space import SPACES, search_space
+from ..files import check_target, plain_warnings
 from ..folders import load_folder
 from ..networks import build
 from ..optimization import TrainConfig
@@ -168,7 +170,8 @@ def divide(train: Split, share: float, classes: list[str], seed: int) -> tuple[S
     if small := {classes[k]: len(r) for k, r in enumerate(rows) if len(r) < 2}:
         allowed = "2 images, one to augment and one to compare with"
         raise ValueError(f"each class needs at least {allowed}; too small: {small}")
-    cuts = [min(len(r) - 1, max(1, round(share * len(r)))) for r in rows]
+    # two of a rare class, so that one is compared with the other
+    cuts = [min(len(r) - 1, max(2, round(share * len(r)))) for r in rows]
     pairs = list(zip(rows, cuts, strict=True))
     first = torch.cat([r[cut:] for r, cut in pairs]).sort().values
     second = torch.cat([r[:cut] for r, cut in pairs]).sort().values
@@ -180,16 +183,24 @@ def fitting_config(
     guide: Split,
     shared: bool = True,  # the image to augment is one of the guide's, and left out
 ) -> tuple[SearchConfig, str | None]:
-    "Ask for no more validation images than every class has, and say so if that is fewer."
-    most = (int(guide.labels.bincount().min()) if config.same_class else len(guide)) - shared
-    if most < 1:
+    "Ask for no more validation images than the largest class has, and say where there are fewer."
+    sizes = guide.labels.bincount() if config.same_class else torch.tensor([len(guide)])
+    sizes = sizes - int(shared)
+    least, most = int(sizes.min()), int(sizes.max())
+    if least < 1:
         advice = "raise --guide-share, or augment the proxy's images: --x-from proxy"
         raise ValueError(f"each class must leave 2 images to guide the search, not 1; {advice}")
-    if most >= config.validation_images:
+    count = config.validation_images
+    if least >= count:
         return config, None
-    words = f"each validation gradient is taken from {most} images instead of"
-    noisier = f"{words} {config.validation_images}: more of them are noise"
-    return replace(config, validation_images=most), noisier
+    small = sizes < count
+    words = f"each validation gradient is taken from {least} images instead of {count}"
+    if most > least:
+        words = (
+            f"of {int(small.sum())} of {len(sizes)} classes, validation gradients are taken from "
+        )
+        words += f"fewer images than {count}, {least} for the smallest"
+    return replace(config, validation_images=min(most, count)), f"{words}: they are noisier"
 
 # %% ../../nbs/03_deepaa/22_command.ipynb #9589452c
 def read_images(folder: Path, image_size: int, progress: bool) -> ImageDataset:
@@ -252,7 +263,9 @@ def _search(given: argparse.Namespace, settings: _Settings, images: ImageDataset
     data = SearchData(proxy, drawn_from, guide, images.mean, images.std)
     space = search_space(given.space, given.image_size)
     run = {"state": _beside(given.out)["search"], "provenance": origin}
-    search = PolicySearch(data, space, config, **run)
+    with warnings.catch_warnings():  # of small classes, which is said above
+        warnings.filterwarnings("ignore", message="classes with fewer than")
+        search = PolicySearch(data, space, config, **run)
     if given.extend:
         search.take_up(load_policy(given.out, space))
     if search.history or search.rows:
@@ -294,6 +307,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
     given = parser.parse_args(argv)
     try:
+        check_target(given.out)
         settings = _settings(given)
     except ValueError as error:
         parser.error(str(error))
@@ -303,9 +317,10 @@ def main(argv: list[str] | None = None) -> int:
         advice = "name another file, or add --overwrite, or --extend and more --layers"
         parser.error(f"{given.out} is there already; {advice}")
     try:
-        images = read_images(given.data, given.image_size, not given.quiet)
-        policy = _search(given, settings, images)
-        save_policy(policy, given.out)
+        with plain_warnings():
+            images = read_images(given.data, given.image_size, not given.quiet)
+            policy = _search(given, settings, images)
+            save_policy(policy, given.out)
     except (OSError, ValueError, SearchFailed, NonFiniteLoss) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

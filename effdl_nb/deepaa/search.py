@@ -331,7 +331,8 @@ def pools_of(data: SearchData, config: SearchConfig) -> dict[int, Tensor]:
     "List the validation positions for each class of x. Raises ValueError if there are too few."
     classes = data.train.labels.unique().tolist()
     size = (config.validation_images + data.shared, config.same_class)
-    return similarity.validation_pools(data.validation.labels, classes, *size)
+    least = 1 + data.shared
+    return similarity.validation_pools(data.validation.labels, classes, *size, least=least)
 
 # %% ../../nbs/03_deepaa/15_search.ipynb #2dc7d64e
 class PolicySearch(Search):
