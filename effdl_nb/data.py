@@ -98,8 +98,8 @@ def prepared_folder(
 ) -> Path:  # the prepared folder
     """Find, or make, the prepared folder of a data set.
 
-    Raises ValueError for an unknown name, FileExistsError if something else is where it would be
-    made, and FileNotFoundError with a line for each source that was tried if none serves.
+    Raises ValueError for an unknown name, or if something else is where it would be made, and
+    FileNotFoundError with a line for each source that was tried if none serves.
     """
     entry = entry_of(name)
     root = data_root(root)

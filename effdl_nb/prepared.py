@@ -165,14 +165,14 @@ def _facts(arrays: Arrays) -> dict:
 def check_free(
     folder: str | Path,  # where a prepared folder shall be
 ):
-    "Raise FileExistsError if something else is there; an empty folder is replaced."
+    "Raise ValueError if something else is there; an empty folder is replaced."
     folder = Path(folder)
     if not folder.exists() or (folder / "dataset.json").exists():
         return
     if not folder.is_dir():
-        raise FileExistsError(f"{folder} is a file; move it, or keep data sets elsewhere")
+        raise ValueError(f"{folder} is a file; move it, or keep data sets elsewhere")
     if names := sorted(path.name for path in folder.iterdir()):
-        raise FileExistsError(
+        raise ValueError(
             f"{folder} is there but holds no dataset.json; it holds {names[:3]}; move it, or keep "
             "data sets elsewhere"
         )
@@ -186,7 +186,7 @@ def write_prepared(
 ):
     """Write a prepared data set: the arrays as .npy, and dataset.json. All of it appears at once.
 
-    Raises FileExistsError if the folder holds something else.
+    Raises ValueError if the folder holds something else.
     """
     folder = Path(folder)
     if (folder / "dataset.json").exists():

@@ -404,9 +404,9 @@ def test_a_prepared_folder_that_is_taken_is_said_before_the_work(
         place.mkdir()
         (place / "notes.txt").write_text("mine")
     words = "is a file" if taken == "file" else r"holds no dataset\.json; it holds \['notes\.txt'\]"
-    with pytest.raises(FileExistsError, match=rf"imagenet-16.*{words}.*move it"):
+    with pytest.raises(ValueError, match=rf"imagenet-16.*{words}.*move it"):
         data.load("imagenet", tmp_path, image_size=16)
-    with pytest.raises(FileExistsError):
+    with pytest.raises(ValueError):
         write_prepared(place, small_arrays(), list("abcd"), "noise")
     assert taken == "file" or (place / "notes.txt").read_text() == "mine"
 
