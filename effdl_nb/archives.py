@@ -51,7 +51,7 @@ def check_digest(
             "has been removed"
         )
 
-
+# %% ../nbs/01_foundations/06_archives.ipynb #9d64a5f8
 def lies_there(
     path: str | Path,  # where an archive belongs
     digest: str,  # its MD5 (32 digits) or SHA-256 (64 digits)
@@ -189,7 +189,7 @@ def _tiny_training_files(folder: Path, classes: list[str]) -> list[Path]:
         )
     return files
 
-
+# %% ../nbs/01_foundations/06_archives.ipynb #788d9348
 def read_tiny_imagenet(
     root: Path,  # holds the official tiny-imagenet-200/
     image_size: int = 64,  # the only one

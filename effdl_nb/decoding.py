@@ -141,7 +141,7 @@ def _has_vanished(image: Image.Image, plain: Image.Image) -> bool:
     low, high = np.array(plain.getextrema()).T
     return bool((low == high).all()) and np.ptp(image.convert("RGBA").getextrema()[3]) > 0
 
-
+# %% ../nbs/01_foundations/03a_decoding.ipynb #be0a1070
 def _decode(path, size: int | None, channels: int, upright: bool) -> tuple[np.ndarray, list[str]]:
     "Decode one file, and say what is lost of it."
     with _open(path) as image:
@@ -182,7 +182,7 @@ def decode_image(
     "Decode one image file by the rules above. Raises ValueError naming a file that has none."
     return _named(path, lambda: _decode(path, size, channels, upright))[0]
 
-
+# %% ../nbs/01_foundations/03a_decoding.ipynb #83253c8c
 def image_mode(
     path: str | Path,  # an image file
 ) -> str:  # Pillow's name

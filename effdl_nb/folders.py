@@ -69,7 +69,7 @@ def _look(folder: Path, left_out: Files) -> _Contents:
                 _add(left_out, IRREGULAR, [path])
     return contents
 
-
+# %% ../nbs/01_foundations/04_folders.ipynb #1839a15d
 def _images_below(folder: Path, left_out: Files) -> list[Path]:
     "List the images of a folder and of all below it."
     contents = _look(folder, left_out)
@@ -93,7 +93,7 @@ def _classes(folder: Path, left_out: Files) -> Files:  # class name -> images, i
             classes[place.name] = inside.images
     return classes
 
-
+# %% ../nbs/01_foundations/04_folders.ipynb #1e04260d
 def _no_classes(folder: Path, left_out: Files) -> ValueError:
     "Say that a folder has no classes, and what is there instead."
     words = f"{printable(folder)} has no folders of images, one per class; it holds "
@@ -193,7 +193,7 @@ def _held_out(folder: Path, train: Files, left_out: Files) -> Files | None:
     _check_classes(places[taken], held_out, train)
     return held_out
 
-
+# %% ../nbs/01_foundations/04_folders.ipynb #0b5f703e
 def list_folder(
     folder: str | Path,  # holds <class>/, or train/<class>/ and perhaps val/ beside it
     held_out: bool = False,  # whether held-out images must be there
@@ -248,7 +248,7 @@ def decode_listing(
         arrays[f"{split}_labels"] = np.array(labels, np.int64)
     return arrays
 
-
+# %% ../nbs/01_foundations/04_folders.ipynb #83d43553
 def from_folder(
     folder: str | Path,  # holds <class>/, or train/<class>/ and perhaps val/ or test/ beside it
     image_size: int = 224,  # side of the squares to make

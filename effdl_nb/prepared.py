@@ -177,7 +177,7 @@ def check_free(
             "data sets elsewhere"
         )
 
-
+# %% ../nbs/01_foundations/02_prepared.ipynb #40e749f0
 def write_prepared(
     folder: str | Path,  # the folder to make; nothing happens if it is there
     arrays: Arrays,
