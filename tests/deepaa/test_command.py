@@ -157,6 +157,7 @@ def test_a_finished_search_is_extended(folder, whole, tmp_path, capsys):
     assert "there is no" in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:channels .* are constant")
 def test_a_class_that_leaves_one_image_for_both_is_told_what_to_do(folder, tmp_path, capsys):
     for k, count in (("a", 2), ("b", 9)):
         (tmp_path / "few" / k).mkdir(parents=True)
