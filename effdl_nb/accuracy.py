@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .prepared import normalize
+from .prepared import check_deviations, normalize
 
 # %% ../nbs/01_foundations/11_accuracy.ipynb #9d7d1b3a
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ def _check_images(data: Labelled):
         )
     if (data.mean is None) != (data.std is None):
         raise ValueError("mean and std must be given together: one of them is None")
+    if data.std is not None:
+        check_deviations(data.std)
     if data.mean is not None and images.is_floating_point():
         raise ValueError(
             "mean and std must be None for floating-point images, which are taken as they are; "

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from . import prepared
-from .files import lock, settings_hash
+from .files import is_writable, lock, plain_warnings, settings_hash
 from .folders import load_folder
 from .prepared import Arrays, ImageDataset, Split, normalize
 from .registry import DATASETS, NAMES, Entry, Source, entry_of, register
@@ -47,16 +47,21 @@ def data_root(
     root: str | Path | None = None,  # overrides $EFFDL_DATA and the cache folder
 ) -> Path:
     "Find where data sets are kept: `root`, else $EFFDL_DATA, else the user's cache folder."
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "effdl_nb"
-    return Path(root or os.environ.get("EFFDL_DATA") or cache)
+    return Path(root or os.environ.get("EFFDL_DATA") or _cache())
 
 
-def _check_counts(entry: Entry, arrays: Arrays):
-    "Raises ValueError if a source gave more or fewer images than the data set has."
-    for split, images in (("train", entry.train), ("test", entry.test)):
-        count = len(arrays[f"{split}_labels"])
-        if images not in (None, count):
-            raise ValueError(f"{split} images must be {images:,}, not {count:,}")
+def _cache() -> Path:
+    "Find the user's cache folder."
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "effdl_nb"
+
+
+def _writing_root(root: Path) -> Path:
+    "Find where to prepare what `root` holds: there, or, if it is read-only, in the cache folder."
+    if not root.exists():
+        root.mkdir(parents=True, exist_ok=True)
+    if is_writable(root):
+        return root
+    return _cache() / f"of-{settings_hash(ascii(root.resolve()))}"
 
 # %% ../nbs/01_foundations/07_data.ipynb #54818669
 def _from_sources(
@@ -72,7 +77,7 @@ def _from_sources(
         _log.info("%s: trying %s", entry.name, where)
         try:
             arrays, classes = source.read(root, image_size)
-            _check_counts(entry, arrays)
+            entry.check_counts(*(len(arrays[f"{split}_labels"]) for split in ("train", "test")))
         except _FAILURES as error:
             tried = [*tried, f"{where}: {error or type(error).__name__}"]
             _log.info("%s: %s", entry.name, tried[-1])
@@ -93,23 +98,27 @@ def prepared_folder(
 ) -> Path:  # the prepared folder
     """Find, or make, the prepared folder of a data set.
 
-    Raises ValueError for an unknown name, and FileNotFoundError with a line for each source that
-    was tried if none serves.
+    Raises ValueError for an unknown name, or if something else is where it would be made, and
+    FileNotFoundError with a line for each source that was tried if none serves.
     """
     entry = entry_of(name)
     root = data_root(root)
-    folders = [root / form.format(name=name, size=image_size) for form in entry.folders]
+    names = [form.format(name=name, size=image_size) for form in entry.folders]
 
-    def find() -> Path | None:
+    def find(place: Path) -> Path | None:
+        folders = [place / name for name in names]
         return next((folder for folder in folders if (folder / "dataset.json").exists()), None)
 
-    if (folder := find()) is not None:
+    if (folder := find(root)) is not None:
         return folder
-    tried = [f"prepared folder: no {folders[0] / 'dataset.json'}"]
-    root.mkdir(parents=True, exist_ok=True)
-    with lock(folders[0]):
+    place = _writing_root(root)
+    if (folder := find(place)) is not None:
+        return folder
+    tried = [f"prepared folder: no {root / names[0] / 'dataset.json'}"]
+    prepared.check_free(place / names[0])
+    with lock(place / names[0]):
         # another process may have made it while this one waited
-        return find() or _from_sources(entry, root, image_size, folders[0], tried)
+        return find(place) or _from_sources(entry, root, image_size, place / names[0], tried)
 
 # %% ../nbs/01_foundations/07_data.ipynb #44074399
 def balanced_subset(
@@ -179,7 +188,7 @@ def load(
         test=_split(arrays, "test", test_size, seed),
         classes=tuple(header["classes"]),
         mean=tuple(header["mean"]),
-        std=tuple(header["std"]),
+        std=prepared.divisible(header["std"], name),
         digest=settings_hash([header["sha256"], *subset]),
         source=", from ".join(header[key] for key in ("where", "source") if key in header),
     )
@@ -217,7 +226,8 @@ def main(argv: list[str] | None = None) -> int:
         if options.name == "sample":
             _write_sample(options.out, options.root)
             return 0
-        images = load(options.name, options.root, image_size=options.image_size)
+        with plain_warnings():
+            images = load(options.name, options.root, image_size=options.image_size)
         # an embedded data set is verified whenever it is read
         if options.verify and entry_of(options.name).embedded is None:
             folder = prepared_folder(options.name, options.root, options.image_size)

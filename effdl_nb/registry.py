@@ -41,6 +41,12 @@ class Entry:
     # arrays and header from inside the package, instead of a prepared folder
     embedded: Callable[[], tuple[Arrays, dict]] | None = None
 
+    def check_counts(self, train: int, test: int):
+        "Raise ValueError if there are more or fewer images than the data set has."
+        for split, expected, count in (("train", self.train, train), ("test", self.test, test)):
+            if expected not in (None, count):
+                raise ValueError(f"{split} images must be {expected:,}, not {count:,}")
+
 # %% ../nbs/01_foundations/03_registry.ipynb #3a6d046a
 DATASETS: dict[str, Entry] = {}  # name -> entry, in the order in which they were registered
 NAMES = DATASETS.keys()  # what `load` knows

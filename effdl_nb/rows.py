@@ -23,6 +23,13 @@ from .provenance import code_hash, project_root
 from .spec import Column, Plan, Profile, Table, Task
 
 # %% ../nbs/01_foundations/16_rows.ipynb #a88ef33b
+def _identity(settings) -> dict:
+    "What identifies settings: all of them, but later ones at their defaults."
+    later = {f.name: f.default for f in dataclasses.fields(settings) if f.metadata.get("later")}
+    content = dataclasses.asdict(settings)
+    return {name: v for name, v in content.items() if name not in later or v != later[name]}
+
+# %% ../nbs/01_foundations/16_rows.ipynb #dee065be
 @dataclass(frozen=True)
 class Unit:
     "One measurement: a row at one seed with one record of settings, for the columns that share it."
@@ -37,7 +44,7 @@ class Unit:
     @functools.cached_property
     def hash(self) -> str:
         "Identify everything that shapes the number, apart from the code."
-        return settings_hash([self.table, self.row, self.seed, dataclasses.asdict(self.settings)])
+        return settings_hash([self.table, self.row, self.seed, _identity(self.settings)])
 
     @property
     def code(self) -> str:
@@ -153,7 +160,7 @@ def read_row(
     path: Path,
 ) -> dict:
     "Read a row. Raises ValueError with the path for a file that holds something else."
-    row = read_json(path)
+    row = read_json(path, "; delete it to have it made again")
     parts = ("cells", "measurements")
     if not isinstance(row, dict) or not all(isinstance(row.get(key), list) for key in parts):
         raise ValueError(
@@ -198,7 +205,8 @@ class PlannedRow:
         kept = {measurement["hash"]: measurement for measurement in measurements}
         for unit in self.units:
             if self.at.unit(unit).exists():  # written after the row, or there is no row yet
-                kept[unit.hash] = read_json(self.at.unit(unit))
+                advice = "; delete it to have it measured again"
+                kept[unit.hash] = read_json(self.at.unit(unit), advice)
         return {u.hash: kept[u.hash] for u in self.units if _counts(self, u, kept.get(u.hash))}
 
     def whole(self, kept: Collection[str]) -> tuple[str, ...]:  # keys of columns

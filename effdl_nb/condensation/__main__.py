@@ -24,6 +24,7 @@ from .methods import METHODS, PRESETS, configure
 from .real import WHITENINGS, check_images, name_of, open_dataset
 from .sets import CondensedSet
 from ..data import ImageDataset
+from ..files import check_target, plain_warnings
 from ..settings import merge
 
 # %% ../../nbs/04_condensation/21_command.ipynb #9d8efd6a
@@ -226,14 +227,22 @@ EXPECTED = (  # errors that become a sentence
 def _check(arguments: argparse.Namespace):
     "ValueError for arguments that make no sense, before a folder is read."
     out, least = arguments.out, {"image_size": 1, "evaluate": 0, "epochs": 1}
+    check_target(out)
     if out.exists():
-        raise ValueError(f"{out} exists already; give another --out, or remove it")
+        raise ValueError(f"{out} exists already; give another --out")
     if out.suffix != ".safetensors":
         raise ValueError(f"--out must be a .safetensors file, not {out.name!r}")
     for name, value in least.items():
         if getattr(arguments, name) < value:
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} must be at least {value}, not {getattr(arguments, name)}")
+    if _work(arguments).is_file():
+        raise ValueError(f"--work must be a folder, not the file {_work(arguments)}")
+
+
+def _work(arguments: argparse.Namespace) -> Path:
+    "Find the folder for experts and checkpoints."
+    return arguments.work or arguments.out.with_name(arguments.out.name + ".work")
 
 
 def _configured(arguments: argparse.Namespace, options: dict):
@@ -263,7 +272,7 @@ def _run(arguments: argparse.Namespace, say) -> CondensedSet:
         preset=arguments.preset,
         seed=arguments.seed,
         whitening=arguments.whitening,
-        work=arguments.work or arguments.out.with_name(arguments.out.name + ".work"),
+        work=_work(arguments),
         device=arguments.device,
         progress=progress,
         checkpoint_every=arguments.save_every,
@@ -307,7 +316,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        condensed = _run(arguments, lambda text: print(text, flush=True))
+        with plain_warnings():
+            condensed = _run(arguments, lambda text: print(text, flush=True))
     except EXPECTED as error:
         words = str(error) or type(error).__name__
         if isinstance(error, RuntimeError):  # a trace of C++ may follow

@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..prepared import check_deviations
+
 # %% ../../nbs/04_condensation/01_images.ipynb #f20fa3c2
 ROUNDING = 1e-5  # of pixels that were decoded and clamped elsewhere
 
@@ -75,11 +77,17 @@ def _mapped(images: Tensor, one_chunk: Callable[[Tensor], Tensor], progress: boo
 # %% ../../nbs/04_condensation/01_images.ipynb #299ff690
 @dataclass(frozen=True)
 class ChannelWhitening:
-    "Model space = (x - mean) / std per channel; for Tiny ImageNet (section 4.4.3)."
+    """Model space = (x - mean) / std per channel; for Tiny ImageNet (section 4.4.3).
+
+    Raises ValueError for a deviation that is not positive.
+    """
 
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]
     std: tuple[float, ...]  # per channel, of pixels in [0, 1]
     kind = "channel"
+
+    def __post_init__(self):
+        check_deviations(self.std)
 
     def _stat(self, values, like):
         return torch.tensor(values, dtype=torch.float32, device=like.device).view(1, -1, 1, 1)

@@ -9,6 +9,7 @@ __all__ = ['SEARCH_PRESETS', 'USE', 'SearchPreset', 'make_parser', 'divide', 'fi
 # %% ../../nbs/03_deepaa/22_command.ipynb #933bd5ea
 import argparse
 import sys
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,12 +19,13 @@ from torch import nn
 from ..accuracy import accuracy_of
 from ..checkpoints import open_device
 from . import searching
-from .operations import check_augmentable
+from .operations import check_searchable
 from .policy import Policy, top_operations
-from .policy_file import save_policy
+from .policy_file import load_policy, save_policy
 from .search import PolicySearch, SearchConfig
-from .searching import SearchData, SearchFailed
+from .searching import X_FROM, SearchData, SearchFailed
 from .space import SPACES, search_space
+from ..files import check_target, plain_warnings
 from ..folders import load_folder
 from ..networks import build
 from ..optimization import TrainConfig
@@ -76,6 +78,11 @@ _SPACE = (
     "60 pixels in 224 (default cifar)"
 )
 _SHARE = "part of train/ that gives the validation gradients (default 0.25)"
+_EXTEND = "add layers to FILE, a finished policy of these images and settings, up to --layers"
+_X_FROM = (
+    "images to augment: guide, which the proxy did not train on, or proxy, which it did "
+    "(default guide)"
+)
 _ANY = "validation gradients of images of any class, not only that of the augmented image"
 
 
@@ -110,6 +117,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--any-class", action="store_true", help=_ANY)
     add("--compile", action="store_true", help="on a GPU: compile the forward-mode pass")
     add("--device", help="cpu, cuda or cuda:N (default: a GPU if there is one)")
+    add("--x-from", choices=X_FROM, default="guide", help=_X_FROM)
+    add("--extend", action="store_true", help=_EXTEND)
     add("--overwrite", action="store_true", help="replace FILE if it is there")
     add("--quiet", action="store_true", help="no progress bars")
     return parser
@@ -135,8 +144,7 @@ def _settings(given: argparse.Namespace) -> _Settings:
         raise ValueError(f"--guide-share must be between 0 and 1, not {given.guide_share}")
     build(network, 2, image_size=given.image_size)
     side = given.image_size
-    square = torch.empty(1, 3, side, side, dtype=torch.uint8)
-    check_augmentable(square, search_space(given.space, side))
+    check_searchable(search_space(given.space, side), side, side)
     epochs = preset.proxy_epochs if given.proxy_epochs is None else given.proxy_epochs
     recipe = {"batch_size": 128, "lr": 0.1, "nesterov": True, "clip_norm": 5.0}
     training = TrainConfig(epochs=epochs, channels_last=True, seed=config.seed, **recipe)
@@ -152,21 +160,37 @@ def divide(train: Split, share: float, classes: list[str], seed: int) -> tuple[S
     if small := {classes[k]: len(r) for k, r in enumerate(rows) if len(r) < 2}:
         allowed = "2 images, one to augment and one to compare with"
         raise ValueError(f"each class needs at least {allowed}; too small: {small}")
-    cuts = [min(len(r) - 1, max(1, round(share * len(r)))) for r in rows]
+    # two of a rare class, so that one is compared with the other
+    cuts = [min(len(r) - 1, max(2, round(share * len(r)))) for r in rows]
     pairs = list(zip(rows, cuts, strict=True))
     first = torch.cat([r[cut:] for r, cut in pairs]).sort().values
     second = torch.cat([r[:cut] for r, cut in pairs]).sort().values
     return tuple(Split(train.images[part], train.labels[part]) for part in (first, second))
 
 
-def fitting_config(config: SearchConfig, guide: Split) -> tuple[SearchConfig, str | None]:
-    "Ask for no more validation images than every class has, and say so if that is fewer."
-    most = int(guide.labels.bincount().min()) if config.same_class else len(guide)
-    if most >= config.validation_images:
+def fitting_config(
+    config: SearchConfig,
+    guide: Split,
+    shared: bool = True,  # the image to augment is one of the guide's, and left out
+) -> tuple[SearchConfig, str | None]:
+    "Ask for no more validation images than the largest class has, and say where there are fewer."
+    sizes = guide.labels.bincount() if config.same_class else torch.tensor([len(guide)])
+    sizes = sizes - int(shared)
+    least, most = int(sizes.min()), int(sizes.max())
+    if least < 1:
+        advice = "raise --guide-share, or augment the proxy's images: --x-from proxy"
+        raise ValueError(f"each class must leave 2 images to guide the search, not 1; {advice}")
+    count = config.validation_images
+    if least >= count:
         return config, None
-    words = f"each validation gradient is taken from {most} images instead of"
-    noisier = f"{words} {config.validation_images}: more of them are noise"
-    return replace(config, validation_images=most), noisier
+    small = sizes < count
+    words = f"each validation gradient is taken from {least} images instead of {count}"
+    if most > least:
+        words = (
+            f"of {int(small.sum())} of {len(sizes)} classes, validation gradients are taken from "
+        )
+        words += f"fewer images than {count}, {least} for the smallest"
+    return replace(config, validation_images=min(most, count)), f"{words}: they are noisier"
 
 # %% ../../nbs/03_deepaa/22_command.ipynb #9589452c
 def read_images(folder: Path, image_size: int, progress: bool) -> ImageDataset:
@@ -211,7 +235,7 @@ def _search(given: argparse.Namespace, settings: _Settings, images: ImageDataset
     "Train and search."
     classes = list(images.classes)
     fit, guide = divide(images.train, given.guide_share, classes, settings.config.seed)
-    config, words = fitting_config(settings.config, guide)
+    config, words = fitting_config(settings.config, guide, given.x_from == "guide")
     counts = f"{len(fit):,} images train the proxy, {len(guide):,} guide the search"
     print(f"{len(classes)} classes; {counts}, {len(images.test):,} judge the proxy")
     if words is not None:
@@ -221,14 +245,20 @@ def _search(given: argparse.Namespace, settings: _Settings, images: ImageDataset
         "network": settings.network,
         "classes": classes,
         "image_size": given.image_size,
+        "x_from": given.x_from,
         "device": settings.device.type,
         "proxy_held_out_accuracy": judge(proxy, settings.network, images),
     }
-    data = SearchData(proxy, fit, guide, images.mean, images.std)
+    drawn_from = guide if given.x_from == "guide" else fit
+    data = SearchData(proxy, drawn_from, guide, images.mean, images.std)
     space = search_space(given.space, given.image_size)
     run = {"state": _beside(given.out)["search"], "provenance": origin}
-    search = PolicySearch(data, space, config, **run)
-    if search.history:
+    with warnings.catch_warnings():  # of small classes, which is said above
+        warnings.filterwarnings("ignore", message="classes with fewer than")
+        search = PolicySearch(data, space, config, **run)
+    if given.extend:
+        search.take_up(load_policy(given.out, space))
+    if search.history or search.rows:
         print(f"resuming at layer {search.layer}, step {search.step}")
     return search.run(progress=not given.quiet)
 
@@ -267,15 +297,20 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
     given = parser.parse_args(argv)
     try:
+        check_target(given.out)
         settings = _settings(given)
     except ValueError as error:
         parser.error(str(error))
-    if given.out.exists() and not given.overwrite:
-        parser.error(f"{given.out} is there already; name another file, or add --overwrite")
+    if given.extend and not given.out.is_file():
+        parser.error(f"--extend adds layers to a finished policy; there is no {given.out}")
+    if given.out.exists() and not (given.overwrite or given.extend):
+        advice = "name another file, or add --overwrite, or --extend and more --layers"
+        parser.error(f"{given.out} is there already; {advice}")
     try:
-        images = read_images(given.data, given.image_size, not given.quiet)
-        policy = _search(given, settings, images)
-        save_policy(policy, given.out)
+        with plain_warnings():
+            images = read_images(given.data, given.image_size, not given.quiet)
+            policy = _search(given, settings, images)
+            save_policy(policy, given.out)
     except (OSError, ValueError, SearchFailed, NonFiniteLoss) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import space as spaces
-from .defaults import rival_space, with_defaults
+from .defaults import operations_before, rival_space, with_defaults
 from .policy import Augmentation, PolicyDraw
 from .space import SearchSpace, Transform
 
@@ -134,19 +134,21 @@ def mixture_policy(
     space: SearchSpace,  # the data's
     method: str,  # for the name and the provenance
     translate: str = "fraction",  # unit of translations
-    defaults: bool = True,  # add the hand-picked operations after them
+    defaults: bool = True,  # add the hand-picked operations around them
+    before: Sequence[str] = (),  # those of the hand-picked operations that come first
 ) -> SubPolicies:
-    "Make equally likely sub-policies with the defaults behind each."
+    "Make equally likely sub-policies with the defaults around each."
     every = [t for sub in layered for layer in sub for t in layer]
     method_space = rival_space(space, method, every, translate)
     depth = max(len(sub) for sub in layered)
     choices = []
     for sub in layered:
         layers = [_choice(layer, method_space) for layer in [*sub, *[{}] * (depth - len(sub))]]
-        choices.append(
-            with_defaults(layers, method_space, lambda n: [(n, 1.0)]) if defaults else layers
-        )
-    return SubPolicies(choices, method_space, {"method": method, "defaults": defaults})
+        if defaults:
+            layers = with_defaults(layers, method_space, lambda n: [(n, 1.0)], before)
+        choices.append(layers)
+    origin = {"method": method, "defaults": defaults}
+    return SubPolicies(choices, method_space, origin | ({"before": list(before)} if before else {}))
 
 
 def _choice(layer: Mapping[Transform, float], space: SearchSpace) -> list[tuple[int, float]]:
@@ -190,39 +192,144 @@ def check_sub_policies(listed) -> list[list[tuple[str, float, float]]]:
     return [_checked_sub_policy(place, sub) for place, sub in enumerate(listed)]
 
 # %% ../../nbs/03_deepaa/08_mixtures.ipynb #a0446bc2
+_MOST = 100_000  # entries of a list: a sum of sums grows faster than its text
+
+
+def _value(node: ast.expr, names: Mapping):
+    "The value of a literal, a name or a sum of lists. Raises ValueError for other expressions."
+    if isinstance(node, ast.Name) and node.id in names:
+        return names[node.id]
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_value(element, names) for element in node.elts]
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        left, right = (_value(side, names) for side in (node.left, node.right))
+        if isinstance(left, list) and isinstance(right, list) and len(left + right) <= _MOST:
+            return left + right
+    try:
+        return ast.literal_eval(node)
+    except (ValueError, TypeError) as error:
+        text = ast.unparse(node)[:60]
+        raise ValueError(f"line {node.lineno}: {text!r} is neither a literal nor a sum") from error
+
+
+def _targets(statement: ast.stmt) -> list[str]:
+    "The names that an assignment gives its value to; none for other statements."
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    if isinstance(statement, ast.AnnAssign) and statement.value is not None:
+        targets = [statement.target]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def _returned(function: ast.FunctionDef, names: Mapping):
+    "What a function of assignments returns. Raises ValueError for one that does anything else."
+    if function.decorator_list:
+        raise ValueError(f"line {function.lineno}: a decorator changes what it returns")
+    known = dict(names)
+    for statement in function.body:
+        if isinstance(statement, ast.Return) and statement.value is not None:
+            return _value(statement.value, known)
+        if assigned := _targets(statement):
+            known |= dict.fromkeys(assigned, _value(statement.value, known))
+        elif not isinstance(statement, (ast.Expr, ast.Pass, ast.Import, ast.ImportFrom)):
+            word = type(statement).__name__
+            raise ValueError(f"line {statement.lineno}: {word} would have to be executed")
+    raise ValueError(f"line {function.lineno}: it returns nothing")
+
+# %% ../../nbs/03_deepaa/08_mixtures.ipynb #f8f45f2c
+def _of_module(text: str) -> tuple[dict, dict]:
+    "The values of a module's names and functions, and why others have none."
+    values, reasons = {}, {}
+    for statement in ast.parse(text).body:
+        function = isinstance(statement, ast.FunctionDef)
+        for name in [statement.name] if function else _targets(statement):
+            try:
+                make = _returned if function else _value
+                values[name] = make(statement if function else statement.value, values)
+            except ValueError as error:
+                reasons[name] = str(error)
+    return values, reasons
+
+
+def _are_sub_policies(value) -> bool:
+    "Whether `check_sub_policies` takes it."
+    try:
+        return bool(check_sub_policies(value))
+    except ValueError:
+        return False
+
+
+def _named_list(values: dict, reasons: dict, name: str | None):
+    "The list of a name, or the only one. Raises ValueError that names what there is."
+    usable = [key for key, value in values.items() if _are_sub_policies(value)]
+    distinct = [k for n, k in enumerate(usable) if values[k] not in [values[j] for j in usable[:n]]]
+    allowed = ", ".join(distinct) or "none that holds sub-policies"
+    if name is None:
+        if len(distinct) == 1:
+            return values[distinct[0]]
+        why = "".join(f"; {key}: {reason}" for key, reason in list(reasons.items())[:3])
+        raise ValueError(f"name must be one of its policies, not None; allowed: {allowed}{why}")
+    if name in reasons:
+        raise ValueError(f"name {name!r} cannot be read: {reasons[name]}; allowed: {allowed}")
+    if name not in values:
+        raise ValueError(f"name {name!r} is unknown; allowed: {allowed}")
+    return values[name]
+
+# %% ../../nbs/03_deepaa/08_mixtures.ipynb #e536bfba
+def _parsed(text: str, name: str | None):
+    "What a text holds. Raises ValueError for what is neither JSON nor Python, or lacks the name."
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError:
+        try:
+            content = ast.literal_eval(text.strip())
+        except (SyntaxError, ValueError, TypeError) as error:
+            values, reasons = _of_module(text)
+            if not values and not reasons:
+                raise SyntaxError(str(error).partition(": <ast")[0]) from error
+            return _named_list(values, reasons, name)
+    if isinstance(content, dict) and content:
+        return _named_list(content, {}, name)
+    if name is not None:
+        raise ValueError(f"name must be None for a single list, not {name!r}")
+    return content
+
+
 def read_sub_policies(
-    path: str | Path,  # a text file with a list of sub-policies, JSON or a Python literal
+    path: str | Path,  # a text with a list of sub-policies: JSON, Python's literal, or a module
+    name: str | None = None,  # of a module's or a mapping's lists; None: there is only one
 ) -> list:
     """Read a list of sub-policies and check it; nothing in the file is executed.
 
-    Raises ValueError if it is neither JSON nor a literal or has another form.
+    Raises ValueError if it is neither JSON nor Python, lacks the name or has another form.
     """
-    text = Path(path).read_text(encoding="utf-8")
     try:
-        listed = json.loads(text)
-    except json.JSONDecodeError:
-        try:
-            listed = ast.literal_eval(text.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError) as error:
-            reason = str(error).partition(": <ast")[0]
-            raise ValueError(f"{path} is neither JSON nor a Python literal: {reason}") from error
-    try:
-        return check_sub_policies(listed)
+        text = Path(path).read_text(encoding="utf-8-sig")
+        return check_sub_policies(_parsed(text, name))
+    except UnicodeDecodeError as error:
+        advice = "DeepAA's own .npz is read by policy_file.load_policy"
+        raise ValueError(f"{path} is no text of sub-policies; {advice}") from error
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{path} is neither JSON nor a Python literal: {error}") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
-# %% ../../nbs/03_deepaa/08_mixtures.ipynb #903be577
+# %% ../../nbs/03_deepaa/08_mixtures.ipynb #8ddf04d1
 def policy_from_list(
     listed: str | Path | Sequence,  # a file for `read_sub_policies`, or the list itself
     space: SearchSpace,  # the data's
     method: str = "sub-policies",  # whose they are
-    defaults: bool = True,  # add the hand-picked operations after them
+    defaults: bool = True,  # add the hand-picked operations around them
+    *,
+    name: str | None = None,  # of a file's lists, as for `read_sub_policies`
+    # hand-picked operations that come first; None: as the method's released code has them
+    before: Sequence[str] | None = None,
 ) -> SubPolicies:
     "Make published sub-policies (Fast AutoAugment, DADA): levels 0..1 across Table 3.1's ranges."
     from_file = isinstance(listed, (str, Path))
-    subs = read_sub_policies(listed) if from_file else check_sub_policies(listed)
+    subs = read_sub_policies(listed, name) if from_file else check_sub_policies(listed)
     layered = [[_signed_layer(*entry) for entry in sub] for sub in subs]
-    return mixture_policy(layered, space, method, "fraction", defaults)
+    before = operations_before(method) if before is None else before
+    return mixture_policy(layered, space, method, "fraction", defaults, before)
 
 
 def _signed_layer(name: str, p: float, level: float) -> dict[Transform, float]:

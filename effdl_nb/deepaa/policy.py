@@ -9,9 +9,12 @@ __all__ = ['check_probabilities', 'PolicyDraw', 'drawn_transforms', 'apply_draw'
            'Augmented']
 
 # %% ../../nbs/03_deepaa/05_policy.ipynb #bb318707
+import math
+import warnings
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -19,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from . import operations
+from . import operations, samples
 from .reference import keyed_uniform, pillow_transform
 from .space import GEOMETRIC, SearchSpace, Transform
 
@@ -114,21 +117,35 @@ def _wrapped(out: Tensor, like: Tensor) -> Tensor:
     return wrap(out, like=like)
 
 # %% ../../nbs/03_deepaa/05_policy.ipynb #c8613332
+def _draws_of(image) -> int:
+    "How many draws an image takes: one, one for each of a batch, one for each clip."
+    leading = image.shape[: -4 if _is_clip(image) else -3] if isinstance(image, Tensor) else ()
+    return math.prod(leading)
+
+
+def _is_clip(image) -> bool:
+    "Whether this is torchvision's tensor of frames."
+    return samples.kind_of(type(image)) == "clip"
+
+
 def augment_one(
     policy: "Augmentation",
-    image,  # RGB PIL image, or a uint8 tensor (3, H, W) or (N, 3, H, W)
-    draw: PolicyDraw,  # of one image, or of the N
+    # RGB PIL image, uint8 tensor (3, H, W) or (N, 3, H, W), or clip (..., T, 3, H, W)
+    image,
+    draw: PolicyDraw,  # of one image, of the N, or of each clip
 ):
     "Apply a draw and return the image in the form it came in. Raises TypeError for other forms."
+    samples.find_image(image)
     if isinstance(image, Image.Image):
         noise = map(tuple, draw.noise[0].tolist())
         return _by_pillow(image, zip(policy.transforms(draw)[0], noise, strict=True), policy.space)
-    if not isinstance(image, Tensor):
-        kind = type(image).__name__
-        raise TypeError(f"image must be a PIL image or a uint8 tensor, not {kind}")
     plain = image.as_subclass(Tensor)
     batch = plain[None] if plain.ndim == 3 else plain
-    operations.check_augmentable(batch, policy.space)
+    if _is_clip(image):
+        batch = plain.flatten(0, -4)
+        draw = draw[torch.arange(len(draw)).repeat_interleave(len(batch) // max(1, len(draw)))]
+    operations.check_augmentable(batch)
+    policy.warn_if_filled(image)
     out = policy.apply(batch, draw).view_as(plain)
     return out if type(image) is Tensor else _wrapped(out, image)
 
@@ -143,20 +160,32 @@ class PolicyTransform(nn.Module):
         super().__init__()
         self.policy = policy
 
-    def forward(self, image, *others):
-        "Augment the image and pass on what came beside it. Raises TypeError for boxes and masks."
-        kinds = [type(other).__name__ for other in others]
-        if moved := [kind for kind in kinds if kind in ("BoundingBoxes", "Mask", "KeyPoints")]:
-            raise TypeError(f"a policy moves pixels but not {', '.join(moved)}; pass labels only")
+    def forward(self, *inputs):
+        """Augment the one image of a sample and pass on what came beside it.
+
+        Raises TypeError for a sample without an image, and for boxes, masks and second images.
+        """
+        sample = inputs if len(inputs) > 1 else inputs[0]
+        found = samples.find_image(sample)
+        return samples.with_image(sample, found.path, self._augmented(found.value))
+
+    def _augmented(self, image):
+        "The image with a fresh draw."
         if isinstance(image, Image.Image):
-            image = _by_pillow(image, self.policy.draw_one(), self.policy.space)
-        else:
-            count = len(image) if isinstance(image, Tensor) and image.ndim == 4 else 1
-            image = augment_one(self.policy, image, self.policy.sample(count))
-        return (image, *others) if others else image
+            self.policy.warn_if_filled(image)
+            return _by_pillow(image, self.policy.draw_one(), self.policy.space)
+        return augment_one(self.policy, image, self.policy.sample(_draws_of(image)))
 
     def extra_repr(self) -> str:
         return repr(self.policy)
+
+# %% ../../nbs/03_deepaa/05_policy.ipynb #1ecf99b6
+def _check_batch(images: Tensor) -> None:
+    "Raise TypeError or ValueError unless this is a batch of images, and no clip or mask."
+    operations.check_augmentable(images)
+    samples.find_image(images)
+    if _is_clip(images):
+        raise TypeError("images must be a batch, not a Video; as_transform() draws once for a clip")
 
 # %% ../../nbs/03_deepaa/05_policy.ipynb #d7cd7857
 class Augmentation:
@@ -196,8 +225,22 @@ class Augmentation:
 
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         "Augment (N, 3, H, W) uint8 images; None draws from PyTorch's global generator."
-        operations.check_augmentable(images, self.space)
+        _check_batch(images)
+        self.warn_if_filled(images)
         return self.apply(images, self.sample(len(images), generator))
+
+    @cached_property
+    def _cuts(self) -> bool:
+        "Whether Cutout with the space's own side can be drawn."
+        places = [n for n, t in enumerate(self.space.transforms) if t == Transform("Cutout")]
+        return bool(places) and bool((self.probabilities[:, places] > 0).any())
+
+    def warn_if_filled(self, image) -> None:
+        "Warn when a Cutout that can be drawn is larger than the image, PIL or tensor."
+        side = min(image.size if isinstance(image, Image.Image) else image.shape[-2:])
+        if side < self.space.cutout and self._cuts:
+            words = f"Cutout of {self.space.cutout} pixels can fill images of {side} pixels whole"
+            warnings.warn(f"{words}; make a space with a smaller cutout", stacklevel=3)
 
     def as_transform(self) -> PolicyTransform:
         "Make a step for torchvision v2 pipelines: PIL images, uint8 tensors and batches."
@@ -333,11 +376,11 @@ def mirrored_policy(policy: Policy) -> Policy:
 
 # %% ../../nbs/03_deepaa/05_policy.ipynb #f42a6efc
 class Augmented(Dataset):
-    "A data set of (image, ...) pairs augmented by key: the same for any batch size and workers."
+    "A data set whose images are augmented by key: the same for any batch size and workers."
 
     def __init__(
         self,
-        dataset,  # map-style: dataset[i] is an image, or a tuple that begins with one
+        dataset,  # map-style: dataset[i] is an image, or a sample of any form that has one
         policy: Augmentation,
         seed: int = 0,  # another seed, another augmentation of every image
         then=None,  # applied to the augmented image: normalisation and the like
@@ -356,9 +399,10 @@ class Augmented(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int):
-        item = self.dataset[index]
-        image, *others = item if isinstance(item, (tuple, list)) else (item,)
+        sample = self.dataset[index]
+        found = samples.find_image(sample)
         key = ([index], self.seed, int(self._epoch))
-        image = augment_one(self.policy, image, self.policy.sample_at(*key))
-        image = image if self.then is None else self.then(image)
-        return (image, *others) if isinstance(item, (tuple, list)) else image
+        image = augment_one(self.policy, found.value, self.policy.sample_at(*key))
+        return samples.with_image(
+            sample, found.path, image if self.then is None else self.then(image)
+        )

@@ -83,13 +83,12 @@ def _scores(self, pair: tuple, n: int) -> Tensor:
     cosines = []
     with reward.frozen(self.data.model) as fast, searching.float32_products(config.precision):
         data = replace(self.data, model=fast)
-        v = similarity.validation_gradient(data, rows)
+        v = similarity.validation_gradient(data, rows, config.chunk)
         for policy in self.policies:
             generator = searching.step_generator(config.seed, 0, n + 1)
             chains = similarity.sampled_chains(image, policy, config.chains, generator)[0]
             labels = label.expand(len(chains))
-            inputs = data.inputs(chains)
-            g = reward.batch_gradient(fast, inputs, labels, chunk=config.chunk)
+            g = reward.batch_gradient(fast, chains, labels, None, config.chunk, data.inputs)
             cosines.append(reward.cosine(v, g))
     return torch.stack(cosines).double().cpu()
 
@@ -172,7 +171,7 @@ class RandomSearch(Search):
         seed = config.seed
         size = (self.steps, config.validation_images, searching.step_generator(seed, 0, 0))
         labels = data.train.labels
-        self.pairs = similarity.draw_pairs(labels, pools_of(data, config), *size)
+        self.pairs = similarity.draw_pairs(labels, pools_of(data, config), *size, data.shared)
         self.policies = [random_policy(space, config.layers, seed, n) for n in range(count)]
         self.scores = []
         self.resume()

@@ -140,9 +140,9 @@ def _losses(model: nn.Module, weights: dict[str, Tensor], images: Tensor, labels
     return F.cross_entropy(functional_call(model, weights, (images,)), labels, reduction="none")
 
 # %% ../../nbs/03_deepaa/12_reward.ipynb #8aa59841
-def check_batch(images: Tensor, labels: Tensor) -> None:
+def check_batch(images: Tensor, labels: Tensor, floats: bool = True) -> None:
     "Raises TypeError or ValueError unless images are floats, at least one, with a label each."
-    if not images.is_floating_point():
+    if floats and not images.is_floating_point():
         allowed = "floating point and normalised as in the model's training"
         raise TypeError(f"images must be {allowed}, not {images.dtype}")
     if images.ndim != 4 or len(images) == 0:
@@ -154,16 +154,18 @@ def check_batch(images: Tensor, labels: Tensor) -> None:
 # %% ../../nbs/03_deepaa/12_reward.ipynb #55d3f27d
 def batch_gradient(
     model: nn.Module,  # in any mode; used in evaluation mode and left as it was
-    images: Tensor,  # (N, C, H, W) float, normalised
+    images: Tensor,  # (N, C, H, W) float, normalised; or what `inputs` makes so
     labels: Tensor,  # (N,) int64
     # (N,) weight of each image's gradient; None: 1/N each, the mean
     weights: Tensor | None = None,
     chunk: int | None = None,  # images in one pass; bounds memory, not the result; None: all
+    inputs: Callable | None = None,  # makes the floats of a chunk, so that they lie there alone
 ) -> Tensor:
     "Sum the images' weighted gradients of w, flat (D,): v of Eq 3.1, g of Eq 3.3 with weights p."
-    check_batch(images, labels)
+    check_batch(images, labels, inputs is None)
     n = len(images)
-    weights = images.new_full((n,), 1 / n) if weights is None else weights.to(images)
+    like = next(iter(weights_of(model).values()))
+    weights = like.new_full((n,), 1 / n) if weights is None else weights.to(like)
     if weights.shape != (n,):
         seen = tuple(weights.shape)
         raise ValueError(f"weights must be {n} numbers, one per image, not of shape {seen}")
@@ -172,6 +174,7 @@ def batch_gradient(
         gradient = 0
         parts = [values.split(chunk or n) for values in (images, labels, weights)]
         for x, y, c in zip(*parts, strict=True):
+            x = x if inputs is None else inputs(x)
             loss = (c * _losses(fast, w, x, y)).sum()
             grads = torch.autograd.grad(loss, list(w.values()))
             gradient = gradient + torch.cat([value.flatten() for value in grads])
@@ -255,20 +258,23 @@ def directional_derivatives(
     chunk: int = 512,  # images in one pass; bounds memory, not the result
     # compile the pass; the model should be a frozen copy, or each call compiles anew
     compiled: bool = False,
+    inputs: Callable | None = None,  # makes the floats of a chunk, as in `batch_gradient`
 ) -> Tensor:
     "Compute G^T u without G, (N,): each image's loss along u, for three forward passes."
-    check_batch(images, labels)
+    check_batch(images, labels, inputs is None)
+    floats = inputs or (lambda x: x)
     with frozen(model) as fast:
         pieces = zip(images.split(chunk), labels.split(chunk), strict=True)
         try:
             derivative = compiled_forward_mode(fast) if compiled else partial(forward_mode, fast)
-            return torch.cat([derivative(x, y, u) for x, y in pieces])
+            return torch.cat([derivative(floats(x), y, u) for x, y in pieces])
         except RuntimeError as error:
             if not _is_missing_formula(error):
                 raise
             layer = f"{type(model).__name__} has a layer without forward-mode formula"
             warnings.warn(f"{layer}, using a backward pass per image: {error}", stacklevel=2)
-    return explicit_jacobian(model, images, labels).T @ u
+    each = zip(images.split(1), labels.split(1), strict=True)
+    return torch.stack([batch_gradient(model, floats(x), y) @ u for x, y in each])
 
 # %% ../../nbs/03_deepaa/12_reward.ipynb #6f0ee310
 def explicit_jacobian(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -326,15 +332,16 @@ def monte_carlo_reward(
     v: Tensor,  # (D,) validation gradient
     chunk: int = 512,  # images in one pass
     compiled: bool = False,  # see `directional_derivatives`
+    inputs: Callable | None = None,  # makes the floats of a chunk, as in `batch_gradient`
 ) -> tuple[Tensor, Tensor]:
     "Estimate the reward of layer k, (T,), and cos(v, g): Eqs 3.7 to 3.9 with means and 1/||v||."
     shape = tuple(prefixed.shape)
     if prefixed.ndim != 5 or prefixed.numel() == 0:
         raise ValueError(f"prefixed must be (P, T, C, H, W), none of them 0, not {shape}")
-    g = batch_gradient(model, chains, label.expand(len(chains)), chunk=chunk)
+    g = batch_gradient(model, chains, label.expand(len(chains)), chunk=chunk, inputs=inputs)
     images = prefixed.flatten(0, 1)
-    inputs = (images, label.expand(len(images)), direction(v, g))
-    derivatives = directional_derivatives(model, *inputs, chunk, compiled)
+    along = (images, label.expand(len(images)), direction(v, g))
+    derivatives = directional_derivatives(model, *along, chunk, compiled, inputs)
     return derivatives.view(shape[:2]).mean(0), cosine(v, g)
 
 # %% ../../nbs/03_deepaa/12_reward.ipynb #f3876f4d

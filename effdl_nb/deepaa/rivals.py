@@ -47,7 +47,7 @@ def rival(
     policy: Policy | None = None,  # "deepaa" and "deepaa_simple": the searched policy
     # "fast_aa", "faster_aa" and "dada": sub-policies, see `mixtures.read_sub_policies`
     file: str | Path | None = None,
-    **options,  # of the method: layers, magnitude, probability, defaults
+    **options,  # of the method: layers, magnitude, probability, defaults, name, before
 ) -> Augmentation:
     "Make the augmentation of a row. Raises ValueError if it is unknown or lacks what it needs."
     if row not in RIVALS:

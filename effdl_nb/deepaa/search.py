@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from . import reward, searching, similarity
-from .operations import apply_transforms, check_augmentable
+from .operations import apply_transforms, check_augmentable, check_searchable
 from .policy import Policy, top_operations
 from .reference import draw_noise
-from .searching import Search, SearchData, SearchFailed
+from .searching import Search, SearchData, SearchFailed, SearchStateError
 from .space import SearchSpace, map_key
 from ..settings import at_least, finite, one_of
 
@@ -45,7 +45,8 @@ class SearchConfig:
     # a layer from the second on whose identity ends above this is left out, and ends the search
     stop_identity: float = 0.9
     seed: int = 0  # decides all draws
-    # images in one pass; bounds memory, not the result. On a CPU about 64 is fastest
+    # images in one pass, as floats and in the network; bounds memory, not the result (the bytes of
+    # one x's augmentations lie beside it). On a CPU about 64 is fastest
     chunk: int = 512
     max_skipped: int = 64  # pairs without a usable gradient before the search gives up
     # of products in convolutions and linear layers: "fp32", or on a GPU "tf32"
@@ -129,16 +130,16 @@ def _pair_rewards(data: SearchData, views: _Views, p: Tensor, config: SearchConf
     v = views.v
     label = views.label.to(v.device)
     if views.chains is None:
-        images = data.inputs(views.transformed[0])
+        images = views.transformed[0]
         labels = label.expand(len(images))
-        g = reward.batch_gradient(data.model, images, labels, p, config.chunk)
-        along = (reward.direction(v, g), config.chunk, config.compile)
+        g = reward.batch_gradient(data.model, images, labels, p, config.chunk, data.inputs)
+        along = (reward.direction(v, g), config.chunk, config.compile, data.inputs)
         rewards = reward.directional_derivatives(data.model, images, labels, *along)
         similar = reward.cosine(v, g)
     else:
-        images = (data.inputs(views.transformed), data.inputs(views.chains), label, v)
+        images = (views.transformed, views.chains, label, v)
         rewards, similar = reward.monte_carlo_reward(
-            data.model, *images, config.chunk, config.compile
+            data.model, *images, config.chunk, config.compile, data.inputs
         )
     if not torch.isfinite(rewards).all():
         raise reward.DegenerateGradient("a reward is not finite")
@@ -191,7 +192,7 @@ def step_rewards(
     "Compute the rewards of the usable pairs of one step (Eqs 3.3 to 3.9)."
     kept, place = distinct_transforms(current.space)
     size = (config.pairs, config.validation_images)
-    pairs = similarity.draw_pairs(data.train.labels, pools, *size, generator)
+    pairs = similarity.draw_pairs(data.train.labels, pools, *size, generator, data.shared)
     images = data.train.images[[x for x, _ in pairs]].to(data.device)
     p = torch.zeros(len(kept), dtype=torch.float64).index_add(0, place, current.probabilities[0])
     rewards = [torch.empty(0, len(current.space), dtype=torch.float64)]
@@ -201,7 +202,7 @@ def step_rewards(
         augmented = _augmented(images, config, done, current, generator)
         for (x, rows), views in zip(pairs, augmented, strict=True):
             try:
-                v = similarity.validation_gradient(data, rows)
+                v = similarity.validation_gradient(data, rows, config.chunk)
                 views = _Views(data.train.labels[x], v, *views)
                 each, similar = _pair_rewards(data, views, p, config)
             except reward.DegenerateGradient:
@@ -210,6 +211,40 @@ def step_rewards(
             cosines.append(similar[None])
     skipped = len(pairs) - len(rewards) + 1
     return StepRewards(torch.cat(rewards), torch.cat(cosines), skipped)
+
+# %% ../../nbs/03_deepaa/15_search.ipynb #843b588c
+def _all_searched(layers: int) -> str:
+    "Why a search of so many layers ends."
+    return f"all {layers} layers searched"
+
+
+def _reopen(self, rows: Tensor) -> None:
+    "Take over finished layers, and go on where the settings now ask for more of them."
+    allowed = self.config.layers
+    if len(rows) > allowed:
+        advice = f"ask for {len(rows)} and take prefix_policy(policy, {allowed})"
+        raise SearchStateError(f"layers must be at least the {len(rows)} finished ones; {advice}")
+    self.rows = list(rows.unbind(0))
+    if self.stopped == _all_searched(len(rows)) and len(rows) < allowed:
+        self.stopped = None
+    if not self.stopped and len(rows) == allowed:
+        self.stopped = _all_searched(allowed)
+
+
+def _take_up(self, policy: Policy) -> None:
+    """Start behind the layers of a finished policy: the same as one longer search.
+
+    Raises SearchStateError if it is of another search; nothing if this one has begun already.
+    """
+    if self.rows or self.history:
+        return
+    origin = policy.provenance
+    theirs = {key: origin.get(key) for key in self.fingerprint}
+    searching.check_same_search("the policy", theirs, self.fingerprint, self.may_change)
+    self.seconds, self.skipped = origin["seconds"], origin["skipped_pairs"]
+    self.stopped = origin["stopped"]
+    _reopen(self, policy.probabilities)
+    _start_layer(self)
 
 # %% ../../nbs/03_deepaa/15_search.ipynb #92e7bebe
 def _start_layer(self) -> None:
@@ -229,7 +264,7 @@ def _tensors(self) -> dict[str, Tensor]:
 
 def _restore(self, tensors: dict[str, Tensor]) -> None:
     "Take over what `_tensors` gave."
-    self.rows = list(tensors["rows"].unbind(0))
+    _reopen(self, tensors["rows"])
     self.logits.copy_(tensors["logits"])
     if "exp_avg" in tensors:
         moments = ("step", "exp_avg", "exp_avg_sq")
@@ -276,7 +311,7 @@ def _finish_layer(self) -> None:
     else:
         self.rows.append(row)
     if not self.stopped and len(self.rows) >= self.config.layers:
-        self.stopped = f"all {self.config.layers} layers searched"
+        self.stopped = _all_searched(self.config.layers)
     _start_layer(self)
     self.save()
 
@@ -295,8 +330,9 @@ def _describe(self, record: dict) -> str:
 def pools_of(data: SearchData, config: SearchConfig) -> dict[int, Tensor]:
     "List the validation positions for each class of x. Raises ValueError if there are too few."
     classes = data.train.labels.unique().tolist()
-    size = (config.validation_images, config.same_class)
-    return similarity.validation_pools(data.validation.labels, classes, *size)
+    size = (config.validation_images + data.shared, config.same_class)
+    least = 1 + data.shared
+    return similarity.validation_pools(data.validation.labels, classes, *size, least=least)
 
 # %% ../../nbs/03_deepaa/15_search.ipynb #2dc7d64e
 class PolicySearch(Search):
@@ -312,6 +348,8 @@ class PolicySearch(Search):
     restore = _restore
     stage_title = _stage_title
     describe = _describe
+    take_up = _take_up
+    may_change = ("layers", *Search.may_change)
 
     def __init__(
         self,
@@ -324,7 +362,8 @@ class PolicySearch(Search):
         self.config = config or SearchConfig()
         super().__init__(searching.search_fingerprint(data, space, self.config), **progress)
         self.data = replace(data, model=reward.frozen_copy(data.model))
-        check_augmentable(data.train.images[:1], space)
+        check_augmentable(data.train.images[:1])
+        check_searchable(space, *data.train.images.shape[-2:])
         searching.check_device(self.config.precision, self.config.compile, data.device)
         self.pools = pools_of(data, self.config)
         self.identity = space.indices("Identity")[0]

@@ -90,6 +90,9 @@ class PolicySettings:
     searched_on: str | None = None
     # policies that a random search draws; None: as many as it can score on 32 pairs
     candidates: int | None = None
+    # x is drawn from the images of "guide", which the proxy did not train on, as released; or from
+    # those that it was trained on: "proxy". Later than the first rows, hence not in their hashes
+    x_from: str = field(default="guide", metadata={"later": True})
     proxy: ProxyConfig = field(default_factory=ProxyConfig)
     # its seed decides split, proxy and search: one policy for all training seeds
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -97,6 +100,7 @@ class PolicySettings:
 
     def __post_init__(self):
         one_of(self, "space", SPACES)
+        one_of(self, "x_from", searching.X_FROM)
         # by its name: a further search leaves the code of rows that other searches make
         one_of(self, "found_by", named("effdl_nb.deepaa.searches:SEARCHES"))
         at_least(self, 1, "candidates")
@@ -164,12 +168,14 @@ def data_of_search(
         "dataset": images.name,
         "data": images.digest,
         "network": proxy.network,
+        "x_from": settings.x_from,
         "device": device_name(device),
         "proxy_held_out_accuracy": round(accuracy, 3),
         "proxy_seconds": round(seconds, 1),
     }
-    both = (parts.guide, parts.unseen)
-    seen, measured = (SearchData(model, parts.fit, part, **constants) for part in both)
+    drawn_from = parts.fit if settings.x_from == "proxy" else parts.guide
+    seen = SearchData(model, drawn_from, parts.guide, **constants)
+    measured = SearchData(model, parts.unseen, parts.unseen, **constants)
     return SearchInputs(seen, measured, origin)
 
 # %% ../../nbs/03_deepaa/17_searches.ipynb #f36b8d4e
@@ -197,6 +203,17 @@ def search_roots(settings: PolicySettings) -> tuple[str, ...]:
 PROXY_ROOTS = ("effdl_nb.deepaa.searching:kept_proxy", "effdl_nb.deepaa.searching:ProxyConfig")
 
 # %% ../../nbs/03_deepaa/17_searches.ipynb #2498f645
+def _shorter(settings: PolicySettings, images: ImageDataset, folder: Path) -> Path | None:
+    "The deepest kept policy that a search of these settings would begin with."
+    if settings.found_by != "deepaa":
+        return None
+    for layers in range(settings.search.layers - 1, 0, -1):
+        fewer = replace(settings, search=replace(settings.search, layers=layers))
+        if (path := policy_path(fewer, images, folder)).exists():
+            return path
+    return None
+
+# %% ../../nbs/03_deepaa/17_searches.ipynb #fc50ca4d
 def _searched(
     settings: PolicySettings,
     images: ImageDataset,
@@ -212,6 +229,8 @@ def _searched(
     run = {"state": path.with_suffix(".state.safetensors"), "provenance": inputs.origin}
     space = search_space(settings.space, images.image_size)
     search = named(method.source)(inputs.seen, space, settings.search, **options, **run)
+    if (shorter := _shorter(settings, images, path.parent)) is not None:
+        search.take_up(policy_file.load_policy(shorter, space))
     policy = search.run(progress)
     more = inputs.origin | judged(settings, inputs.measured, policy)
     return Policy(policy.probabilities, policy.space, {**policy.provenance, **more})

@@ -6,6 +6,7 @@
 __all__ = ['validation_pools', 'draw_pairs', 'validation_gradient', 'sampled_chains', 'held_out_cosine']
 
 # %% ../../nbs/03_deepaa/14_similarity.ipynb #5e715568
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -23,13 +24,24 @@ def validation_pools(
     classes: Iterable[int],  # of the images x is drawn from
     count: int,  # validation images behind each v
     same_class: bool = True,  # False: v from images of any class
+    least: int = 1,  # images that a class must have
 ) -> dict[int, Tensor]:
-    "List the positions that v may be drawn from for each class of x. Raises ValueError if too few."
+    """List the positions that v may be drawn from for each class of x.
+
+    A class with fewer than `count` gives all it has, and a warning says so; raises ValueError if
+    every class has fewer, or one fewer than `least`.
+    """
     if not same_class:
         if len(labels) < count:
             raise ValueError(f"each v needs {count} validation images; there are {len(labels)}")
         return dict.fromkeys(classes, torch.arange(len(labels)))
-    members = class_members(labels, count)
+    members = class_members(labels, least if int(labels.bincount().max()) >= count else count)
+    if rare := {k: len(rows) for k, rows in members.items() if len(rows) < count}:
+        some = ", ".join(f"{k} has {size}" for k, size in list(rare.items())[:5])
+        more = " ..." if len(rare) > 5 else ""
+        warnings.warn(
+            f"classes with fewer than {count} validation images: {some}{more}", stacklevel=3
+        )
     if absent := sorted(set(classes) - set(members)):
         raise ValueError(f"classes {absent} have images to augment but no validation images")
     return members
@@ -41,18 +53,21 @@ def draw_pairs(
     pairs: int,  # how many
     count: int,  # validation images behind each v
     generator: torch.Generator,
+    shared: bool = False,  # x is one of the validation images; it is left out of its own v
 ) -> list[tuple[int, Tensor]]:
     "Draw for each pair the position of x and those of its validation batch, without repetition."
     drawn = []
     for x in torch.randint(len(labels), (pairs,), generator=generator).tolist():
-        drawn.append((x, pools[int(labels[x])]))
+        pool = pools[int(labels[x])]
+        drawn.append((x, pool[pool != x] if shared else pool))
     return [(x, pool[torch.randperm(len(pool), generator=generator)[:count]]) for x, pool in drawn]
 
 # %% ../../nbs/03_deepaa/14_similarity.ipynb #afef95ba
-def validation_gradient(data: SearchData, positions: Tensor) -> Tensor:
-    "Compute v (Eq 3.1): the mean gradient of validation images, flat."
+def validation_gradient(data: SearchData, positions: Tensor, chunk: int | None = None) -> Tensor:
+    "Compute v (Eq 3.1): the mean gradient of validation images, flat, `chunk` in one pass."
     labels = data.validation.labels[positions].to(data.device)
-    return batch_gradient(data.model, data.inputs(data.validation.images[positions]), labels)
+    images = data.validation.images[positions]
+    return batch_gradient(data.model, images, labels, chunk=chunk, inputs=data.inputs)
 
 
 def sampled_chains(
@@ -96,7 +111,8 @@ def _cosines_by_depth(data: SearchData, pair: _HeldOutPair, policy, chains: int,
         views.append(current)
     cosines = []
     for view in views:
-        g = batch_gradient(data.model, data.inputs(view), pair.label.expand(len(view)))
+        labels = pair.label.expand(len(view))
+        g = batch_gradient(data.model, view, labels, chunk=512, inputs=data.inputs)
         cosines.append(cosine(pair.v, g).double().cpu())
     return torch.stack(cosines)
 

@@ -199,6 +199,21 @@ def test_what_is_there_is_not_overwritten(folder, tmp_path, capsys):
     assert (tmp_path / "a.safetensors").read_text() == "precious"
 
 
+def test_an_out_that_is_a_folder_is_said_before_the_data_is_read(tmp_path, capsys):
+    (tmp_path / "set.safetensors").mkdir()
+    (tmp_path / "file").touch()
+    for out, words in (
+        ("set.safetensors", "is a folder; name a file"),
+        ("file/set.safetensors", "file is a file"),
+    ):
+        assert call("--data", "nowhere", "--out", tmp_path / out, *SMALL) == 1
+        err = capsys.readouterr().err
+        assert words in err and "remove" not in err
+    flags = ("--out", tmp_path / "a.safetensors", "--work", tmp_path / "file")
+    assert call("--data", "nowhere", *flags, *SMALL) == 1
+    assert "--work must be a folder" in capsys.readouterr().err
+
+
 def test_more_memory_than_there_is(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(memory, "free_memory", lambda device: 20_000)
     assert call("--data", folder, "--out", tmp_path / "a.safetensors", *IATM, *SMALL) == 1

@@ -5,6 +5,7 @@ import torch
 
 from effdl_nb.condensation.images import (
     GROUPS,
+    ChannelWhitening,
     augment,
     draw_augmentation,
     fit_zca,
@@ -39,3 +40,9 @@ def test_augmentation_leaves_the_global_generator_alone():
         draw_augmentation(2, None, "color_blur")
     with pytest.raises(ValueError, match="must be 2, as the draw"):
         augment(torch.zeros(3, 3, 8, 8), draw_augmentation(2, None))
+
+
+@pytest.mark.parametrize("std", [(0.2, 0.0, 0.2), (0.2, float("nan"), 0.2), (-0.1, 0.2, 0.2)])
+def test_a_degenerate_deviation_is_not_divided_by(std):
+    with pytest.raises(ValueError, match="std must be positive in every channel, not"):
+        ChannelWhitening((0.5,) * 3, std)

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,12 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from effdl_nb.data import load
-from effdl_nb.deepaa.__main__ import main
+from effdl_nb.deepaa.__main__ import SEARCH_PRESETS, divide, fitting_config, main
 from effdl_nb.deepaa.policy_file import load_policy
 from effdl_nb.deepaa.search import PolicySearch
+from effdl_nb.deepaa.similarity import draw_pairs, validation_pools
 from effdl_nb.deepaa.space import search_space
+from effdl_nb.prepared import Split
 
 SHORT = [
     "--steps",
@@ -125,10 +128,46 @@ def test_an_interruption_says_how_to_resume_and_other_settings_raise(
     assert main(arguments) == 130 and "same command again" in capsys.readouterr().out
     assert main([*arguments, "--penalty", "0.5"]) == 1
     assert re.search(
-        r"belongs to another search.*penalty \(1.0 there, 0.5 here\)", capsys.readouterr().err
+        r"belongs to another search.*penalty \(1.0 there, 0.5 here\); take the values there to",
+        capsys.readouterr().err,
     )
     assert main([*arguments, "--network", "wrn-10-1"]) == 1
-    assert "made with other settings" in capsys.readouterr().err
+    assert re.search("made with other settings.*take those to resume it", capsys.readouterr().err)
+    assert main([*arguments, "--layers", "3"]) == 0, "more layers are no other search"
+    assert "resuming at layer 2" in capsys.readouterr().out and load_policy(out).layers == 3
+
+
+def test_a_finished_search_is_extended(folder, whole, tmp_path, capsys):
+    out, long = tmp_path / "policy.json", tmp_path / "long.json"
+    out.write_bytes(whole.read_bytes())
+    more = [*SHORT, "--layers", "3"]
+    with pytest.raises(SystemExit):
+        main(["--data", str(folder), "--out", str(out), *more])
+    assert "or --extend and more --layers" in capsys.readouterr().err
+    assert main(["--data", str(folder), "--out", str(long), *more]) == 0
+    arguments = ["--data", str(folder), "--out", str(out), "--extend", *more]
+    assert main([*arguments, "--penalty", "0.5"]) == 1
+    assert "the policy belongs to another search" in capsys.readouterr().err
+    for file in tmp_path.glob("*.search.safetensors"):
+        file.unlink()
+    assert main(arguments) == 0 and "resuming at layer 3, step 0" in capsys.readouterr().out
+    assert torch.equal(load_policy(out).probabilities, load_policy(long).probabilities)
+    with pytest.raises(SystemExit):
+        main(["--data", str(folder), "--out", str(tmp_path / "none.json"), "--extend", *more])
+    assert "there is no" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore:channels .* are constant")
+def test_a_class_that_leaves_one_image_for_both_is_told_what_to_do(folder, tmp_path, capsys):
+    for k, count in (("a", 2), ("b", 9)):
+        (tmp_path / "few" / k).mkdir(parents=True)
+        for n in range(count):
+            Image.new("RGB", (32, 32), (20 * n, 9, 90)).save(tmp_path / "few" / k / f"{n}.png")
+    arguments = ["--data", str(tmp_path / "few"), "--out", str(tmp_path / "p.json"), *SHORT]
+    assert main(arguments) == 1
+    assert "must leave 2 images to guide the search, not 1; raise" in capsys.readouterr().err
+    assert main([*arguments, "--x-from", "proxy"]) in (0, 1)  # flat images may have no gradient
+    assert "guide the search, not 1" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -154,6 +193,7 @@ def test_wrong_arguments_are_named_before_images_are_read(wrong, words, tmp_path
     assert stop.value.code == 2 and words in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:channels .* are constant")
 def test_images_that_do_not_fit(folder, whole, tmp_path, capsys):
     def says(data, *more):
         assert main(["--data", str(data), "--out", str(tmp_path / "p.json"), *SHORT, *more]) == 1
@@ -216,3 +256,41 @@ def test_the_other_name_searches_and_hands_on_the_exit_code(folder, tmp_path):
         [*command, "nowhere", "--out", str(out), "--overwrite"], capture_output=True, text=True
     )
     assert done.returncode == 1 and "there is no folder nowhere" in done.stderr
+
+
+@pytest.mark.parametrize("more", [[], ["--overwrite"]])
+def test_an_out_that_is_a_folder_is_said_before_images_are_read(more, tmp_path, capsys):
+    for out in (tmp_path, tmp_path / "file" / "p.json"):
+        (tmp_path / "file").touch()
+        with pytest.raises(SystemExit) as stop:
+            main(["--data", "nowhere", "--out", str(out), *more])
+        assert stop.value.code == 2
+        assert re.search("is a folder; name a file|file is a file", capsys.readouterr().err)
+
+
+def test_a_rare_class_takes_no_images_from_the_others():
+    labels = torch.tensor([0] * 200 + [1] * 200 + [2] * 3)
+    train = Split(torch.zeros(403, 3, 32, 32, dtype=torch.uint8), labels)
+    config = SEARCH_PRESETS["small"].config
+    for shared, rest in ((True, 1), (False, 2)):
+        _, guide = divide(train, 0.25, ["a", "b", "rare"], 0)
+        assert guide.labels.bincount().tolist() == [50, 50, 2]
+        fitted, words = fitting_config(config, guide, shared)
+        assert fitted.validation_images == 32
+        assert "of 1 of 3 classes" in words and f"{rest} for the smallest" in words
+        with pytest.warns(UserWarning, match="fewer than .* validation images: 2 has 2"):
+            pools = validation_pools(guide.labels, range(3), 32 + shared, least=1 + shared)
+        generator = torch.Generator().manual_seed(0)
+        pairs = draw_pairs(guide.labels, pools, 200, 32, generator, shared)
+        sizes = {int(guide.labels[x]): len(rows) for x, rows in pairs}
+        assert sizes == {0: 32, 1: 32, 2: rest}
+
+
+def test_a_search_with_a_rare_class_ends_and_says_so(folder, tmp_path, capsys):
+    rare = tmp_path / "images"
+    shutil.copytree(folder / "train", rare)
+    for path in sorted(min(rare.iterdir()).iterdir())[3:]:
+        path.unlink()
+    out = tmp_path / "p.json"
+    assert main(["--data", str(rare), "--out", str(out), *SHORT]) == 0
+    assert "for the smallest: they are noisier" in capsys.readouterr().out

@@ -24,7 +24,9 @@ from effdl_nb.deepaa.search import PolicySearch, SearchConfig
 from effdl_nb.deepaa.searches import PROXY_ROOTS, HeldOutConfig
 from effdl_nb.deepaa.searching import ProxyConfig
 from effdl_nb.deepaa.space import OPERATIONS
+from effdl_nb.files import settings_hash
 from effdl_nb.optimization import TrainConfig
+from effdl_nb.rows import Unit
 from effdl_nb.spec import Task
 
 TINY = AugmentationSettings(
@@ -298,3 +300,14 @@ def test_an_interrupted_training_is_resumed(tmp_path, monkeypatch):
 
 def longer() -> TrainConfig:
     return replace(TINY.train, epochs=2)
+
+
+def test_where_x_comes_from_counts_in_a_rows_hash_only_where_it_is_not_the_default():
+    def unit(settings):
+        return Unit("table_3_2", "deepaa", 0, settings, ("a",), ())
+
+    plain = AugmentationSettings()
+    before = {k: v for k, v in asdict(plain).items() if k != "x_from"}
+    assert unit(plain).hash == settings_hash(["table_3_2", "deepaa", 0, before])
+    assert unit(replace(plain, x_from="proxy")).hash != unit(plain).hash
+    assert unit(replace(plain, mirror=True)).hash != unit(plain).hash

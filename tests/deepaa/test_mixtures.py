@@ -129,3 +129,104 @@ def test_files_that_hold_something_else_raise(tmp_path, text, match):
 
 def test_found_policies_take_a_list_as_well():
     assert policy_from_list(PUBLISHED_FORM, IMAGENET, "mine").layers == 5
+
+
+DADA_FORM = """
+import torch
+NOTE = "not a policy"
+FIRST = long_name_of_it = [[('Rotate', 0.5, 0.5), ('Invert', 0.25, 0.5)]]
+SECOND: list = [[('Color', 0.1, 0.9)]]
+# THIRD = [[('Color', 0.1, 0.9)]]
+"""
+FAST_FORM = """
+from collections import defaultdict
+
+
+def found():
+    "Policies."
+    fold_0 = [[('Rotate', 0.5, 0.5), ('Invert', 0.25, 0.5)]]
+    fold_1 = [[["Color", 0.1, 0.9]]]
+    return fold_0 + fold_1
+
+
+@converted
+def levels_of_ten():
+    return [[('Rotate', 0.5, 0.5)]]
+
+
+def loops():
+    listed = []
+    for fold in range(3):
+        listed.append(fold)
+    return listed
+
+
+def calls():
+    return found() + __import__('os').system('touch executed')
+"""
+
+
+def test_modules_are_read_as_they_are_published(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "genotype.py"
+    path.write_text("\ufeff" + DADA_FORM, encoding="utf-8")
+    for name in ("FIRST", "long_name_of_it"):
+        assert read_sub_policies(path, name) == [[("Rotate", 0.5, 0.5), ("Invert", 0.25, 0.5)]]
+    assert rival("dada", CIFAR, file=path, name="SECOND").layers == 4
+    for name, words in (
+        (None, "must be one of its policies, not None; allowed: FIRST, SECOND"),
+        ("THIRD", "'THIRD' is unknown; allowed: FIRST, SECOND"),
+        ("NOTE", "list of sub-policies"),
+    ):
+        with pytest.raises(ValueError, match=words) as error:
+            read_sub_policies(path, name)
+        assert "genotype.py" in str(error.value)
+    path.write_text(FAST_FORM)
+    assert len(read_sub_policies(path)) == len(read_sub_policies(path, "found")) == 2
+    for name, words in (
+        ("levels_of_ten", "line 13: a decorator changes what it returns"),
+        ("loops", "line 19: For would have to be executed"),
+        ("calls", "neither a literal nor a sum"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            read_sub_policies(path, name)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_names_of_mappings_and_what_grows_without_end(tmp_path):
+    (tmp_path / "p.json").write_text(json.dumps({"a": PUBLISHED_FORM, "b": [[["Invert", 1, 0]]]}))
+    assert read_sub_policies(tmp_path / "p.json", "b") == [[("Invert", 1.0, 0.0)]]
+    with pytest.raises(ValueError, match="allowed: a, b"):
+        read_sub_policies(tmp_path / "p.json")
+    doubling = "a = [[('Invert', 1, 0)]]\n" + "a = a + a\n" * 60
+    (tmp_path / "p.py").write_text(doubling)
+    with pytest.raises(ValueError, match="neither a literal nor a sum"):
+        read_sub_policies(tmp_path / "p.py", "a")
+    (tmp_path / "p.json").write_text(json.dumps(PUBLISHED_FORM))
+    with pytest.raises(ValueError, match="name must be None for a single list, not 'a'"):
+        read_sub_policies(tmp_path / "p.json", "a")
+    (tmp_path / "p.npz").write_bytes(b"PK\x03\x04\xff\xfe\x80")
+    with pytest.raises(ValueError, match="p.npz is no text of sub-policies; DeepAA's own .npz"):
+        read_sub_policies(tmp_path / "p.npz")
+
+
+@pytest.mark.parametrize(
+    "method, cifar, imagenet",
+    [
+        ("dada", "Crop Flip Rotate Cutout", "Crop Flip Rotate"),
+        ("faster_aa", "Crop Flip Rotate Cutout", "Crop Flip Rotate"),
+        ("fast_aa", "Rotate Crop Flip Cutout", "Rotate Crop Flip"),
+        ("own", "Rotate Crop Flip Cutout", "Rotate Crop Flip"),
+    ],
+)
+def test_defaults_stand_where_the_release_has_them(method, cifar, imagenet):
+    def order(space, **more):
+        mine = policy_from_list([[("Rotate", 0.5, 0.75)]], space, method, **more)
+        return " ".join(mine.space[layer[0][0]].name for layer in mine.choices[0])
+
+    assert order(CIFAR) == cifar and order(IMAGENET) == imagenet
+    assert order(CIFAR, before=("Crop", "Flip")) == "Crop Flip Rotate Cutout"
+    assert order(CIFAR, before=()) == "Rotate Crop Flip Cutout"
+    assert order(CIFAR, defaults=False) == "Rotate"
+    with pytest.raises(ValueError, match=r"before must name .* Crop, Flip, not \['Cutout'\]"):
+        order(IMAGENET, before=("Cutout",))

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ from effdl_nb.deepaa.policy import (
     uniform_policy,
 )
 from effdl_nb.deepaa.policy_file import _checksum, load_policy, save_policy
-from effdl_nb.deepaa.space import SearchSpace, cifar_space, space_of
+from effdl_nb.deepaa.space import SearchSpace, cifar_space, imagenet_space, space_of
 
 SPACE = cifar_space()
 
@@ -118,3 +119,64 @@ def test_a_provenance_that_json_cannot_hold_leaves_the_old_file(tmp_path):
             tmp_path / "p.json",
         )
     assert (tmp_path / "p.json").read_bytes() == before
+
+
+def released(path, space, rename=None, **changes):
+    "A file as DeepAA's search writes it, with invented probabilities."
+    rename = rename or {"Flip": "RandFlip", "Cutout": "RandCutout", "Crop": "RandCrop"}
+    operations = space.operations()
+    probabilities = torch.rand(3, 139, generator=torch.Generator().manual_seed(0)).softmax(1)
+    arrays = {
+        "policy_probs": probabilities.numpy(),
+        "l_ops": len(operations),
+        "l_mags": 13,
+        "ops": np.array([[operations.index(t.name)] for t in space.transforms]),
+        "mags": np.array([[t.level or 0] for t in space.transforms]),
+        "op_names": np.array([f"{rename.get(name, name)}:0.1:1" for name in operations]),
+    }
+    np.savez(path, **{k: v for k, v in (arrays | changes).items() if v is not None})
+    return probabilities
+
+
+def test_deepaas_own_files_are_read_without_pickle(tmp_path):
+    path = tmp_path / "policy_DeepAA_cifar.npz"
+    probabilities = released(path, cifar_space())
+    policy = load_policy(path)
+    assert policy.space == cifar_space()
+    assert torch.allclose(policy.probabilities, probabilities.double(), atol=1e-7)
+    save_policy(policy, tmp_path / "p.json")
+    assert torch.equal(load_policy(tmp_path / "p.json").probabilities, policy.probabilities)
+    large = {"Flip": "RandFlip", "Cutout": "RandCutout60", "Crop": "RandResizeCrop_imagenet"}
+    released(path, imagenet_space(), large)
+    assert load_policy(path).space == imagenet_space()
+    np.savez(path, policy_probs=np.full((6, 139), 1 / 139))
+    assert load_policy(path).layers == 6, "our order, if the file does not say"
+    assert load_policy(path, imagenet_space()).space == imagenet_space()
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"policy_probs": None}, "must hold policy_probs"),
+        ({"policy_probs": np.full((2, 138), 1 / 138)}, "probabilities must have shape"),
+        ({"policy_probs": np.zeros((2, 139))}, "sum to 1"),
+        ({"ops": np.arange(139)[::-1, None] % 18}, "column 0 must be"),
+        ({"mags": np.zeros((139, 1), int)}, r"column 2 must be \('ShearX', 1\), not \('ShearX', 0"),
+        ({"ops": np.zeros((5, 1), int), "mags": np.zeros((5, 1), int)}, "columns must be 139, not"),
+        ({"l_mags": 11}, "l_mags must be 13, not 11"),
+        ({"op_names": np.array([print], dtype=object)}, "without pickle"),
+    ],
+)
+def test_released_files_that_do_not_fit_raise(tmp_path, changes, words):
+    released(tmp_path / "theirs.npz", cifar_space(), **changes)
+    with pytest.raises(ValueError, match=words) as error:
+        load_policy(tmp_path / "theirs.npz")
+    assert "theirs.npz" in str(error.value)
+
+
+def test_nobody_is_told_to_delete_a_file_of_somebody_else(tmp_path):
+    for content in (b"\x00\xff", b"{", b"PK\x03\x04 damaged"):
+        (tmp_path / "theirs").write_bytes(content)
+        with pytest.raises(ValueError, match="theirs") as error:
+            load_policy(tmp_path / "theirs")
+        assert "delete it" not in str(error.value)

@@ -7,6 +7,7 @@ import torch
 from small_search import CONFIG, SPACE, Dead, data
 
 from effdl_nb.deepaa.policy import Policy, uniform_policy
+from effdl_nb.deepaa.policy_file import load_policy, save_policy
 from effdl_nb.deepaa.random_search import RandomSearch
 from effdl_nb.deepaa.search import (
     PolicySearch,
@@ -25,7 +26,7 @@ from effdl_nb.deepaa.searching import (
     float32_products,
     step_generator,
 )
-from effdl_nb.deepaa.similarity import validation_pools
+from effdl_nb.deepaa.similarity import draw_pairs, validation_pools
 from effdl_nb.deepaa.space import SearchSpace, Transform
 from effdl_nb.prepared import Split
 
@@ -305,3 +306,101 @@ def test_a_search_out_of_memory_goes_on_with_a_smaller_chunk(tmp_path):
     search.advance()
     search.save()
     assert PolicySearch(data(), SPACE, replace(CONFIG, chunk=7), state=tmp_path / "state").step == 1
+
+
+def test_another_searchs_state_says_what_to_do(tmp_path):
+    path = tmp_path / "state"
+    search = PolicySearch(data(), SPACE, CONFIG, state=path)
+    search.advance()
+    search.save()
+    for change in ({"lr": 0.4}, {"penalty": 0.5}, {"steps": 7}):
+        ((name, value),) = change.items()
+        words = rf"{name} \(.* there, {value} here\); take the values there to resume it, or ano"
+        with pytest.raises(SearchStateError, match=words):
+            PolicySearch(data(), SPACE, replace(CONFIG, **change), state=path)
+    path.write_bytes(b"somebody's weights")
+    with pytest.raises(SearchStateError, match="name another file, or delete it .* if a search"):
+        PolicySearch(data(), SPACE, CONFIG, state=path)
+
+
+@pytest.mark.parametrize("before", [1, 2])
+@pytest.mark.parametrize("way", ["state", "policy", "stopped in between"])
+def test_a_search_is_extended_by_layers_to_the_bit(tmp_path, before, way):
+    longer = replace(CONFIG, layers=3)
+    whole = PolicySearch(data(), SPACE, longer)
+    expected = whole.run(progress=False)
+    short = PolicySearch(data(), SPACE, replace(CONFIG, layers=before), state=tmp_path / "state")
+    if way == "stopped in between":
+        for _ in range(3):
+            short.advance()
+        short.save()
+    else:
+        finished = short.run(progress=False)
+    if way == "policy":
+        save_policy(finished, tmp_path / "p.json")
+        longest = PolicySearch(data(), SPACE, longer)
+        longest.take_up(load_policy(tmp_path / "p.json"))
+        assert longest.layer == before + 1 and longest.seconds == round(short.seconds, 1)
+    else:
+        longest = PolicySearch(data(), SPACE, longer, state=tmp_path / "state")
+        assert not longest.stopped
+    found = longest.run(progress=False)
+    assert torch.equal(found.probabilities, expected.probabilities)
+    assert found.provenance["stopped"] == "all 3 layers searched"
+    assert found.provenance["config"]["layers"] == 3
+    assert longest.history == whole.history[-len(longest.history) :]
+
+
+def test_what_cannot_be_extended_says_so(tmp_path):
+    path = tmp_path / "state"
+    finished = PolicySearch(data(), SPACE, CONFIG, state=path).run(progress=False)
+    with pytest.raises(SearchStateError, match=r"at least the 2 .* prefix_policy\(policy, 1\)"):
+        PolicySearch(data(), SPACE, replace(CONFIG, layers=1), state=path)
+    other = PolicySearch(data(), SPACE, replace(CONFIG, layers=3, lr=0.4))
+    with pytest.raises(SearchStateError, match=r"the policy belongs .* lr \(0.5 there, 0.4 here"):
+        other.take_up(finished)
+    with pytest.raises(SearchStateError, match="differ in config, model, normalisation"):
+        other.take_up(uniform_policy(SPACE))
+    ended = replace(CONFIG, stop_identity=0.0)
+    found = PolicySearch(data(), SPACE, ended, state=tmp_path / "ended").run(progress=False)
+    again = PolicySearch(data(), SPACE, replace(ended, layers=4), state=tmp_path / "ended")
+    assert "became the identity" in again.stopped, "a search that ended by itself has no more"
+    assert torch.equal(again.run(progress=False).probabilities, found.probabilities)
+    random = RandomSearch(data(), SPACE, CONFIG, 2, state=tmp_path / "random")
+    random.save()
+    with pytest.raises(SearchStateError, match="layers"):
+        RandomSearch(data(), SPACE, replace(CONFIG, layers=3), 2, state=tmp_path / "random")
+
+
+def test_x_is_never_among_its_own_validation_images():
+    looked_at = data()
+    shared = replace(looked_at, train=looked_at.validation)
+    assert shared.shared and not looked_at.shared
+    for same_class, count in ((True, 11), (False, 35)):
+        config = replace(CONFIG, same_class=same_class, validation_images=count)
+        labels, pools = shared.validation.labels, pools_of(shared, config)
+        for x, rows in draw_pairs(labels, pools, 50, count, step_generator(0, 1, 0), True):
+            assert x not in rows and len(rows.unique()) == count
+            assert not same_class or labels[rows].eq(labels[x]).all()
+        too_many = replace(config, validation_images=count + 1)
+        with pytest.raises(ValueError, match=f"needs {count + 2} validation images"):
+            pools_of(shared, too_many)
+    assert PolicySearch(shared, SPACE, CONFIG).run(progress=False).layers == 2
+
+
+def test_chunk_bounds_what_the_network_and_its_inputs_hold(monkeypatch):
+    sizes, inputs = [], SearchData.inputs
+    monkeypatch.setattr(
+        SearchData, "inputs", lambda self, x: (sizes.append(len(x)), inputs(self, x))[1]
+    )
+    whole = [one_step(replace(CONFIG, chunk=999), done) for done in (None, uniform_policy(SPACE))]
+    assert max(sizes) > 3
+    sizes.clear()
+    parts = [one_step(replace(CONFIG, chunk=3), done) for done in (None, uniform_policy(SPACE))]
+    assert max(sizes) <= 3
+    for a, b in zip(whole, parts, strict=True):
+        assert torch.allclose(a.rewards, b.rewards, rtol=1e-3, atol=1e-5)
+    sizes.clear()
+    search = RandomSearch(data(), SPACE, replace(CONFIG, chunk=2), 2)
+    search.advance()
+    assert max(sizes) <= 2

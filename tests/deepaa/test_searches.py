@@ -141,3 +141,34 @@ def test_all_parts_of_the_split_need_every_class():
     for count, guide in ((5, None), (190, None), (200, None), (140, 9)):
         with pytest.raises(ValueError, match="some of every class"):
             split_for_search(train, count, guide, 0)
+
+
+def test_x_comes_from_images_that_the_proxy_did_not_see(tmp_path):
+    data = images()
+    parts = split_for_search(data.train, 140, None, 0)
+    given = (data, tmp_path, torch.device("cpu"), False)
+    default = searches.data_of_search(TINY, *given)
+    assert torch.equal(default.seen.train.images, parts.guide.images) and default.seen.shared
+    assert default.origin["x_from"] == "guide"
+    earlier = searches.data_of_search(replace(TINY, x_from="proxy"), *given)
+    assert torch.equal(earlier.seen.train.images, parts.fit.images) and not earlier.seen.shared
+    with pytest.raises(ValueError, match="x_from 'test' is unknown; allowed: guide, proxy"):
+        replace(TINY, x_from="test")
+
+
+def test_a_kept_policy_of_fewer_layers_is_where_a_search_begins(tmp_path, monkeypatch):
+    whole = find(TINY, tmp_path / "whole")
+    first = find(changed(layers=1), tmp_path / "parts")
+    advance, calls = PolicySearch.advance, []
+
+    def counted(self):
+        calls.append(1)
+        return advance(self)
+
+    monkeypatch.setattr(PolicySearch, "advance", counted)
+    both = find(TINY, tmp_path / "parts")
+    assert len(calls) == 2, "the steps of the second layer"
+    assert torch.equal(both.probabilities, whole.probabilities)
+    assert torch.equal(both.probabilities[:1], first.probabilities)
+    assert both.provenance["seconds"] >= first.provenance["seconds"]
+    assert len(both.provenance["held_out"]) == 3

@@ -1,12 +1,17 @@
 "Data sets survive races and kills, and come from the first source that serves."
 
+import hashlib
+import itertools
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -278,7 +283,7 @@ def test_imagenet_needs_images_held_out(tmp_path, monkeypatch):
     (tmp_path / "imagenet" / "train" / "cat").mkdir(parents=True)
     Image.new("RGB", (9, 12)).save(tmp_path / "imagenet" / "train" / "cat" / "0.png")
     monkeypatch.setattr(
-        "effdl_nb.folders.decode_image", lambda *a: pytest.fail("decoded before it raised")
+        "effdl_nb.decoding.decode_images", lambda *a: pytest.fail("decoded before it raised")
     )
     with pytest.raises(
         FileNotFoundError,
@@ -361,3 +366,142 @@ def test_what_measures_does_not_depend_on_the_readers_of_data_sets():
     reached = provenance._Walk(("effdl_nb.data:load",)).modules
     assert "effdl_nb.registry" in reached and "effdl_nb.prepared" in reached
     assert "effdl_nb.archives" not in reached and "effdl_nb.sample" not in reached
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    "No server answers, and there is no npm."
+
+    def unreachable(*a, **k):
+        raise OSError("no route")
+
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    monkeypatch.setattr("shutil.which", lambda name: None)
+
+
+@pytest.fixture
+def nothing_decoded(monkeypatch):
+    monkeypatch.setattr("effdl_nb.decoding._decode", lambda *a: pytest.fail("decoded too early"))
+
+
+def imagenet_files(root):
+    "ImageNet's folders with an image of two classes in each split."
+    for split, name in itertools.product(("train", "val"), "ab"):
+        (root / "imagenet" / split / name).mkdir(parents=True)
+        pixels = np.random.default_rng(ord(name)).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "imagenet" / split / name / "0.png")
+
+
+@pytest.mark.parametrize("taken", ["file", "folder"])
+def test_a_prepared_folder_that_is_taken_is_said_before_the_work(
+    tmp_path, any_size, nothing_decoded, taken
+):
+    imagenet_files(tmp_path)
+    place = tmp_path / "imagenet-16"
+    if taken == "file":
+        place.write_text("mine")
+    else:
+        place.mkdir()
+        (place / "notes.txt").write_text("mine")
+    words = "is a file" if taken == "file" else r"holds no dataset\.json; it holds \['notes\.txt'\]"
+    with pytest.raises(ValueError, match=rf"imagenet-16.*{words}.*move it"):
+        data.load("imagenet", tmp_path, image_size=16)
+    with pytest.raises(ValueError):
+        write_prepared(place, small_arrays(), list("abcd"), "noise")
+    assert taken == "file" or (place / "notes.txt").read_text() == "mine"
+
+
+def test_an_empty_folder_is_not_taken(tmp_path):
+    (tmp_path / "cifar10").mkdir()
+    write_prepared(tmp_path / "cifar10", small_arrays(), list("abcd"), "noise")
+    assert len(data.load("cifar10", tmp_path).train) == 40
+
+
+def test_missing_official_images_are_counted_before_one_is_decoded(
+    tmp_path, offline, nothing_decoded
+):
+    imagenet_files(tmp_path)
+    tiny_files(tmp_path)
+    with pytest.raises(FileNotFoundError, match="train images must be 1,281,167, not 2"):
+        data.load("imagenet", tmp_path, image_size=8)
+    with pytest.raises(FileNotFoundError, match="train images must be 100,000, not 4"):
+        data.load("tiny-imagenet", tmp_path)
+    train = tmp_path / "tiny-imagenet-200" / "train"
+    folder = next(path for path in sorted(train.iterdir()) if path.is_dir())
+    next((folder / "images").iterdir()).unlink()
+    with pytest.raises(FileNotFoundError, match=rf"equally many.*{folder.name} has 1, .* has 2"):
+        data.load("tiny-imagenet", tmp_path)
+
+
+def test_companions_are_no_images_of_the_official_folder(tmp_path, any_size):
+    tiny_files(tmp_path)
+    for images in (tmp_path / "tiny-imagenet-200" / "train").glob("*/images"):
+        (images / ".DS_Store").write_bytes(b"Mac")
+        (images / "._0.JPEG").write_bytes(b"Mac")
+    assert len(data.load("tiny-imagenet", tmp_path).train) == 4
+
+
+@pytest.fixture
+def read_only(tmp_path, monkeypatch):
+    "A root in which no file can be made, and a cache folder."
+    root = tmp_path / "shared"
+    root.mkdir()
+    make = tempfile.TemporaryFile
+
+    def denied(*arguments, dir=None, **options):
+        if dir is not None and Path(dir) == root:
+            raise PermissionError(13, "Permission denied", str(dir))
+        return make(*arguments, dir=dir, **options)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", denied)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return root
+
+
+def test_official_files_that_can_only_be_read_are_prepared_in_the_cache(read_only, any_size):
+    imagenet_files(read_only)
+    before = sorted(read_only.rglob("*"))
+    first = data.load("imagenet", read_only, image_size=8)
+    shutil.rmtree(read_only / "imagenet" / "train")
+    again = data.load("imagenet", read_only, image_size=8)
+    assert first.digest == again.digest and str(read_only.parent / "cache") in again.source
+    assert {path for path in before if path.exists()} == set(read_only.rglob("*"))
+
+
+def test_an_archive_that_lies_there_serves_without_a_network(
+    tmp_path, read_only, any_size, offline, monkeypatch
+):
+    from effdl_nb import archives  # after the sample, which `data` registers first
+
+    for root in (tmp_path, read_only):
+        tiny_files(tmp_path / "made")
+        archive = root / "tiny-imagenet-200.zip"
+        shutil.make_archive(archive.with_suffix(""), "zip", tmp_path / "made")
+        shutil.rmtree(tmp_path / "made")
+        digest = hashlib.md5(archive.read_bytes()).hexdigest()
+        entry = DATASETS["tiny-imagenet"]
+        url = "http://127.0.0.1:9/tiny-imagenet-200.zip"
+        sources = archives.official(archives.read_tiny_imagenet, url, digest)
+        monkeypatch.setitem(DATASETS, "tiny-imagenet", replace(entry, sources=sources))
+        assert len(data.load("tiny-imagenet", root).train) == 4
+    assert sorted(p.name for p in read_only.iterdir()) == ["tiny-imagenet-200.zip"]
+
+
+def test_another_file_under_the_archives_name_is_left_alone(tmp_path, offline):
+    archive = tmp_path / "cifar-10-python.tar.gz"
+    archive.write_text("half of it")
+    with pytest.raises(FileNotFoundError, match=r"python\.tar\.gz is there, but its digest is"):
+        data.load("cifar10", tmp_path)
+    assert archive.read_text() == "half of it"
+
+
+def test_advice_never_tells_to_delete_somebodys_file(tmp_path, prepared):
+    (tmp_path / "cifar10" / "dataset.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(
+        ValueError, match=r"dataset\.json is not a JSON file.*move .* away"
+    ) as caught:
+        data.load("cifar10", tmp_path)
+    assert "delete" not in str(caught.value)
+    with pytest.raises(ValueError, match="is not a JSON file") as caught:
+        read_json(tmp_path / "cifar10" / "dataset.json")
+    assert "delete" not in str(caught.value)

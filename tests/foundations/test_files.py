@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effdl_nb.files import atomic_write, lock, read_json, settings_hash, write_json
+from effdl_nb.files import atomic_write, check_target, lock, read_json, settings_hash, write_json
 
 JSON = st.recursive(
     st.none()
@@ -113,3 +113,16 @@ def test_a_damaged_file_is_named(tmp_path, content):
     path.write_text(content)
     with pytest.raises(ValueError, match="row.json is not a JSON file"):
         read_json(path)
+
+
+def test_a_target_that_cannot_be_made_is_said_beforehand(tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    check_target(tmp_path / "new" / "deeper" / "file")
+    check_target(tmp_path / "taken")  # to replace it or not is the caller's question
+    for wrong, words in (
+        (tmp_path, "is a folder; name a file"),
+        (tmp_path / "taken" / "file", "taken is a file"),
+        ("/proc/1/file", "cannot be written to"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            check_target(wrong)

@@ -213,6 +213,7 @@ GROUND = [  # what chapters stand on, in the order in which it is read
     "effdl_nb.settings",
     "effdl_nb.prepared",
     "effdl_nb.registry",
+    "effdl_nb.decoding",
     "effdl_nb.folders",
     "effdl_nb.sample",
     "effdl_nb.archives",
