@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['POLICIES', 'Rule', 'RULES', 'FREE', 'FACTORIES', 'ELEMENTWISE', 'ONE_OPERATION', 'MATMULS', 'PRODUCTS', 'ATTENTION',
-           'BATCH_NORMS', 'Cost', 'CountingPolicy', 'Call', 'rule', 'tensors', 'rule_of', 'per_value', 'Product',
-           'Storage', 'counted_zeros', 'batch_norm_cost']
+           'BATCH_NORMS', 'Cost', 'CountingPolicy', 'Call', 'rule', 'tensors', 'arguments', 'rule_of', 'per_value',
+           'Product', 'Storage', 'counted_zeros', 'batch_norm_cost']
 
 # %% ../../nbs/02_msunet/04_costs.ipynb #31665b84
 import math
@@ -99,6 +99,22 @@ def tensors(
     elif isinstance(value, list | tuple):
         for item in value:
             yield from tensors(item)
+
+
+def arguments(
+    inputs,  # a model's arguments: a tensor, a tuple or list of them, or a dictionary by keyword
+) -> tuple[tuple, dict]:
+    "Return positional and keyword arguments. Raises ValueError for another type."
+    if isinstance(inputs, Tensor):
+        return (inputs,), {}
+    if isinstance(inputs, dict):
+        return (), inputs
+    if isinstance(inputs, tuple | list):
+        return tuple(inputs), {}
+    raise ValueError(
+        "inputs must be a tensor, a tuple of arguments or a dictionary of keyword arguments, not "
+        f"{type(inputs).__name__}"
+    )
 
 
 def rule_of(
