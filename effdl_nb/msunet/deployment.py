@@ -80,7 +80,8 @@ def set_signs_(
 ) -> None:
     "Freeze a ternary layer with these signs and scale; its latent weight becomes their product."
     weight = layer.latent.requires_grad_(False)
-    layer.signs = torch.empty_like(weight, dtype=torch.int8).copy_(signs)
+    # in the memory order of the live signs, which decides how a product is summed
+    layer.signs = torch.empty_like(layer.signs_and_scale()[0]).copy_(signs)
     layer.scale = scale.to(weight.device)
     # not in place: another parameter may lie in the same memory
     weight.data = layer.signs.to(weight.dtype) * layer.scale.to(weight.dtype)

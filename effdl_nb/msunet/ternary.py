@@ -220,7 +220,8 @@ def _prepare_state(
     if prefix + "signs" in state_dict and layer.signs is None:  # a frozen one
         # of the layer, or of each channel once deployed
         scale = state_dict.get(prefix + "scale", layer.alpha)
-        layer.signs = torch.zeros_like(layer.weight, dtype=torch.int8)
+        # in the memory order of the live signs, which decides how a product is summed
+        layer.signs = torch.zeros_like(_signs_scale(layer.weight, layer.alpha, layer.mode)[0])
         layer.scale = torch.zeros_like(scale, device=layer.alpha.device)
         layer.weight.requires_grad_(False)
     return True

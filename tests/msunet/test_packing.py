@@ -163,6 +163,9 @@ def test_memory_formats_and_views(tmp_path):
     assert back[0].weight.equal(model[0].weight) and back[1].signs.equal(
         model[1].signs_and_scale()[0]
     )
+    x, last = torch.randn(2, 3, 8, 8), model.to(memory_format=torch.channels_last).eval()
+    same = copy.deepcopy(last)
+    assert load_packed(tmp_path / "a", same)(x).equal(last(x)), "in the same memory order"
 
 
 def test_folding_is_exact_in_double_precision_and_loads_into_any_skeleton(tmp_path):
