@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ALREADY', 'EMPTIED', 'WRAPPERS', 'ConversionReport', 'is_squeeze_excite', 'pointwise_reason', 'unwrapped',
-           'kept_reasons', 'convert_ternary_', 'ternary_layers', 'zero_fraction', 'latent_state_dict', 'alpha_at',
-           'set_alpha_', 'freeze_ternary_']
+           'arguments', 'kept_reasons', 'convert_ternary_', 'ternary_layers', 'zero_fraction', 'latent_state_dict',
+           'alpha_at', 'set_alpha_', 'freeze_ternary_']
 
 # %% ../../nbs/02_msunet/02_conversion.ipynb #7b9e0729
 import warnings
@@ -113,6 +113,22 @@ def unwrapped(
             model = inner
         else:
             return model
+
+# %% ../../nbs/02_msunet/02_conversion.ipynb #8d41c64a
+def arguments(
+    inputs,  # a model's arguments: a tensor, a tuple or list of them, or a dictionary by keyword
+) -> tuple[tuple, dict]:
+    "Return positional and keyword arguments. Raises ValueError for another type."
+    if isinstance(inputs, Tensor):
+        return (inputs,), {}
+    if isinstance(inputs, dict):
+        return (), inputs
+    if isinstance(inputs, tuple | list):
+        return tuple(inputs), {}
+    raise ValueError(
+        "inputs must be a tensor, a tuple of arguments or a dictionary of keyword arguments, not "
+        f"{type(inputs).__name__}"
+    )
 
 # %% ../../nbs/02_msunet/02_conversion.ipynb #e18ca292
 def _why_kept(
