@@ -109,8 +109,8 @@ def unwrapped(
     while True:
         if isinstance(model, WRAPPERS):
             model = model.module
-        elif (inner := model._modules.get("_orig_mod")) is not None:
-            model = inner
+        elif "_orig_mod" in model._modules:  # a scripted module has no more than `in` there
+            model = model._modules["_orig_mod"]
         else:
             return model
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from . import costs
 from .codes import PackedError
-from .conversion import ternary_layers, unwrapped
+from .conversion import arguments, ternary_layers, unwrapped
 from .network import SplitConv2d
 from .ternary import TernaryConv2d, make_plain_, ternarize
 
@@ -214,7 +214,7 @@ def outputs_of(
     inputs: Tensor | tuple | dict,  # its arguments
 ) -> list[Tensor]:
     "Return the tensors that a model gives in evaluation mode, random numbers always the same."
-    args, kwargs = costs.arguments(inputs)
+    args, kwargs = arguments(inputs)
     training = [(module, module.training) for module in model.modules()]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     try:
