@@ -279,8 +279,7 @@ RULES["upsample_bicubic2d"] = RULES["_upsample_bicubic2d_aa"] = per_value(16, 15
 @rule("grid_sampler_2d", "cudnn_grid_sampler")
 def _grid(call: Call) -> Cost:
     places, n = call.args[1].numel() // 2, call.out.numel()
-    nearest = call.name == "grid_sampler_2d" and call.args[2] == 1
-    if nearest:
+    if call.name == "grid_sampler_2d" and call.args[2] == 1:  # nearest
         return Cost(4 * places, 2 * places)
     return Cost(8 * places + 4 * n, 6 * places + 3 * n)
 
