@@ -27,6 +27,8 @@ class Labelled:
     def __post_init__(self):
         _check_images(self)
         _check_labels(self)
+        if self.labels.ndim == 1 and self.labels.dtype != torch.int64:  # what losses take
+            object.__setattr__(self, "labels", self.labels.long())
 
     def inputs(self, images: Tensor) -> Tensor:
         "Turn bytes into normalised floats (divided by 255 only without constants); floats stay."
@@ -70,7 +72,7 @@ def _check_labels(data: Labelled):
 @torch.no_grad()
 def accuracy_of(
     model: nn.Module,
-    images: Tensor,  # (N, C, H, W): uint8 or floats, as for `train`
+    images: Tensor,  # (N, C, H, W): uint8 or floats, as for `train`; passed in the model's type
     labels: Tensor,  # (N,) classes, or (N, classes) probabilities, whose largest counts
     *,
     mean=None,  # of the channels of uint8 images in [0, 1]
@@ -82,14 +84,15 @@ def accuracy_of(
     data = Labelled(images, labels, mean, std)
     if len(images) == 0:
         raise ValueError("images must be at least 1, not 0: no images have no accuracy")
-    device = next(model.parameters()).device if device is None else torch.device(device)
+    like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    device = like.device if device is None else torch.device(device)
     truth = labels.argmax(1) if labels.ndim == 2 else labels
     training = model.training
     right = 0
     model.to(device).eval()
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
-        answers = model(data.inputs(images[part].to(device))).argmax(1)
+        answers = model(data.inputs(images[part].to(device)).to(like.dtype)).argmax(1)
         right += (answers == truth[part].to(device)).sum()
     model.train(training)
     return 100 * int(right) / len(images)

@@ -81,9 +81,12 @@ def _exchange(
 # %% ../../nbs/02_msunet/07_consistency.ipynb #e6433d72
 @contextmanager
 def _caught_input(module: nn.Module) -> Iterator[list[Tensor]]:
-    "Collect what is passed to the module meanwhile."
+    "Collect what is passed to the module meanwhile; copied if a part of it writes in place."
     caught = []
-    handle = module.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[0]))
+    writes = any(getattr(part, "inplace", False) for part in module.modules())
+    handle = module.register_forward_pre_hook(
+        lambda _, inputs: caught.append(inputs[0].clone() if writes else inputs[0])
+    )
     try:
         yield caught
     finally:
@@ -94,9 +97,9 @@ def features_and_logits(
     model: nn.Module,  # has `features` and `classifier`; wrappers are seen through
     inputs: Tensor,  # (N, ...)
 ) -> tuple[Tensor, Tensor]:
-    """Return what goes into the classifier (N, ...) and what comes out (N, C).
+    """Return what goes into the classifier (N, ...) and the model's logits (N, C), in one forward.
 
-    Raises ValueError naming what the model lacks."""
+    Raises ValueError naming what the model lacks, or a classifier that is not called once."""
     inner = unwrapped(model)
     missing = [
         name for name in ("features", "classifier") if not callable(getattr(inner, name, None))
@@ -106,12 +109,15 @@ def features_and_logits(
             f"{type(inner).__name__} has no {' and no '.join(missing)}; consistency of features "
             "needs both, at='logits' needs neither"
         )
-    if not isinstance(model, nn.parallel.DistributedDataParallel):
-        features = inner.features(inputs)
-        return features, inner.classifier(features)
+    distributed = isinstance(model, nn.parallel.DistributedDataParallel)
     with _caught_input(inner.classifier) as caught:
-        logits = model(inputs)
-    return caught[-1], logits
+        logits = model(inputs) if distributed else inner(inputs)
+    if len(caught) != 1:
+        raise ValueError(
+            f"{type(inner).__name__} must call its classifier once in a forward pass, not "
+            f"{len(caught)} times; at='logits' needs no classifier"
+        )
+    return caught[0], logits
 
 # %% ../../nbs/02_msunet/07_consistency.ipynb #5103bfe7
 RELEASED = {

@@ -129,7 +129,7 @@ def _entries(model: nn.Module, halves: bool) -> Iterator[tuple[str, tuple, Tenso
     layers = _ternary_modules(model)
     for name, layer in layers.items():
         data, record = _ternary_entry(name, layer)
-        identity = (id(layer.weight), data.numpy().tobytes(), str(record))
+        identity = (id(layer.latent), data.numpy().tobytes(), str(record))
         yield _join(name, "weight"), identity, data, record
         if "scale" not in record:
             yield _join(name, "scale"), (id(layer.scale),), *_plain_entry(layer.scale, halves)
@@ -163,9 +163,9 @@ def _stored(entries: Iterable[tuple[str, tuple, Tensor, dict | None]]) -> _Store
     return stored
 
 # %% ../../nbs/02_msunet/10_packing.ipynb #92aae20f
-def _text_of(model: nn.Module, halves: bool, stored: _Stored) -> str:
-    "Return the record of a file as text, from the end of its checksum on."
-    record = {
+def _record_of(model: nn.Module, halves: bool, stored: _Stored) -> dict:
+    "Return the record of a file, without its checksum."
+    return {
         "format": PACKED_FORMAT,
         "version": PACKED_VERSION,
         "halves": "F32" if halves else "F16",
@@ -173,33 +173,6 @@ def _text_of(model: nn.Module, halves: bool, stored: _Stored) -> str:
         "coded": stored.coded,
         "shared": stored.shared,
     }
-    return '",' + json.dumps(record, separators=(",", ":"), allow_nan=False)[1:]
-
-# %% ../../nbs/02_msunet/10_packing.ipynb #90b8f3c7
-@torch.no_grad()
-def save_packed(
-    model: nn.Module,  # any model; ternary layers are frozen on the way, the model is not changed
-    path: str | Path,  # file to make or replace, atomically
-    precision: int = 32,  # 32: as the model is, to the bit; 16: `deploy(model, 16)`
-) -> dict[str, dict]:
-    """Write a model as a packed safetensors file; the records of its coded tensors.
-
-    `load_packed` gives back the same function in evaluation mode: bit-equal logits with `model`,
-    or with `deploy(model, 16)`. Raises PackedError (a ValueError) for non-finite ternary weights,
-    masks of a pruner that is not finalized and tensors of other kinds, ValueError for precision."""
-    if precision not in (16, 32):
-        raise ValueError(f"precision must be 16 or 32, not {precision}")
-    model = conversion.unwrapped(model)
-    deployment.check_finalized(model)
-    model = deployment.deploy(model, 16) if precision == 16 else model
-    types = {t.dtype for t in model.state_dict().values() if isinstance(t, Tensor)}
-    halves = torch.float16 not in types
-    stored = _stored(_entries(model, halves))
-    text = _text_of(model, halves, stored)
-    with atomic_write(path) as part:
-        checked = '{"sha256":"' + _digest(text, stored.tensors) + text
-        save_file(stored.tensors, part, metadata={PACKED_FORMAT: checked})
-    return stored.coded
 
 # %% ../../nbs/02_msunet/10_packing.ipynb #5f9b6b81
 def _checked_record(path: str | Path, text: str | None) -> dict:
@@ -313,7 +286,12 @@ def _unfit(model: nn.Module, layers: dict) -> list[str]:
     # exactly these: a subclass may compute something else
     kinds = (*ternary.TERNARY_FORM, *ternary.TERNARY_FORM.values())
     unfit = [name for name in layers if type(named[name]) not in kinds]
-    return [f"{n}: a {type(named[n]).__name__}, which has no ternary form" for n in unfit]
+    if unfit:
+        return [f"{n}: a {type(named[n]).__name__}, which has no ternary form" for n in unfit]
+    wanted = {id(named[name]) for name in layers}
+    reasons = conversion.kept_reasons(model, lambda _, m: None if id(m) in wanted else "float")
+    plain = {n: why for n, why in reasons.items() if why and id(named[n]) in wanted}
+    return [f"{n}: {why}" for n, why in plain.items() if why != conversion.ALREADY]
 
 # %% ../../nbs/02_msunet/10_packing.ipynb #d7273ae1
 def _plan(model: nn.Module, plain: dict[str, Tensor], layers: dict) -> list[tuple[list[str], str]]:
@@ -338,10 +316,11 @@ def _fill(model: nn.Module, plain: dict[str, Tensor], layers: dict) -> None:
     "Put decoded tensors into a model, converting and folding its layers as they are in the file."
     for convs, norm in _plan(model, plain, layers):
         deployment.remove_norm_(model, convs, norm)
-    conversion.convert_ternary_(model, filter_fn=lambda name, module: name in layers)
-    converted = _ternary_modules(model)
+    named = dict(model.named_modules(remove_duplicate=False))
     for name, (signs, scale, info) in layers.items():
-        layer = converted[name]
+        layer = named[name]
+        if not isinstance(layer, ternary.TernaryLayer):
+            ternary.make_ternary_(layer, info["alpha"], info["mode"])
         layer.weight.data = torch.empty_like(layer.weight, dtype=_TYPES[info["dtype"]])
         layer.mode = info["mode"]
         layer.alpha.fill_(info["alpha"])
@@ -349,10 +328,55 @@ def _fill(model: nn.Module, plain: dict[str, Tensor], layers: dict) -> None:
         deployment.set_signs_(layer, signs, scale)
     for key, tensor in plain.items():
         name, _, last = key.rpartition(".")
-        if last == "scale" and name in converted:
+        if last == "scale" and isinstance(named[name], ternary.TernaryLayer):
             continue
         target = getattr(model.get_submodule(name), last)
         target.data = torch.empty_like(target, dtype=tensor.dtype).copy_(tensor)
+
+# %% ../../nbs/02_msunet/10_packing.ipynb #d2167d49
+def _check_faithful(
+    model: nn.Module,  # what is packed
+    record: dict,  # of the file
+    stored: _Stored,  # what the file will hold
+    trial: Tensor | tuple | dict | None,  # the model's arguments; None: nothing is checked
+) -> None:
+    "Decode into a copy and compare the outputs. Raises PackedError if a bit differs."
+    if trial is not None:
+        twin = deployment.copied(model)
+        _fill(twin, *_decode(record, stored.tensors))
+        deployment.check_same(model, twin, trial)
+
+# %% ../../nbs/02_msunet/10_packing.ipynb #be7a3209
+@torch.no_grad()
+def save_packed(
+    model: nn.Module,  # any model; ternary layers are frozen on the way, the model is not changed
+    path: str | Path,  # file to make or replace, atomically
+    precision: int = 32,  # 32: as the model is, to the bit; 16: `deploy(model, 16)`
+    # the model's arguments, to check the file on; None: noise as its first layers take it
+    inputs: Tensor | tuple | dict | None = None,
+) -> dict[str, dict]:
+    """Write a model as a packed safetensors file; the records of its coded tensors.
+
+    `load_packed` gives back the same function in evaluation mode: bit-equal logits with `model`,
+    or with `deploy(model, 16)`. Raises PackedError (a ValueError) for non-finite ternary weights,
+    masks of a pruner that is not finalized, tensors of other kinds or on the meta device, and a
+    model that would compute something else when read back, ValueError for precision."""
+    if precision not in (16, 32):
+        raise ValueError(f"precision must be 16 or 32, not {precision}")
+    model = conversion.unwrapped(model)
+    deployment.check_numbers(model)
+    deployment.check_finalized(model)
+    model = deployment.deploy(model, 16, inputs) if precision == 16 else model
+    types = {t.dtype for t in model.state_dict().values() if isinstance(t, Tensor)}
+    halves = torch.float16 not in types
+    stored = _stored(_entries(model, halves))
+    record = _record_of(model, halves, stored)
+    _check_faithful(model, record, stored, deployment.trial_of(model, inputs))
+    text = '",' + json.dumps(record, separators=(",", ":"), allow_nan=False)[1:]
+    with atomic_write(path) as part:
+        checked = '{"sha256":"' + _digest(text, stored.tensors) + text
+        save_file(stored.tensors, part, metadata={PACKED_FORMAT: checked})
+    return stored.coded
 
 # %% ../../nbs/02_msunet/10_packing.ipynb #b0cc785e
 def _contents(path: str | Path) -> tuple[tuple[dict[str, Tensor], dict], nn.Module | None]:
@@ -378,17 +402,19 @@ def load_packed(
 
     No code from the file is run. `model` may be as constructed, converted or deployed; its layers
     are converted as the file says, in place. Raises ForeignFile, WrongVersion, DamagedFile or
-    DoesNotFit (all PackedError, a ValueError); `model` is unchanged then."""
+    DoesNotFit (all PackedError, a ValueError); `model` is unchanged then. Tensors on the meta
+    device get memory on the CPU; PackedError for one that no file holds."""
     contents, skeleton = _contents(path)
     if model is None and skeleton is None:
         raise DoesNotFit(
             f"{path} holds a network that is not an MSUNet: give a model of the same "
             "architecture to fill"
         )
-    if model is None:
-        _plan(skeleton, *contents)
-        model = skeleton.to_empty(device="cpu")
-    _fill(conversion.unwrapped(model), *contents)
+    model = skeleton if model is None else model
+    inner = conversion.unwrapped(model)
+    _plan(inner, *contents)  # before memory is taken
+    deployment.materialize_(inner)
+    _fill(inner, *contents)
     return model.eval()
 
 # %% ../../nbs/02_msunet/10_packing.ipynb #17e0bd52

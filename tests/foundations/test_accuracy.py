@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from effdl_nb.accuracy import accuracy_of
+from effdl_nb.accuracy import Labelled, accuracy_of
 from effdl_nb.networks import build
 
 
@@ -29,3 +29,17 @@ def test_evaluate_restores_the_mode_and_counts_the_last_batch():
     )
     with pytest.raises(ValueError, match="no images"):
         accuracy_of(model, data[0][:0], data[1][:0])
+
+
+def test_types_of_labels_images_and_models_need_not_agree():
+    images = torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8)
+    labels = torch.arange(12) % 10
+    model = build("small-convnet", width=2, image_size=8)
+    right = accuracy_of(model, images, labels)
+    assert accuracy_of(model, images, labels.int()) == right
+    assert accuracy_of(model.double(), images, labels) == right
+    for half in (model.bfloat16(), model.half()):
+        assert 0 <= accuracy_of(half, images, labels) <= 100
+    assert Labelled(images, labels.int()).labels.dtype == torch.int64
+    flat = F.one_hot(labels, 10).float()[:, :, None, None]
+    assert accuracy_of(torch.nn.Flatten(), flat, labels) == 100, "no parameters"

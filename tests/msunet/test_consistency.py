@@ -347,3 +347,26 @@ def test_weight_zero_is_mixing_alone_in_one_pass():
         1 - lam
     )
     assert passed[0] == 6 and torch.allclose(loss, expected)
+
+
+class Pooled(nn.Module):
+    "As torchvision's MobileNet: it pools between features and classifier, which drops in place."
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Conv2d(3, 5, 3)
+        self.classifier = nn.Sequential(nn.Dropout(0.9, inplace=True), nn.Linear(5, 4))
+
+    def forward(self, x):
+        return self.classifier(self.features(x).mean((2, 3)))
+
+
+def test_features_are_what_the_model_hands_to_its_classifier():
+    x, y = batch()
+    model = Pooled()
+    features, logits = features_and_logits(model, x)
+    assert torch.equal(features, model.features(x).mean((2, 3))), "before dropout writes there"
+    assert logits.shape == (len(x), 4) and ConsistencyLoss()(model, x, y).isfinite()
+    model.forward = lambda x: model.features(x).mean((2, 3))
+    with pytest.raises(ValueError, match="must call its classifier once .* not 0 times"):
+        features_and_logits(model, x)

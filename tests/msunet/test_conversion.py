@@ -3,10 +3,13 @@
 import copy
 import io
 import math
+import warnings
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import prune
 
 from effdl_nb.msunet.conversion import (
     alpha_at,
@@ -18,7 +21,16 @@ from effdl_nb.msunet.conversion import (
     unwrapped,
     zero_fraction,
 )
-from effdl_nb.msunet.ternary import ALPHA_HALF, TernaryConv2d, TernaryLinear
+from effdl_nb.msunet.ternary import (
+    ALPHA_HALF,
+    DEFAULT_ALPHA,
+    TERNARY_MODES,
+    TernaryConv2d,
+    TernaryLinear,
+    default_alpha,
+    make_plain_,
+    ternarize,
+)
 
 
 def normal(*shape, seed=0, dtype=torch.float32):
@@ -252,3 +264,124 @@ def test_the_frozen_form_exports_with_equal_bits():
     program = torch.export.export(model, (x,)).module()
     with torch.no_grad():
         assert torch.equal(program(x), model(x))
+
+
+class Reader(nn.Module):
+    "Attention's projection as Swin and BEiT write it: another module reads the weight."
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.own = nn.Linear(8, 6), nn.Linear(8, 6)
+
+    def forward(self, x):
+        return F.linear(input=x, weight=self.qkv.weight, bias=self.qkv.bias)
+
+
+def test_a_weight_that_another_module_reads_is_ternary_there_too():
+    model, x = Reader(), normal(4, 8)
+    before = model(x)
+    convert_ternary_(model, everything)
+    assert not torch.equal(model(x), before) and torch.equal(model(x), model.qkv(x))
+    assert torch.equal(model.forward(x), model(x)), "called without hooks"
+    model(x).sum().backward()
+    assert model.qkv.weight.grad.abs().sum() > 0 and isinstance(model.qkv.weight, nn.Parameter)
+    live = model(x)
+    freeze_ternary_(model)
+    assert torch.equal(model(x), live)
+    program = torch.export.export(model.eval(), (x,)).module()
+    assert torch.equal(program(x), live)
+
+
+def test_the_fused_kernel_of_an_encoder_layer_computes_with_ternary_weights():
+    layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0.0).eval()
+    convert_ternary_(layer, everything)
+    plain, x = copy.deepcopy(layer), normal(2, 5, 16)
+    for linear in (plain.linear1, plain.linear2):
+        linear.weight.data = linear.quantized_weight().detach()
+        make_plain_(linear)
+    with torch.no_grad():
+        assert torch.equal(layer(x), plain(x)), "fused on both sides"
+    torch.testing.assert_close(layer(x), plain(x))
+
+
+def test_a_weight_shared_with_a_layer_that_is_kept_is_kept():
+    tied = nn.ModuleDict({"table": nn.Embedding(9, 4), "out": nn.Linear(4, 9)})
+    tied["out"].weight = tied["table"].weight
+    two = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4)})
+    two["b"].weight = two["a"].weight
+    for model, choose in ((tied, everything), (two, lambda name, module: name == "a")):
+        report = convert_ternary_(model, choose)
+        assert not report.converted
+    assert "reads its weight, too, and is not converted" in str(report)
+    assert "b (Linear)" in report.kept[0][3]
+
+
+def test_layers_that_compute_otherwise_than_their_class_are_kept():
+    pruned, normed, buffered = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+    prune.l1_unstructured(pruned, "weight", 0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nn.utils.weight_norm(normed)
+    weight = buffered.weight.detach()
+    del buffered.weight
+    buffered.register_buffer("weight", weight)
+    replaced = nn.Linear(4, 4)
+    replaced.forward = lambda x: x
+    model = nn.Sequential(pruned, normed, buffered, replaced, nn.Linear(4, 4))
+    x = normal(3, 4)
+    before = model[:4](x)
+    report = convert_ternary_(model, everything)
+    assert [name for name, _, _ in report.converted] == ["4"]
+    assert ["no parameter" in why for *_, why in report.kept] == [True, True, True, False]
+    assert report.kept[3][3] == "its forward was replaced"
+    freeze_ternary_(model)
+    assert torch.equal(model[:4](x), before)
+
+
+def test_a_layer_that_is_nearly_empty_is_named():
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    nn.init.normal_(model[0].weight, std=1.0)
+    with pytest.warns(UserWarning, match=r"1 ternary layers have more than 95% zeros: 1 100.0%"):
+        report = convert_ternary_(model, everything, alpha=0.5, mode="raw")
+    assert report.emptied == {"1": 1.0} and "! 1  100.0% zeros" in str(report)
+    with pytest.warns(UserWarning, match="more than 95% zeros"):
+        freeze_ternary_(model)
+
+
+@pytest.mark.parametrize("mode", TERNARY_MODES)
+def test_no_mode_empties_a_network_by_default(mode):
+    model = nn.Sequential(nn.Conv2d(8, 32, 3), nn.Conv2d(32, 8, 1), nn.Linear(64, 64))
+    nn.init.normal_(model[0].weight, std=0.01)
+    report = convert_ternary_(model, everything, mode=mode)
+    assert len(report.converted) == 3 and 0.2 < zero_fraction(model) < 0.7
+    assert default_alpha(torch.ones(3, 3), mode) == {"raw": 0.0}.get(mode, DEFAULT_ALPHA.get(mode))
+
+
+def test_bitnets_rounding_is_the_default_of_absmean():
+    w = normal(64, 64)
+    rounded = (w / w.abs().mean()).round().clamp(-1, 1)
+    assert torch.equal(ternarize(w, DEFAULT_ALPHA["absmean"], "absmean")[0], rounded.to(torch.int8))
+
+
+def test_a_live_model_is_traced_by_fx_and_stays_live():
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU()), normal(2, 3, 4, 4)
+    convert_ternary_(model, everything)
+    traced = torch.fx.symbolic_trace(model)
+    assert torch.equal(traced(x), model(x))
+    traced(x).sum().backward()
+    assert model[0].weight.grad.abs().sum() > 0
+    model[0].weight.data.neg_()
+    assert torch.equal(traced(x), model(x)), "not the weights of the moment of tracing"
+
+
+def test_a_checkpoint_without_signs_does_not_load_into_a_frozen_model_in_silence():
+    model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU())
+    convert_ternary_(model)
+    early = copy.deepcopy(model.state_dict())
+    freeze_ternary_(model)
+    for strict in (True, False):
+        with pytest.raises(RuntimeError, match="is frozen here.*frozen=False"):
+            model.load_state_dict(early, strict=strict)
+    model.load_state_dict({}, strict=False)
+    freeze_ternary_(model, frozen=False)
+    model.load_state_dict(early)

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from effdl_nb.msunet.codes import PackedError
 from effdl_nb.msunet.conversion import convert_ternary_, freeze_ternary_, ternary_layers
 from effdl_nb.msunet.deployment import deploy, unpack_
 from effdl_nb.msunet.network import msunet
+from effdl_nb.msunet.packing import save_packed
 from effdl_nb.msunet.ternary import TernaryConv2d
 
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(5))
@@ -108,3 +110,106 @@ def test_a_compiled_frozen_block_agrees(frozen):
         torch.testing.assert_close(
             torch.compile(model, fullgraph=True)(x), model(x), rtol=1e-4, atol=1e-5
         )
+
+
+class Apart(nn.Module):
+    "A stem whose convolution is also called without its norm."
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+        self.body = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+
+    def forward(self, x):
+        return self.body(self.stem(x) + self.stem[0](x))
+
+
+class Skip(nn.Sequential):
+    "A subclass with a forward of its own."
+
+    def forward(self, x):
+        return self[1](self[0](x) + x)
+
+
+class Passed(nn.Module):
+    "The output before the norm is given back, too."
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1))
+
+    def forward(self, x):
+        return [x := layer(x) for layer in self.layers]
+
+
+@pytest.mark.parametrize(
+    "model, norms",
+    [(Apart(), 1), (Skip(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)), 1), (Passed(), 1)],
+)
+def test_norms_are_folded_only_where_the_outputs_stay(model, norms):
+    model = uneven(model)
+    x = torch.randn(2, 3, 5, 5)
+    folded = deploy(model, 32)
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in folded.modules()) == norms
+    for one, other in zip(model(x), folded(x), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+class Hidden(nn.Module):
+    "The weight is read from a list that no module owns."
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+        self.hidden = [self.layer.weight]
+
+    def forward(self, x):
+        return self.layer(x) + nn.functional.linear(x, self.hidden[0])
+
+
+def test_forms_that_would_change_the_outputs_are_refused(tmp_path):
+    model = Hidden()
+    convert_ternary_(model, lambda name, module: True)
+    state = copy.deepcopy(model.state_dict())
+    for change in (deploy, unpack_, lambda m: save_packed(m, tmp_path / "a")):
+        with pytest.raises(PackedError, match="other outputs in its new form"):
+            change(model)
+    assert not (tmp_path / "a").exists()
+    assert all(state[key].equal(value) for key, value in model.state_dict().items())
+
+
+def test_a_parameter_that_lies_in_the_same_memory_is_left_alone():
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    model[1].weight = nn.Parameter(model[0].weight.data)
+    convert_ternary_(model, lambda name, module: name == "1")
+    x = torch.randn(2, 6)
+    before = model(x)
+    unpack_(model)
+    assert torch.equal(model(x), before)
+
+
+def test_a_model_that_takes_no_noise_is_checked_on_given_inputs():
+    class Pair(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.block = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+
+        def forward(self, *, image, length):
+            return self.block(image)[:, :length]
+
+    model = uneven(Pair())
+    inputs = {"image": torch.randn(2, 3, 4, 4), "length": 2}
+    with pytest.warns(UserWarning, match="give `inputs`"):
+        unfolded = deploy(model, 32)
+    assert isinstance(unfolded.block[1], nn.BatchNorm2d)
+    folded = deploy(model, 32, inputs)
+    assert isinstance(folded.block[1], nn.Identity)
+    torch.testing.assert_close(folded(**inputs), model(**inputs))
+
+
+def test_a_model_without_numbers_is_refused(tmp_path):
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Conv2d(3, 4, 1))
+    for change in (deploy, unpack_, lambda m: save_packed(m, tmp_path / "a")):
+        with pytest.raises(PackedError, match="2 tensors are on the meta device"):
+            change(model)

@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils import prune
 
 from effdl_nb.msunet import packing
 from effdl_nb.msunet.codes import DamagedFile, PackedError
 from effdl_nb.msunet.conversion import convert_ternary_, freeze_ternary_, ternary_layers
-from effdl_nb.msunet.deployment import deploy
+from effdl_nb.msunet.deployment import deploy, unpack_
 from effdl_nb.msunet.network import msunet
 from effdl_nb.msunet.packing import (
     DoesNotFit,
@@ -162,6 +163,9 @@ def test_memory_formats_and_views(tmp_path):
     assert back[0].weight.equal(model[0].weight) and back[1].signs.equal(
         model[1].signs_and_scale()[0]
     )
+    x, last = torch.randn(2, 3, 8, 8), model.to(memory_format=torch.channels_last).eval()
+    same = copy.deepcopy(last)
+    assert load_packed(tmp_path / "a", same)(x).equal(last(x)), "in the same memory order"
 
 
 def test_folding_is_exact_in_double_precision_and_loads_into_any_skeleton(tmp_path):
@@ -406,3 +410,81 @@ def test_v3_on_disk(tmp_path):
     )
     with torch.no_grad():
         assert load_packed(tmp_path / "v3")(X).equal(deploy(model)(X))
+
+
+class Projected(nn.Module):
+    "A weight that its parent reads."
+
+    def __init__(self):
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.qkv.weight, self.qkv.bias)
+
+
+@pytest.mark.parametrize(
+    "make, x",
+    [
+        (Projected, torch.randn(2, 8)),
+        (
+            lambda: nn.TransformerEncoderLayer(16, 2, 32, batch_first=True),
+            torch.randn(2, 5, 16),
+        ),
+        (
+            lambda: nn.TransformerEncoder(
+                nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2
+            ),
+            torch.randn(2, 5, 16),
+        ),
+    ],
+)
+def test_weights_that_others_read_return_to_the_bit(make, x, tmp_path):
+    model = make().eval()
+    assert convert_ternary_(model, everything).converted
+    save_packed(model, tmp_path / "a")
+    back = load_packed(tmp_path / "a", make())
+    with torch.no_grad():
+        assert torch.equal(back(x), model(x)) and torch.equal(deploy(model, 32)(x), model(x))
+    assert torch.equal(back(x), model(x)), "with gradients there is no fused kernel"
+    with torch.no_grad():
+        live = model(x)
+        unpack_(model)
+        assert torch.equal(model(x), live)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("how", ["prune", "weight_norm", "spectral_norm"])
+def test_layers_made_by_hooks_return_beside_ternary_ones(how, tmp_path):
+    def make():
+        net = nn.Sequential(nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 1))
+        if how == "prune":
+            prune.l1_unstructured(net[0], "weight", 0.5)
+        else:
+            getattr(nn.utils, how)(net[0])
+        return net
+
+    model, x = make(), torch.randn(1, 4, 2, 2)
+    convert_ternary_(model)
+    model(x).sum().backward()
+    model.eval()
+    freeze_ternary_(model)
+    save_packed(model, tmp_path / "a")
+    assert torch.equal(load_packed(tmp_path / "a", make())(x), model(x))
+
+
+def test_a_skeleton_on_meta_is_filled_or_refused(tmp_path):
+    def make():
+        return nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1))
+
+    model, x = uneven(make()), torch.randn(2, 3, 4, 4)
+    convert_ternary_(model)
+    save_packed(model, tmp_path / "a")
+    with torch.device("meta"):
+        skeleton, other = make(), make()
+        other.register_buffer("table", torch.zeros(3), persistent=False)
+    back = load_packed(tmp_path / "a", skeleton)
+    assert back is skeleton and torch.equal(back(x), model(x))
+    with pytest.raises(PackedError, match="1 buffers .* in no file, the first 'table'"):
+        load_packed(tmp_path / "a", other)
+    assert all(t.is_meta for t in other.state_dict().values())

@@ -10,7 +10,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from effdl_nb.msunet.conversion import convert_ternary_, freeze_ternary_
-from effdl_nb.msunet.costs import POLICIES
+from effdl_nb.msunet.costs import POLICIES, per_value
+from effdl_nb.msunet.deployment import deploy
 from effdl_nb.msunet.network import layer_roles, msunet
 from effdl_nb.msunet.score import WRN_FLOPS, WRN_PARAMS, UnknownOperation, micronet_score
 
@@ -382,3 +383,195 @@ def test_default_roles():
         and roles["features.1.block.1.fc1"] == "se"
         and roles["classifier.0"] == "other"
     )
+
+
+class Calls(nn.Module):
+    "A function of inputs, with parameters."
+
+    def __init__(self, function, **tensors):
+        super().__init__()
+        self.function = function
+        for name, shape in tensors.items():
+            self.register_parameter(name, nn.Parameter(torch.randn(shape)))
+
+    def forward(self, *inputs):
+        return self.function(self, *inputs)
+
+
+def gated(m, x):
+    a, b, c = m.w.chunk(3)
+    return F.linear(x, a) * F.linear(x, b) + F.linear(x, c)
+
+
+def normalised_twice(m, x):
+    return F.linear(x, m.w / m.w.norm()) + F.linear(x, m.w / m.w.norm())
+
+
+def in_one_buffer(m, x):
+    return F.linear(x, m.w[:32].view(4, 8), m.w[32:36]) * m.w[36]
+
+
+def table_at_places(m, x):
+    return x + m.w[torch.arange(12) % 5]
+
+
+@pytest.mark.parametrize(
+    "function, shape, x, params",
+    [
+        (gated, (12, 8), (1, 8), 96),
+        (normalised_twice, (4, 8), (1, 8), 32),
+        (in_one_buffer, (40,), (1, 8), 37),
+        (table_at_places, (5, 3), (1, 12, 3), 15),
+        (lambda m, x: torch.matmul(x, m.w), (3, 8, 5), (5, 3, 6, 8), 120),
+        (lambda m, x: m.w.expand(len(x), -1, -1) @ x, (1, 4, 8), (5, 8, 6), 32),
+        (lambda m, x: x.masked_fill(m.w > 0, 0.0), (64, 64), (1, 64, 64), 64 * 64 / 32),
+    ],
+)
+def test_a_stored_number_is_known_by_its_bytes(function, shape, x, params):
+    assert micronet_score(Calls(function, w=shape), inputs=torch.zeros(x)).params == params
+
+
+def test_a_decoder_layer_stores_each_of_its_parameters():
+    layer = nn.TransformerDecoderLayer(16, 2, 32, batch_first=True)
+    two = torch.zeros(1, 5, 16), torch.zeros(1, 7, 16)
+    assert micronet_score(layer, inputs=two).params == sum(p.numel() for p in layer.parameters())
+
+
+def test_a_computed_kernel_is_not_stored():
+    def dynamic(m, x):
+        return F.conv2d(x, F.linear(x.mean((2, 3)), m.w).view(4, 4, 3, 3))
+
+    score = micronet_score(Calls(dynamic, w=(144, 4)), (4, 6, 6))
+    assert score.params == 576 and score.mults >= 36 * 64 + 576
+    images = torch.randn(1, 8, 6, 6), torch.randn(1, 8, 22, 22)
+    assert micronet_score(Calls(lambda m, k, x: F.conv2d(x, k)), inputs=images).params == 0
+
+
+def test_one_group_is_a_layer_norm():
+    x = torch.zeros(2, 4, 3, 3)
+    counts = {}
+    for norm in (nn.GroupNorm(1, 4), nn.LayerNorm([4, 3, 3]), nn.GroupNorm(2, 4)):
+        score = micronet_score(norm, inputs=x)
+        counts[norm] = score.mults, score.adds
+    assert list(counts.values()) == [(111, 143), (111, 143), (114, 142)]
+    instance = micronet_score(nn.InstanceNorm2d(4), inputs=x)
+    assert (instance.mults, instance.adds) == (2 * 36 + 3 * 4, 3 * 36 - 4)
+
+
+def test_a_bias_before_a_folded_norm_goes_into_it():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU())
+    score, folded = micronet_score(net, (3, 8, 8)), micronet_score(deploy(net, 32), (3, 8, 8))
+    assert (score.params, score.flops) == (folded.params, folded.flops) == (224, 15840)
+
+
+def test_recurrent_cells_keep_their_recurrent_matrix():
+    cell = nn.LSTMCell(8, 16)
+    score = micronet_score(cell, inputs=torch.zeros(1, 8))
+    assert score.params == sum(p.numel() for p in cell.parameters()) and not score.unused
+    assert score.mults >= 4 * 16 * (8 + 16)
+
+
+def test_a_layer_of_zeros_is_dense_and_named():
+    net = nn.Sequential(nn.Linear(8, 4))
+    nn.init.zeros_(net[0].weight)
+    score = micronet_score(net, inputs=torch.zeros(1, 8))
+    assert score.params == 36 and score.empty == {"0": True}
+    assert "ALL ZERO, counted as dense; sparsity={name: 1.0} counts the zeros: 0" in str(score)
+    assert micronet_score(net, inputs=torch.zeros(1, 8), sparsity={"0": 1.0}).params == 5
+
+
+def test_a_weight_that_its_parent_reads_is_counted_as_its_layer_stores_it():
+    model = Calls(lambda m, x: F.linear(x, m.qkv.weight))
+    model.qkv = nn.Linear(8, 16, bias=False)
+    own = nn.Sequential(model.qkv)
+    convert_ternary_(model, lambda name, module: True)
+    x = torch.zeros(1, 8)
+    assert micronet_score(model, inputs=x).params == micronet_score(own, inputs=x).params
+
+
+class Named(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.f = nn.Linear(8, 4)
+
+    def forward(self, *, x, mask=None):
+        return self.f(x)
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:DeprecationWarning")
+def test_every_context_gives_a_number():
+    net, x = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval(), torch.zeros(1, 3, 8, 8)
+    right = micronet_score(net, (3, 8, 8))
+    with torch.inference_mode():
+        assert micronet_score(net, (3, 8, 8)) == right
+        made = torch.zeros(1, 3, 8, 8)
+        assert micronet_score(net, inputs=made) == micronet_score(net, inputs=x) == right
+    assert micronet_score(nn.Conv2d(3, 4, 1, device="meta"), (3, 8, 8)).params == 16
+    assert micronet_score(Named(), inputs={"x": torch.zeros(1, 8)}).params == 36
+    assert micronet_score(nn.Linear(8, 4), inputs=torch.zeros(4, 8)).mults == 32
+    exported = torch.export.export(net, (x,)).module()
+    assert micronet_score(exported, inputs=x).params == right.params
+    scripted = nn.Sequential(net, torch.jit.script(nn.ReLU()))
+    assert micronet_score(scripted, (3, 8, 8)).mults == right.mults + 4 * 64
+
+
+@pytest.mark.parametrize(
+    "inputs, message",
+    [
+        ((), "inputs must hold a tensor"),
+        (torch.zeros(0, 8), r"a batch of at least 1 .* not shape \(0, 8\)"),
+        (torch.tensor(1.0), r"not shape \(\)"),
+        ("image", "inputs must be a tensor, a tuple .* not str"),
+    ],
+)
+def test_inputs_without_images_are_named(inputs, message):
+    with pytest.raises(ValueError, match=message):
+        micronet_score(nn.Linear(8, 4), inputs=inputs)
+
+
+def test_ternary_layers_on_meta_need_a_sparsity():
+    with torch.device("meta"):
+        net = nn.Sequential(nn.Conv2d(8, 8, 1, bias=False))
+    convert_ternary_(net)
+    with pytest.raises(ValueError, match="'0' is on the meta device"):
+        micronet_score(net, (8, 4, 4))
+    assert micronet_score(net, (8, 4, 4), sparsity={"0": 0.5}).params == 64 / 32 + 32 / 32 + 1
+
+
+def test_rules_of_ones_own_are_taken_and_checked():
+    odd = Calls(lambda m, x: torch.special.bessel_j0(x))
+    score = micronet_score(odd, (3, 8, 8), rules={"special_bessel_j0": per_value(2, 1)})
+    assert (score.mults, score.adds) == (2 * 192, 192)
+    with pytest.raises(ValueError, match="must be a function of a costs.Call"):
+        micronet_score(odd, (3, 8, 8), rules={"special_bessel_j0": 3})
+
+
+X4 = torch.zeros(1, 4, 6, 6)
+
+
+@pytest.mark.parametrize(
+    "function, mults",
+    [
+        (lambda m, x: F.normalize(x, dim=1), (144 + 36) + 36 + 144),
+        (lambda m, x: F.glu(x, 1), 3 * 72),
+        (lambda m, x: F.adaptive_max_pool2d(x, 1), 144 - 4),
+        (lambda m, x: F.interpolate(x, scale_factor=2, mode="bicubic"), 16 * 576),
+        (lambda m, x: F.max_pool3d(x[None], 2), 7 * 18),
+        (lambda m, x: F.interpolate(x[0], scale_factor=2), 0),
+        (lambda m, x: x.std((2, 3)), 144 + 3 * 4),
+        (lambda m, x: F.grid_sample(x, torch.zeros(1, 3, 3, 2), align_corners=False), 8 * 9 + 144),
+        (lambda m, x: F.celu(x), 3 * 144),
+    ],
+)
+def test_operations_of_common_networks_have_rules(function, mults):
+    assert micronet_score(Calls(function), inputs=X4).mults == mults
+
+
+def test_attention_with_a_mask_and_wider_values_is_counted():
+    q = torch.zeros(1, 2, 6, 4)
+
+    def attend(m, q):
+        return F.scaled_dot_product_attention(q, q, torch.cat([q, q], -1), attn_mask=m.mask)
+
+    score = micronet_score(Calls(attend, mask=(1, 2, 6, 6)), inputs=q)
+    assert score.params == 72 and score.mults >= 72 * 4 + 96 * 6
