@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from . import pixels, reference
@@ -254,10 +254,34 @@ class _Work:
 SLIDE_FROM = 64**2  # pixels of an image from which on rectangles are copied instead of gathered
 
 
+@dataclass(frozen=True)
+class _Rows:
+    "Columns of the tables for some images, gathered when they are asked for."
+
+    tables: dict[str, Tensor]
+    places: Tensor
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tables[name][self.places]
+
+
+def _cut_by_slices(images: Tensor, half: Tensor, noise: Tensor, fill: tuple) -> Tensor:
+    "`pixels.cut_out`, one image after the other."
+    out = images.clone()
+    sides = images.shape[:-3:-1]  # width, height
+    colour = torch.tensor(fill, dtype=torch.uint8).view(3, 1, 1)
+    for image, radius, u in zip(out, half.tolist(), noise.tolist(), strict=True):
+        x, y = (min(int(side * v), side - 1) for side, v in zip(sides, u, strict=True))
+        if radius >= 0:
+            rows = slice(max(0, y - radius), y + radius + 1)
+            image[:, rows, max(0, x - radius) : x + radius + 1] = colour
+    return out
+
+
 def _apply_kind(kind: str, work: _Work) -> Tensor:
     "One kind of operation on images that all need it, by tensors."
     images = work.images
-    rows = {name: table[work.places] for name, table in work.tables.items()}
+    rows = _Rows(work.tables, work.places)
     match kind:
         case "Move":
             move = _slide if work.on_cpu() and work.size() >= SLIDE_FROM else _move
@@ -273,7 +297,8 @@ def _apply_kind(kind: str, work: _Work) -> Tensor:
         case "AutoContrast" | "Equalize":
             return _STRETCHES[kind](images)
         case "Cutout":
-            return pixels.cut_out(images, rows["half"], work.noise, work.space.fill)
+            cut = _cut_by_slices if work.on_cpu() and work.size() >= SLIDE_FROM else pixels.cut_out
+            return cut(images, rows["half"], work.noise, work.space.fill)
         case "Resized":
             boxes = reference.resized_crop_boxes(work.noise, *images.shape[-2:])
             return pixels.resize_boxes(images, torch.from_numpy(boxes))
@@ -295,8 +320,8 @@ def _pillow_batch(work: _Work) -> Tensor:
     for image, result, place, noise in each:
         t = work.transforms[place]
         planes = _planes(image)
-        if t.name in ("AutoContrast", "Equalize"):
-            planes = [getattr(ImageOps, t.name.lower())(plane) for plane in planes]
+        if t.name in _STRETCHES:
+            planes = [reference.pillow_transform(plane, t, work.space) for plane in planes]
         else:
             picture = Image.merge("RGB", planes)
             planes = reference.pillow_transform(picture, t, work.space, tuple(noise)).split()

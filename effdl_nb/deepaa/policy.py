@@ -166,6 +166,8 @@ class PolicyTransform(nn.Module):
         Raises TypeError for a sample without an image, and for boxes, masks and second images.
         """
         sample = inputs if len(inputs) > 1 else inputs[0]
+        if samples.kind_of(type(sample)) == "picture":  # nothing stands beside it
+            return self._augmented(sample)
         found = samples.find_image(sample)
         return samples.with_image(sample, found.path, self._augmented(found.value))
 
