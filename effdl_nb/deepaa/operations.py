@@ -384,30 +384,23 @@ def _check_call(images: Tensor, indices: Tensor, path: str) -> None:
 FEW = 32  # images up to which a batch tabulates only the transforms that it drew
 
 
-@lru_cache(maxsize=32)
-def _all_tables(space: SearchSpace, size: tuple[int, int], device: torch.device) -> dict:
-    "`make_tables` of all transforms of a space, kept."
-    return make_tables(space.transforms, space, size, device)
-
-
-@lru_cache(maxsize=512)
-def _drawn_tables(drawn: tuple[int, ...], space: SearchSpace, size: tuple, device) -> dict:
-    "`make_tables` of some transforms of a space, kept."
-    return make_tables([space[n] for n in drawn], space, size, device)
+@lru_cache(maxsize=256)
+def _tables(drawn: tuple[int, ...] | None, space: SearchSpace, size: tuple, device) -> dict:
+    "`make_tables` of some transforms of a space, None for all of them, kept."
+    rows = space.transforms if drawn is None else [space[n] for n in drawn]
+    return make_tables(rows, space, size, device)
 
 
 def _tabulated(images: Tensor, indices: Tensor, noise: Tensor, space: SearchSpace) -> _Work:
     "The work on images with the rows of the tables that it needs."
-    size = tuple(images.shape[-2:])
+    drawn, places = None, indices
+    transforms = space.transforms
+    if len(images) <= FEW:
+        rows, places = indices.unique(return_inverse=True)
+        drawn = tuple(rows.tolist())
+        transforms = [space[n] for n in drawn]
     device = images.device
-    if len(images) > FEW:
-        tables = _all_tables(space, size, device)
-        places = indices.to(device)
-        return _Work(images, places, noise.to(device), tables, space.transforms, space)
-    rows, places = indices.unique(return_inverse=True)
-    drawn = tuple(rows.tolist())
-    tables = _drawn_tables(drawn, space, size, device)
-    transforms = [space[n] for n in drawn]
+    tables = _tables(drawn, space, tuple(images.shape[-2:]), device)
     return _Work(images, places.to(device), noise.to(device), tables, transforms, space)
 
 # %% ../../nbs/03_deepaa/04_operations.ipynb #917499eb

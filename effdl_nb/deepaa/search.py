@@ -219,7 +219,7 @@ def _all_searched(layers: int) -> str:
 
 
 def _reopen(self, rows: Tensor) -> None:
-    "Take over finished layers, and go on where the settings now ask for more of them."
+    "Take over finished layers, and resume where the settings now ask for more of them."
     allowed = self.config.layers
     if len(rows) > allowed:
         advice = f"ask for {len(rows)} and take prefix_policy(policy, {allowed})"
@@ -334,6 +334,13 @@ def pools_of(data: SearchData, config: SearchConfig) -> dict[int, Tensor]:
     return similarity.validation_pools(data.validation.labels, classes, *size)
 
 # %% ../../nbs/03_deepaa/15_search.ipynb #2dc7d64e
+def _check_search(data: SearchData, space: SearchSpace, config: SearchConfig) -> None:
+    "Raise TypeError or ValueError unless images, space, settings and device fit each other."
+    check_augmentable(data.train.images[:1])
+    check_searchable(space, *data.train.images.shape[-2:])
+    searching.check_device(config.precision, config.compile, data.device)
+
+# %% ../../nbs/03_deepaa/15_search.ipynb #5012e8c1
 class PolicySearch(Search):
     """Search a policy layer by layer (section 3.3.3), the same for the same config.seed.
 
@@ -361,9 +368,7 @@ class PolicySearch(Search):
         self.config = config or SearchConfig()
         super().__init__(searching.search_fingerprint(data, space, self.config), **progress)
         self.data = replace(data, model=reward.frozen_copy(data.model))
-        check_augmentable(data.train.images[:1])
-        check_searchable(space, *data.train.images.shape[-2:])
-        searching.check_device(self.config.precision, self.config.compile, data.device)
+        _check_search(data, space, self.config)
         self.pools = pools_of(data, self.config)
         self.identity = space.indices("Identity")[0]
         self.rows = []  # the finished layers' distributions

@@ -274,7 +274,7 @@ def save_state(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
     with atomic_write(path) as part:
         save_file(copies, part, metadata={"search": json.dumps(header)})
 
-
+# %% ../../nbs/03_deepaa/13_searching.ipynb #4e338b02
 def load_state(
     path: Path,
     fingerprint: dict,  # of the search that takes over
