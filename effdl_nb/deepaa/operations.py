@@ -268,16 +268,15 @@ class _Rows:
 def _cut_by_slices(images: Tensor, half: Tensor, noise: Tensor, fill: tuple) -> Tensor:
     "`pixels.cut_out`, one image after the other."
     out = images.clone()
-    sides = images.shape[:-3:-1]  # width, height
+    height, width = images.shape[-2:]
     colour = torch.tensor(fill, dtype=torch.uint8).view(3, 1, 1)
-    for image, radius, u in zip(out, half.tolist(), noise.tolist(), strict=True):
-        x, y = (min(int(side * v), side - 1) for side, v in zip(sides, u, strict=True))
-        if radius >= 0:
-            rows = slice(max(0, y - radius), y + radius + 1)
-            image[:, rows, max(0, x - radius) : x + radius + 1] = colour
+    for image, radius, (u, v) in zip(out, half.tolist(), noise.tolist(), strict=True):
+        x, y = (min(int(width * u), width - 1), min(int(height * v), height - 1))
+        rows = slice(max(0, y - radius), y + radius + 1)
+        image[:, rows, max(0, x - radius) : x + radius + 1] = colour  # radius -1: nothing
     return out
 
-
+# %% ../../nbs/03_deepaa/04_operations.ipynb #f3a2eadf
 def _apply_kind(kind: str, work: _Work) -> Tensor:
     "One kind of operation on images that all need it, by tensors."
     images = work.images

@@ -366,8 +366,7 @@ class Search:
         self.save_every = save_every
         self.provenance = dict(provenance or {})
         self.history = []  # one record per step
-        self.step = 0  # of the current stage
-        self.skipped = 0  # pairs without a usable gradient
+        self.step = self.skipped = 0  # of the current stage; pairs without a usable gradient
         self.seconds = 0.0
         self.stopped = None  # why the search has ended
 
