@@ -230,7 +230,7 @@ def _reopen(self, rows: Tensor) -> None:
     if not self.stopped and len(rows) == allowed:
         self.stopped = _all_searched(allowed)
 
-
+# %% ../../nbs/03_deepaa/15_search.ipynb #9c7a9836
 def _take_up(self, policy: Policy) -> None:
     """Start behind the layers of a finished policy: the same as one longer search.
 
@@ -293,7 +293,7 @@ def _advance(self) -> dict:
     self.history.append({"layer": self.layer, "step": self.step, **summary})
     return self.history[-1]
 
-
+# %% ../../nbs/03_deepaa/15_search.ipynb #3db59f50
 def _summary(current: Policy, cosines: Tensor) -> dict:
     "What a step's record says of the layer before the step."
     name, share = top_operations(current, 1)[0][0]
