@@ -167,7 +167,7 @@ def divide(train: Split, share: float, classes: list[str], seed: int) -> tuple[S
     second = torch.cat([r[:cut] for r, cut in pairs]).sort().values
     return tuple(Split(train.images[part], train.labels[part]) for part in (first, second))
 
-
+# %% ../../nbs/03_deepaa/22_command.ipynb #30af696c
 def fitting_config(
     config: SearchConfig,
     guide: Split,

@@ -69,7 +69,7 @@ def with_defaults(
     behind = [layer for name, layer in around.items() if name not in before]
     return [*(around[name] for name in before), *layers, *behind]
 
-
+# %% ../../nbs/03_deepaa/07_defaults.ipynb #9bc68d1f
 def layer_row(shares: Mapping[Transform, float], space: SearchSpace) -> Tensor:
     "Make a layer's distribution, (T,); what the shares lack to 1 is Identity's."
     row = torch.zeros(len(space), dtype=torch.float64)

@@ -150,7 +150,7 @@ def mixture_policy(
     origin = {"method": method, "defaults": defaults}
     return SubPolicies(choices, method_space, origin | ({"before": list(before)} if before else {}))
 
-
+# %% ../../nbs/03_deepaa/08_mixtures.ipynb #41759155
 def _choice(layer: Mapping[Transform, float], space: SearchSpace) -> list[tuple[int, float]]:
     "A layer's transforms by index; the rest is Identity's."
     pairs = [(space.transforms.index(t), p) for t, p in layer.items()]
@@ -211,7 +211,7 @@ def _value(node: ast.expr, names: Mapping):
         text = ast.unparse(node)[:60]
         raise ValueError(f"line {node.lineno}: {text!r} is neither a literal nor a sum") from error
 
-
+# %% ../../nbs/03_deepaa/08_mixtures.ipynb #ba6af051
 def _targets(statement: ast.stmt) -> list[str]:
     "The names that an assignment gives its value to; none for other statements."
     targets = statement.targets if isinstance(statement, ast.Assign) else []
@@ -257,7 +257,7 @@ def _are_sub_policies(value) -> bool:
     except ValueError:
         return False
 
-
+# %% ../../nbs/03_deepaa/08_mixtures.ipynb #1bf0fca4
 def _named_list(values: dict, reasons: dict, name: str | None):
     "The list of a name, or the only one. Raises ValueError that names what there is."
     usable = [key for key, value in values.items() if _are_sub_policies(value)]
@@ -293,7 +293,7 @@ def _parsed(text: str, name: str | None):
         raise ValueError(f"name must be None for a single list, not {name!r}")
     return content
 
-
+# %% ../../nbs/03_deepaa/08_mixtures.ipynb #a45e0cb4
 def read_sub_policies(
     path: str | Path,  # a text with a list of sub-policies: JSON, Python's literal, or a module
     name: str | None = None,  # of a module's or a mapping's lists; None: there is only one

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from . import pixels, reference
@@ -254,10 +254,33 @@ class _Work:
 SLIDE_FROM = 64**2  # pixels of an image from which on rectangles are copied instead of gathered
 
 
+@dataclass(frozen=True)
+class _Rows:
+    "Columns of the tables for some images, gathered when they are asked for."
+
+    tables: dict[str, Tensor]
+    places: Tensor
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tables[name][self.places]
+
+
+def _cut_by_slices(images: Tensor, half: Tensor, noise: Tensor, fill: tuple) -> Tensor:
+    "`pixels.cut_out`, one image after the other."
+    out = images.clone()
+    height, width = images.shape[-2:]
+    colour = torch.tensor(fill, dtype=torch.uint8).view(3, 1, 1)
+    for image, radius, (u, v) in zip(out, half.tolist(), noise.tolist(), strict=True):
+        x, y = (min(int(width * u), width - 1), min(int(height * v), height - 1))
+        rows = slice(max(0, y - radius), y + radius + 1)
+        image[:, rows, max(0, x - radius) : x + radius + 1] = colour  # radius -1: nothing
+    return out
+
+# %% ../../nbs/03_deepaa/04_operations.ipynb #f3a2eadf
 def _apply_kind(kind: str, work: _Work) -> Tensor:
     "One kind of operation on images that all need it, by tensors."
     images = work.images
-    rows = {name: table[work.places] for name, table in work.tables.items()}
+    rows = _Rows(work.tables, work.places)
     match kind:
         case "Move":
             move = _slide if work.on_cpu() and work.size() >= SLIDE_FROM else _move
@@ -273,7 +296,8 @@ def _apply_kind(kind: str, work: _Work) -> Tensor:
         case "AutoContrast" | "Equalize":
             return _STRETCHES[kind](images)
         case "Cutout":
-            return pixels.cut_out(images, rows["half"], work.noise, work.space.fill)
+            cut = _cut_by_slices if work.on_cpu() and work.size() >= SLIDE_FROM else pixels.cut_out
+            return cut(images, rows["half"], work.noise, work.space.fill)
         case "Resized":
             boxes = reference.resized_crop_boxes(work.noise, *images.shape[-2:])
             return pixels.resize_boxes(images, torch.from_numpy(boxes))
@@ -295,8 +319,8 @@ def _pillow_batch(work: _Work) -> Tensor:
     for image, result, place, noise in each:
         t = work.transforms[place]
         planes = _planes(image)
-        if t.name in ("AutoContrast", "Equalize"):
-            planes = [getattr(ImageOps, t.name.lower())(plane) for plane in planes]
+        if t.name in _STRETCHES:
+            planes = [reference.pillow_transform(plane, t, work.space) for plane in planes]
         else:
             picture = Image.merge("RGB", planes)
             planes = reference.pillow_transform(picture, t, work.space, tuple(noise)).split()
@@ -359,30 +383,23 @@ def _check_call(images: Tensor, indices: Tensor, path: str) -> None:
 FEW = 32  # images up to which a batch tabulates only the transforms that it drew
 
 
-@lru_cache(maxsize=32)
-def _all_tables(space: SearchSpace, size: tuple[int, int], device: torch.device) -> dict:
-    "`make_tables` of all transforms of a space, kept."
-    return make_tables(space.transforms, space, size, device)
-
-
-@lru_cache(maxsize=512)
-def _drawn_tables(drawn: tuple[int, ...], space: SearchSpace, size: tuple, device) -> dict:
-    "`make_tables` of some transforms of a space, kept."
-    return make_tables([space[n] for n in drawn], space, size, device)
+@lru_cache(maxsize=256)
+def _tables(drawn: tuple[int, ...] | None, space: SearchSpace, size: tuple, device) -> dict:
+    "`make_tables` of some transforms of a space, None for all of them, kept."
+    rows = space.transforms if drawn is None else [space[n] for n in drawn]
+    return make_tables(rows, space, size, device)
 
 
 def _tabulated(images: Tensor, indices: Tensor, noise: Tensor, space: SearchSpace) -> _Work:
     "The work on images with the rows of the tables that it needs."
-    size = tuple(images.shape[-2:])
+    drawn, places = None, indices
+    transforms = space.transforms
+    if len(images) <= FEW:
+        rows, places = indices.unique(return_inverse=True)
+        drawn = tuple(rows.tolist())
+        transforms = [space[n] for n in drawn]
     device = images.device
-    if len(images) > FEW:
-        tables = _all_tables(space, size, device)
-        places = indices.to(device)
-        return _Work(images, places, noise.to(device), tables, space.transforms, space)
-    rows, places = indices.unique(return_inverse=True)
-    drawn = tuple(rows.tolist())
-    tables = _drawn_tables(drawn, space, size, device)
-    transforms = [space[n] for n in drawn]
+    tables = _tables(drawn, space, tuple(images.shape[-2:]), device)
     return _Work(images, places.to(device), noise.to(device), tables, transforms, space)
 
 # %% ../../nbs/03_deepaa/04_operations.ipynb #917499eb

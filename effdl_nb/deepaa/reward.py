@@ -249,7 +249,7 @@ def _is_missing_formula(error: RuntimeError) -> bool:
     "Whether PyTorch lacks a forward-mode derivative of a layer, and not, say, memory."
     return re.search("forward (mode )?AD", str(error)) is not None
 
-
+# %% ../../nbs/03_deepaa/12_reward.ipynb #d3112ea5
 def directional_derivatives(
     model: nn.Module,  # used in evaluation mode and left as it was
     images: Tensor,  # (N, C, H, W) float, normalised

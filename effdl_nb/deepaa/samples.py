@@ -40,7 +40,7 @@ def _parts(value) -> list[tuple]:
         return [(f.name, getattr(value, f.name)) for f in fields(value) if hasattr(value, f.name)]
     return list(_attributes(value).items())
 
-
+# %% ../../nbs/03_deepaa/04a_samples.ipynb #be0d05a9
 class Leaf(NamedTuple):
     "A value in a sample that holds no others."
 
@@ -111,7 +111,7 @@ def _spans(value, size: tuple[int, int], ndim: int) -> bool:
     pairs = zip(shape, shape[1:], strict=False)
     return len(shape) >= ndim - 1 and size in pairs
 
-
+# %% ../../nbs/03_deepaa/04a_samples.ipynb #6b59f40b
 def _size(image) -> tuple[int, int]:
     "Height and width."
     return image.size[::-1] if isinstance(image, Image.Image) else tuple(image.shape[-2:])

@@ -219,7 +219,7 @@ def _all_searched(layers: int) -> str:
 
 
 def _reopen(self, rows: Tensor) -> None:
-    "Take over finished layers, and go on where the settings now ask for more of them."
+    "Take over finished layers, and resume where the settings now ask for more of them."
     allowed = self.config.layers
     if len(rows) > allowed:
         advice = f"ask for {len(rows)} and take prefix_policy(policy, {allowed})"
@@ -230,7 +230,7 @@ def _reopen(self, rows: Tensor) -> None:
     if not self.stopped and len(rows) == allowed:
         self.stopped = _all_searched(allowed)
 
-
+# %% ../../nbs/03_deepaa/15_search.ipynb #9c7a9836
 def _take_up(self, policy: Policy) -> None:
     """Start behind the layers of a finished policy: the same as one longer search.
 
@@ -293,7 +293,7 @@ def _advance(self) -> dict:
     self.history.append({"layer": self.layer, "step": self.step, **summary})
     return self.history[-1]
 
-
+# %% ../../nbs/03_deepaa/15_search.ipynb #3db59f50
 def _summary(current: Policy, cosines: Tensor) -> dict:
     "What a step's record says of the layer before the step."
     name, share = top_operations(current, 1)[0][0]
@@ -335,6 +335,13 @@ def pools_of(data: SearchData, config: SearchConfig) -> dict[int, Tensor]:
     return similarity.validation_pools(data.validation.labels, classes, *size, least=least)
 
 # %% ../../nbs/03_deepaa/15_search.ipynb #2dc7d64e
+def _check_search(data: SearchData, space: SearchSpace, config: SearchConfig) -> None:
+    "Raise TypeError or ValueError unless images, space, settings and device fit each other."
+    check_augmentable(data.train.images[:1])
+    check_searchable(space, *data.train.images.shape[-2:])
+    searching.check_device(config.precision, config.compile, data.device)
+
+# %% ../../nbs/03_deepaa/15_search.ipynb #5012e8c1
 class PolicySearch(Search):
     """Search a policy layer by layer (section 3.3.3), the same for the same config.seed.
 
@@ -362,9 +369,7 @@ class PolicySearch(Search):
         self.config = config or SearchConfig()
         super().__init__(searching.search_fingerprint(data, space, self.config), **progress)
         self.data = replace(data, model=reward.frozen_copy(data.model))
-        check_augmentable(data.train.images[:1])
-        check_searchable(space, *data.train.images.shape[-2:])
-        searching.check_device(self.config.precision, self.config.compile, data.device)
+        _check_search(data, space, self.config)
         self.pools = pools_of(data, self.config)
         self.identity = space.indices("Identity")[0]
         self.rows = []  # the finished layers' distributions

@@ -274,7 +274,7 @@ def save_state(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
     with atomic_write(path) as part:
         save_file(copies, part, metadata={"search": json.dumps(header)})
 
-
+# %% ../../nbs/03_deepaa/13_searching.ipynb #4e338b02
 def load_state(
     path: Path,
     fingerprint: dict,  # of the search that takes over
@@ -366,8 +366,7 @@ class Search:
         self.save_every = save_every
         self.provenance = dict(provenance or {})
         self.history = []  # one record per step
-        self.step = 0  # of the current stage
-        self.skipped = 0  # pairs without a usable gradient
+        self.step = self.skipped = 0  # of the current stage; pairs without a usable gradient
         self.seconds = 0.0
         self.stopped = None  # why the search has ended
 

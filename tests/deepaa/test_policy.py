@@ -186,9 +186,12 @@ def test_a_pipeline_step_keeps_form_size_and_label():
         (first, label), _ = step(picture, 4), torch.manual_seed(seed)
         assert first.size == (256, 192) and label == 4
         assert np.array_equal(np.asarray(first), step(big).permute(1, 2, 0).numpy())
-    for wrong in (big.float(), picture.convert("RGBA"), None, big[:1], big[:, :20]):
+    for wrong in (big.float(), picture.convert("RGBA"), None, big[:1]):
         with pytest.raises((TypeError, ValueError)):
             step(wrong)
+    for small in (big[:, :20], picture.resize((20, 30))):
+        with pytest.warns(UserWarning, match="Cutout of 60 pixels can fill images of 20"):
+            step(small)
     boxes = type("BoundingBoxes", (), {})()
     with pytest.raises(TypeError, match="BoundingBoxes"):
         step(picture, boxes)
@@ -214,3 +217,15 @@ def test_a_loaders_workers_do_not_matter():
     assert torch.equal(Augmented(images(24), deep_ta_policy(SPACE, 2), seed=1)[3], first[3]), (
         "items need not be pairs"
     )
+
+
+def test_only_what_can_be_drawn_decides_whether_an_image_is_too_small():
+    tiny = images(2)[:, :, :8, :8]
+    picture = Image.fromarray(tiny[0].permute(1, 2, 0).contiguous().numpy())
+    for policy in (trivial_augment_wide_policy(defaults=False), single_policy(SPACE, "Rotate")):
+        policy(tiny)
+        policy.as_transform()(picture)
+    cutting = single_policy(SPACE, "Cutout")
+    for image in (picture, tiny[0]):
+        with pytest.warns(UserWarning, match="Cutout of 16 pixels can fill images of 8"):
+            cutting.as_transform()(image)
