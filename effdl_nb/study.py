@@ -121,7 +121,7 @@ def measure_row(
     columns: Collection[str],  # only these
     say: Callable = print,  # called with a line per measurement
 ) -> bool:  # whether the row is whole now
-    "Measure what is missing of one row and write every cell that is whole."
+    "Measure what is missing of one row; write every measurement, and every cell that is whole."
     kept = planned.kept()
     work = work_folder(planned.table, planned.at)
     for unit in planned.units:
