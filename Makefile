@@ -1,6 +1,6 @@
 # make reproduce   set up, then run the study at PROFILE (quick) and render reports/quick/index.html
 # make test        set up, then run all tests: pytest, the notebooks, the workflow end to end
-# make evidence    measure what profile laptop still lacks, for as long as you let it
+# make evidence    measure what profile evidence still lacks, for as long as you let it
 # make check       export the notebooks, compare effdl_nb/ with git, lint, then test
 # make lab         JupyterLab on the notebooks
 # make benchmark   speed and memory against peers, side by side
@@ -43,10 +43,10 @@ reproduce: setup
 report: setup
 	@$(BIN)/python -m effdl_nb.report --profile "$(PROFILE)"
 
-# The measurements that PROFILE still lacks, the most wanted first, at the lowest priority; stopped at
+# What PROFILE (evidence) still lacks, the most wanted first, at the lowest priority; stopped at
 # any moment, the same command resumes: make evidence CORES=1 HOURS=2
 evidence: setup
-	@$(BIN)/python -m effdl_nb.backlog --profile $(or $(filter-out quick,$(PROFILE)),laptop) \
+	@$(BIN)/python -m effdl_nb.backlog --profile $(or $(filter-out quick,$(PROFILE)),evidence) \
 	  --cores $(CORES) $(if $(HOURS),--hours $(HOURS))
 
 test: setup

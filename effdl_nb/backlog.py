@@ -181,7 +181,7 @@ def _terminate(number, frame):
 def _parser() -> argparse.ArgumentParser:
     "What the command knows."
     parser = argparse.ArgumentParser(prog="python -m effdl_nb.backlog", description=main.__doc__)
-    parser.add_argument("--profile", default="laptop", help="default: laptop")
+    parser.add_argument("--profile", default="evidence", help="default: evidence")
     text = "processes at once (default: all cores)"
     parser.add_argument("--cores", type=int, default=os.cpu_count(), help=text)
     parser.add_argument("--hours", type=float, help="stop after so many (default: at the end)")

@@ -205,7 +205,7 @@ def _plan(where: str, table: Table, content: dict) -> Plan:
     return dataclasses.replace(plan, rows=rows, columns=plan.columns or tuple(table.columns))
 
 # %% ../nbs/01_foundations/17_spec.ipynb #44c44f7d
-PROFILES = ("quick", "laptop", "paper")
+PROFILES = ("quick", "laptop", "evidence", "paper")
 
 
 def profile_path(name: str, root: Path) -> Path:
@@ -220,7 +220,7 @@ def profile_path(name: str, root: Path) -> Path:
 
 
 def load_profile(
-    name: str,  # "quick", "laptop", "paper", or the path of a YAML file of the same form
+    name: str,  # "quick", "laptop", "evidence", "paper", or a path of a YAML file of the same form
     root: Path | None = None,  # the checkout
 ) -> Profile:
     "Read and check a profile. Raises ValueError for anything that it does not know."

@@ -199,7 +199,7 @@ def _planned_table(key: str, profile: str) -> tuple[Table, Profile]:
 # %% ../nbs/01_foundations/19_study.ipynb #042cce93
 def run(
     table: str,  # table key: "table_4_1"
-    profile: str = "quick",  # "quick", "laptop", "paper", or the path of a YAML file
+    profile: str = "quick",  # "quick", "laptop", "evidence", "paper", or the path of a YAML file
     rows: str = "all",  # "all", or row keys separated by commas
     reports: str | Path | None = None,  # default: $EFFDL_REPORTS, else reports/ of the checkout
     seeds: str = "all",  # "all", or seeds separated by commas

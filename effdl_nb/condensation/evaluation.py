@@ -80,12 +80,12 @@ class EvaluationConfig:
     lr: float | None = None  # None: as the protocol says
     batch_size: int = 256  # images per step
     strategy: str = STRATEGY  # differentiable augmentation of the condensed images; "none" for none
-    precision: str = "fp32"  # of the training: "fp32" or "bf16"
+    precision: str = "fp32"  # of the training: "fp32", "bf16" or "auto"
     seed: int = 0  # of the first network; network i uses seed + i
 
     def __post_init__(self):
         settings.one_of(self, "protocol", PROTOCOLS)
-        settings.one_of(self, "precision", ("fp32", "bf16"))
+        settings.one_of(self, "precision", ("fp32", "bf16", "auto"))
         settings.at_least(self, 1, "runs", "epochs", "batch_size")
         draw_augmentation(1, torch.Generator(), self.strategy)
 

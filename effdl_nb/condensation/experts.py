@@ -25,6 +25,7 @@ from .derivatives import by_hand
 from .images import STRATEGY, draw_augmentation, length_of, siamese_augment
 from .unroll import Parameters, parameters_of
 from ..files import atomic_write, lock, read_json, settings_hash, write_json
+from ..machine import fast_precision
 from ..networks import build
 from ..settings import at_least
 from ..training import TrainConfig, train
@@ -41,7 +42,7 @@ class ExpertConfig:
     momentum: float = 0.0  # of SGD
     batch_size: int = 256  # real images per step
     strategy: str = STRATEGY  # differentiable augmentation, one group per batch; "none" for none
-    precision: str = "fp32"  # of the training: "fp32" or "bf16"
+    precision: str = "fp32"  # of the training: "fp32", "bf16" or "auto"
     half: bool = False  # store weights in half precision
     first: int = 0  # first epoch to store; Table 4.3's largest sets start at epoch 40
     seed: int = 0  # of the first expert; expert i uses seed + i
@@ -151,7 +152,8 @@ def train_expert(
     if scratch is not None:
         run["checkpoint"] = _usable_state(snapshots)
     # pooling in half precision is what it speeds up
-    with nullcontext() if config.precision == "fp32" else by_hand(device, twice=False):
+    precision = fast_precision() if settings.precision == "auto" else settings.precision
+    with nullcontext() if precision == "fp32" else by_hand(device, twice=False):
         history = train(model, images, labels, settings, device=device, progress=progress, **run)
     dtype = torch.float16 if config.half else torch.float32
     stacked = snapshots.stacked(len(history.loss))  # a resumed training may be further already

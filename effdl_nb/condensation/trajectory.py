@@ -77,13 +77,13 @@ class ExpertPlan:
     lr: float = 0.01  # of their training, constant
     batch_size: int = 256  # real images per step
     half: bool = True  # store weights in half precision
-    precision: str = "fp32"  # of their training: "fp32" or "bf16"
+    precision: str = "fp32"  # of their training: "fp32", "bf16" or "auto"
     strategy: str = STRATEGY  # augmentation of the real images; "none" for none
 
     def __post_init__(self):
         settings.at_least(self, 1, "count", "epochs", "batch_size")
         settings.finite(self, "lr")
-        settings.one_of(self, "precision", ("fp32", "bf16"))
+        settings.one_of(self, "precision", ("fp32", "bf16", "auto"))
 
 # %% ../../nbs/04_condensation/16_trajectory.ipynb #56aef535
 _OPTIMIZERS = ("sgd", "adam")
