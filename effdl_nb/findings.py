@@ -207,13 +207,15 @@ def _measured(finding: Finding) -> str:
     texts = []
     for part in finding.parts:
         verdict = part.verdict
-        if verdict.mean is None:
+        if set(part.values) == {"not run"}:
+            texts.append("not run")
+        elif verdict.mean is None:
             texts.append(part.values[0] if len(part.values) == 1 else " against ".join(part.values))
         elif verdict.half is None:
             texts.append(f"{verdict.mean:+.1f}")
         else:
             texts.append(f"{verdict.mean:+.1f} ± {verdict.half:.1f}")
-    return "; ".join(texts)
+    return "; ".join(dict.fromkeys(texts))
 
 
 def _command(claim: Claim) -> list[str]:

@@ -50,7 +50,8 @@ class Verdict:
             return f"{self.word} {self.margin:g}"
         if self.word == OPEN and self.needed:
             return f"{self.word}: {self.n} pairs, about {self.needed} needed"
-        return f"{self.word}: {self.n} pairs" if self.word == OPEN else self.word
+        pairs = f"{self.n} pairs" if self.n else "not run"
+        return f"{self.word}: {pairs}" if self.word == OPEN else self.word
 
 # %% ../nbs/01_foundations/22_verdicts.ipynb #a5bceb3f
 def decide(
