@@ -47,7 +47,8 @@ def test_a_stop_ends_the_processes_and_the_next_start_takes_up_what_is_left(desc
     began = [process.stdout.readline() for _ in range(2)]
     assert "begins" in began[1], began
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 130
+    process.communicate(timeout=60)
+    assert process.returncode == 130
     time.sleep(0.5)
     left = subprocess.run(["pgrep", "-f", str(at.reports)], capture_output=True, text=True)
     assert left.stdout.split() in ([], [str(os.getpid())]), "a measurement went on"
