@@ -109,6 +109,9 @@ def features_and_logits(
             f"{type(inner).__name__} has no {' and no '.join(missing)}; consistency of features "
             "needs both, at='logits' needs neither"
         )
+    if not isinstance(inner.classifier, nn.Module):  # a function cannot be watched
+        features = inner.features(inputs)
+        return features, inner.classifier(features)
     distributed = isinstance(model, nn.parallel.DistributedDataParallel)
     with _caught_input(inner.classifier) as caught:
         logits = model(inputs) if distributed else inner(inputs)

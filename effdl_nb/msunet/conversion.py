@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from . import ternary
 
-# %% ../../nbs/02_msunet/02_conversion.ipynb #584d28c2
+# %% ../../nbs/02_msunet/02_conversion.ipynb #c6ce4575
 ALREADY = "already ternary"  # the reason that keeps a ternary layer
+
+
 EMPTIED = 0.95  # a ternary layer with more zeros than this share is named in a warning
 
-
+# %% ../../nbs/02_msunet/02_conversion.ipynb #acb4475e
 @dataclass
 class ConversionReport:
     "What `convert_ternary_` did with each layer that has a weight; printable."

@@ -130,7 +130,7 @@ FACTORIES = frozenset(  # results that depend on a tensor's shape alone
     "new_empty_strided fill_ zero_ sym_size sym_numel".split()
 )
 
-# %% ../../nbs/02_msunet/04_costs.ipynb #a06b2bf3
+# %% ../../nbs/02_msunet/04_costs.ipynb #132f945d
 ELEMENTWISE = {  # per output value: (multiplications and the like, additions)
     "sigmoid": (2, 1),
     "silu": (3, 1),
@@ -154,6 +154,8 @@ ELEMENTWISE = {  # per output value: (multiplications and the like, additions)
     "addcmul": (1, 1),
     "lerp": (1, 2),
 }
+
+# %% ../../nbs/02_msunet/04_costs.ipynb #2247f0c5
 ONE_OPERATION = (
     "relu clamp clamp_min clamp_max threshold maximum minimum abs neg sign sgn mul div pow "
     "square sqrt rsqrt reciprocal exp log erf sin cos floor ceil round gt ge lt le eq ne "
@@ -162,7 +164,7 @@ ONE_OPERATION = (
     "hardshrink fmax fmin hypot xlogy".split()
 )
 
-# %% ../../nbs/02_msunet/04_costs.ipynb #04af6eca
+
 def per_value(
     mults: float,  # multiplications and the like for each output value
     adds: float,  # additions for each
@@ -179,7 +181,7 @@ def per_value(
 RULES |= {name: per_value(*counts) for name, counts in ELEMENTWISE.items()}
 RULES |= dict.fromkeys(ONE_OPERATION, per_value(1, 0))
 
-# %% ../../nbs/02_msunet/04_costs.ipynb #8bb82b9e
+# %% ../../nbs/02_msunet/04_costs.ipynb #0def0f59
 def _sizes(call: Call) -> tuple[int, int]:
     "Count the values that go in and those that come out."
     return call.args[0].numel(), next(tensors(call.out)).numel()
@@ -216,7 +218,7 @@ def _cumulative(call: Call) -> Cost:
     total = call.out.numel()
     return Cost(adds=0 if axis is None else total - total // max(call.out.shape[axis], 1))
 
-
+# %% ../../nbs/02_msunet/04_costs.ipynb #fb01fde2
 @rule("var", "std", "var_mean", "std_mean")
 def _variance(call: Call) -> Cost:
     total, n = _sizes(call)
@@ -229,7 +231,7 @@ def _extremum(call: Call) -> Cost:
     total, n = _sizes(call)
     return Cost(mults=total - n)
 
-# %% ../../nbs/02_msunet/04_costs.ipynb #17250254
+# %% ../../nbs/02_msunet/04_costs.ipynb #0954bf04
 def _window(call: Call, dims: int) -> int:
     "Return the values of a pooling window; one size stands for all sides."
     sides = call.args[1] if isinstance(call.args[1], list | tuple) else [call.args[1]]
@@ -244,7 +246,7 @@ def _cells(call: Call, out: Tensor, dims: int) -> int:
     ]
     return math.prod(lengths) * math.prod(out.shape[:-dims])
 
-
+# %% ../../nbs/02_msunet/04_costs.ipynb #ed9edd10
 def _register_windows(dims: int) -> None:
     "Register the pools over `dims` sides."
 
@@ -308,8 +310,8 @@ def _layer_norm(call: Call) -> Cost:
 
 @rule("native_group_norm")
 def _group_norm(call: Call) -> Cost:
-    x, weight, _, images, _, _, groups, _ = call.args
-    return row_norm(x.numel(), images * groups, weight is not None)
+    x, weight = call.args[:2]
+    return row_norm(x.numel(), call.args[3] * call.args[6], weight is not None)
 
 # %% ../../nbs/02_msunet/04_costs.ipynb #6afb248e
 @dataclass(frozen=True)

@@ -207,7 +207,7 @@ def _guesses(
             width = module.in_features if linear else module.embed_dim
             yield from ((_noise(2, width),), (_noise(2, 5, width),), (_noise(2, 5, width),) * 2)
 
-# %% ../../nbs/02_msunet/10_deployment.ipynb #8d59fc23
+# %% ../../nbs/02_msunet/10_deployment.ipynb #07a3e94a
 @torch.no_grad()
 def outputs_of(
     model: nn.Module,  # any model; left as it was
@@ -225,7 +225,7 @@ def outputs_of(
         for module, was in training:
             module.training = was
 
-
+# %% ../../nbs/02_msunet/10_deployment.ipynb #c543ca76
 def trial_of(
     model: nn.Module,  # any model
     inputs: Tensor | tuple | dict | None = None,  # its arguments; None: noise that it takes
@@ -248,7 +248,7 @@ def trial_of(
     )
     return None
 
-# %% ../../nbs/02_msunet/10_deployment.ipynb #f2be4145
+# %% ../../nbs/02_msunet/10_deployment.ipynb #839a9fc6
 def copied(
     model: nn.Module,  # any model
 ) -> nn.Module:
@@ -275,7 +275,7 @@ def same_outputs(
 
     return all(same(a, b) for a, b in pairs)
 
-
+# %% ../../nbs/02_msunet/10_deployment.ipynb #a600e9d0
 def check_same(
     one: nn.Module,  # a model
     other: nn.Module,  # in another form, to the bit

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from . import costs
 
-# %% ../../nbs/02_msunet/05_ledger.ipynb #bae37d94
+# %% ../../nbs/02_msunet/05_ledger.ipynb #aad7ff71
 def storage_key(
     tensor: Tensor,
 ) -> int:
@@ -34,7 +34,7 @@ def extent(
     first = tensor.storage_offset()
     return first * tensor.element_size(), (first + values) * tensor.element_size()
 
-
+# %% ../../nbs/02_msunet/05_ledger.ipynb #df70dab1
 class Bytes:
     "Which bytes have been met, by place."
 
@@ -59,14 +59,14 @@ class Bytes:
         window.as_strided([*shape, size], [*steps, 1], window.storage_offset()).fill_(True)
         return (int(window.sum()) - before) // size
 
-
+# %% ../../nbs/02_msunet/05_ledger.ipynb #aad72324
 def distinct(
     tensor: Tensor,
 ) -> int:
     "Count the numbers that a tensor reads, each once."
     return Bytes().missing(0, tensor)
 
-# %% ../../nbs/02_msunet/05_ledger.ipynb #58903237
+# %% ../../nbs/02_msunet/05_ledger.ipynb #bfc09620
 @dataclass
 class LayerCount:
     "Weighted counts of one module, its children excluded."
@@ -87,7 +87,7 @@ class LayerCount:
             f"{self.params:12,.2f}  {zeros}"
         )
 
-
+# %% ../../nbs/02_msunet/05_ledger.ipynb #a2e494e4
 @dataclass(frozen=True)
 class Terms:
     "What a count is to be made by."
@@ -169,7 +169,7 @@ class Ledger:
             return self.running[-1]
         return layers.most_common(1)[0][0]
 
-# %% ../../nbs/02_msunet/05_ledger.ipynb #b04d1440
+# %% ../../nbs/02_msunet/05_ledger.ipynb #c3882aa1
 def bits_of(
     tensor: Tensor,
     precision: int,  # bits of a floating-point number
@@ -193,7 +193,7 @@ def _enter(ledger: Ledger, tensor: Tensor, price: Callable[[int], float] | None)
     ledger.kept.append(tensor)
     return cost
 
-
+# %% ../../nbs/02_msunet/05_ledger.ipynb #e33eb563
 def enter(
     ledger: Ledger,
     tensor: Tensor,  # depends on no input
@@ -239,7 +239,7 @@ def store(
     ledger.row().params += cost
     return cost
 
-# %% ../../nbs/02_msunet/05_ledger.ipynb #d51d944e
+# %% ../../nbs/02_msunet/05_ledger.ipynb #b453b5e4
 def _signed(ledger: Ledger, value) -> Hashable:
     "Return the identity of an argument: of a tensor by its place, of anything else by its text."
     if isinstance(value, Tensor):
@@ -252,7 +252,7 @@ def _signed(ledger: Ledger, value) -> Hashable:
         return tuple((key, _signed(ledger, item)) for key, item in value.items())
     return repr(value)
 
-
+# %% ../../nbs/02_msunet/05_ledger.ipynb #a745d961
 def derive(
     ledger: Ledger,
     name: str,  # of an operation on tensors that depend on no input
@@ -323,7 +323,7 @@ def storage_of(
     zeros = _zeros_of(ledger, name, weight, live) if zeros is None else zeros
     return costs.Storage(zeros, "binary" if quantized and zeros == 0 else quantized, scales)
 
-# %% ../../nbs/02_msunet/05_ledger.ipynb #c6589f29
+# %% ../../nbs/02_msunet/05_ledger.ipynb #7ef6c1d0
 @dataclass(frozen=True)
 class Bias:
     "What a product's bias cost."
@@ -332,7 +332,7 @@ class Bias:
     params: float
     adds: float
 
-
+# %% ../../nbs/02_msunet/05_ledger.ipynb #df0bb21e
 def charge_product(
     ledger: Ledger,
     product: costs.Product,

@@ -144,11 +144,13 @@ def _check_fractions(name: str, *values: float) -> None:
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be fractions of the training from 0 to 1, not {value}")
 
-# %% ../../nbs/02_msunet/12_recipe.ipynb #e54070fe
+# %% ../../nbs/02_msunet/12_recipe.ipynb #ef292330
 CONSISTENCY = ("variant", "off", "mixup", "thesis", "cutmix", "released")
+
+
 FULL_PRUNING = (0.9, 0.5)  # of squeeze-excitation and depthwise convolutions
 
-
+# %% ../../nbs/02_msunet/12_recipe.ipynb #ee6abda3
 @dataclass(frozen=True)
 class MSUNetSettings:
     "What shapes a trained network of Chapter 2 but the seed; the defaults are V1 as released."

@@ -24,7 +24,7 @@ from .network import layer_roles
 WRN_FLOPS = 10.49e9  # of WideResNet-28-10, the denominators of Equation 2.8
 WRN_PARAMS = 36.5e6
 
-# %% ../../nbs/02_msunet/06_score.ipynb #157ad488
+# %% ../../nbs/02_msunet/06_score.ipynb #caabe872
 @dataclass
 class Score:
     "What `micronet_score` counted, weighted by bits, for one image."
@@ -54,7 +54,7 @@ class Score:
         tail += [f"ALL ZERO, counted {as_what[d]}: {n or '(model)'}" for n, d in self.empty.items()]
         return "\n".join([head, *lines, *tail])
 
-
+# %% ../../nbs/02_msunet/06_score.ipynb #6ab1ddbf
 class UnknownOperation(ValueError):
     "The forward pass executed operations that the counter has no rule for."
 
@@ -111,7 +111,7 @@ class _Trace:
         first, end = ledger.extent(tensor)
         return any(a < end and first < b for a, b in self.touched.get(storage_key(tensor), ()))
 
-# %% ../../nbs/02_msunet/06_score.ipynb #4ca54cb7
+# %% ../../nbs/02_msunet/06_score.ipynb #1137fb42
 @dataclass
 class _Norm:
     "A batch norm that has run, until it is known whether it folds."
@@ -123,7 +123,7 @@ class _Norm:
     first: tuple  # place of its constants: the same one for a norm that is used twice
     after_product: bool = False
 
-
+# %% ../../nbs/02_msunet/06_score.ipynb #a44f7e18
 def _note_norm(trace: _Trace, args: tuple, out) -> None:
     "Remember a batch norm in evaluation mode, and that its constants are no tensors of others."
     x, y = args[0], out[0]
@@ -212,10 +212,10 @@ def _makes_product(trace: _Trace, name: str, operands: list[Tensor]) -> bool:
         return all(t in trace.products for t in operands)
     return name in costs.PRODUCTS
 
-# %% ../../nbs/02_msunet/06_score.ipynb #b8de1c77
+# %% ../../nbs/02_msunet/06_score.ipynb #04563055
 RECURRENT = (nn.RNNCellBase, nn.RNNBase)
 
-
+# %% ../../nbs/02_msunet/06_score.ipynb #1a1dcac4
 class _Counter(TorchDispatchMode):
     "Sees every operation of a forward pass."
 
@@ -244,7 +244,7 @@ class _Counter(TorchDispatchMode):
             ledger.derive(trace.ledger, name, args, kwargs, out)
         return out
 
-# %% ../../nbs/02_msunet/06_score.ipynb #11b03c37
+# %% ../../nbs/02_msunet/06_score.ipynb #6057d612
 @contextlib.contextmanager
 def _unfused_recurrence(model: nn.Module):
     "Switch fused recurrent kernels off for the block, if the model has recurrent layers."
@@ -257,7 +257,7 @@ def _unfused_recurrence(model: nn.Module):
         stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         yield
 
-
+# %% ../../nbs/02_msunet/06_score.ipynb #200a0e69
 @contextlib.contextmanager
 def _watched(model: nn.Module, running: list[nn.Module]):
     "Set evaluation mode, hooks for the running modules and unfused attention, for the block."
@@ -347,7 +347,7 @@ def _precision(model: nn.Module) -> int:
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     return 16 if dtypes and all(dtype.itemsize == 2 for dtype in dtypes) else 32
 
-# %% ../../nbs/02_msunet/06_score.ipynb #910e11d8
+# %% ../../nbs/02_msunet/06_score.ipynb #f9e25141
 def _batch(inputs: tuple | dict) -> int:
     "Return the number of images. Raises ValueError if no tensor says it, or there are none."
     first = next(costs.tensors(inputs), None)
@@ -371,7 +371,7 @@ def _usable(value):
         return {key: _usable(item) for key, item in value.items()}
     return value
 
-
+# %% ../../nbs/02_msunet/06_score.ipynb #79fcd580
 def _checked_rules(rules: dict[str, costs.Rule] | None) -> dict[str, costs.Rule]:
     "Return all rules. Raises ValueError for one that cannot be called."
     for name, function in (rules or {}).items():
@@ -381,6 +381,15 @@ def _checked_rules(rules: dict[str, costs.Rule] | None) -> dict[str, costs.Rule]
                 f"not {function!r}"
             )
     return costs.RULES | (rules or {})
+
+# %% ../../nbs/02_msunet/06_score.ipynb #4c0457ca
+def _check_known(trace: _Trace, on_unknown: str) -> None:
+    "Raise UnknownOperation for operations without a rule, unless they are only to be listed."
+    if trace.unknown and on_unknown == "raise":
+        raise UnknownOperation(
+            f"no rule for {', '.join(trace.unknown)}; on_unknown='list' counts the rest and "
+            "lists these, rules={...} takes rules of your own"
+        )
 
 # %% ../../nbs/02_msunet/06_score.ipynb #7a059bcb
 def micronet_score(
@@ -421,9 +430,5 @@ def micronet_score(
         with _watched(model, trace.ledger.running), _Counter(trace, (args, kwargs)):
             model(*args, **kwargs)
     _settle_norms(trace)
-    if trace.unknown and on_unknown == "raise":
-        raise UnknownOperation(
-            f"no rule for {', '.join(trace.unknown)}; on_unknown='list' counts the rest and "
-            "lists these, rules={...} takes rules of your own"
-        )
+    _check_known(trace, on_unknown)
     return _score_of(trace, model, policy)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TERNARY_MODES', 'ALPHA_HALF', 'DEFAULT_ALPHA', 'TERNARY_KEYS', 'TERNARY_FORM', 'check_mode', 'ternarize',
-           'default_alpha', 'StraightThrough', 'checked_alpha', 'quantized', 'TernaryLayer', 'TernaryConv2d',
-           'TernaryLinear', 'make_ternary_', 'make_plain_']
+           'default_alpha', 'StraightThrough', 'checked_alpha', 'quantized', 'LatentWeight', 'TernaryLayer',
+           'TernaryConv2d', 'TernaryLinear', 'make_ternary_', 'make_plain_']
 
 # %% ../../nbs/02_msunet/01_ternary.ipynb #e1144164
 import math
@@ -253,11 +253,9 @@ def quantized(
 
 torch.fx.wrap("quantized")
 
-# %% ../../nbs/02_msunet/01_ternary.ipynb #c9b65e7d
-class TernaryLayer:
-    """What TernaryConv2d and TernaryLinear share; mixed in before nn.Conv2d or nn.Linear.
-
-    `weight` is the latent parameter, and `quantized_weight()` to who reads it in a forward pass."""
+# %% ../../nbs/02_msunet/01_ternary.ipynb #8e210109
+class LatentWeight:
+    "A layer whose `weight` is not its parameter to who reads it in a forward pass."
 
     @property
     def latent(self) -> Tensor:
@@ -275,6 +273,12 @@ class TernaryLayer:
     def weight(self, value: Tensor) -> None:
         "Take a tensor that is no parameter, as replicas of nn.DataParallel have it."
         vars(self)["weight"] = value
+
+# %% ../../nbs/02_msunet/01_ternary.ipynb #c9b65e7d
+class TernaryLayer(LatentWeight):
+    """What TernaryConv2d and TernaryLinear share; mixed in before nn.Conv2d or nn.Linear.
+
+    `weight` is the latent parameter, and `quantized_weight()` to who reads it in a forward pass."""
 
     @property
     def mode(self) -> str:

@@ -220,6 +220,7 @@ def test_stage_2_leaves_a_float_network_trainable(tmp_path):
     assert not torch.equal(before, model.head[0].weight)
 
 
+@pytest.mark.filterwarnings("ignore:.*more than 95% zeros")
 def test_stage_1_may_be_kept_apart_from_what_the_second_leaves(tmp_path):
     settings = changed(TINY, {"epochs": 1}, {"epochs": 1}, train_size=20)
     train_msunet(settings, 0, tmp_path / "work", tmp_path / "shared", progress=False)
