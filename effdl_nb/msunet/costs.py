@@ -115,19 +115,18 @@ FREE = frozenset(
     "split_with_sizes unbind chunk unfold as_strided as_strided_ alias detach clone copy copy_ "
     "contiguous _to_copy lift_fresh cat stack index index_select gather take roll flip repeat "
     "constant_pad_nd reflection_pad2d replication_pad2d im2col pixel_shuffle pixel_unshuffle "
-    "channel_shuffle native_channel_shuffle narrow diagonal tril triu where "
-    "masked_fill masked_fill_ embedding dropout feature_dropout unsafe_split unsafe_chunk "
-    "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d "
-    "_upsample_nearest_exact2d _upsample_nearest_exact3d reflection_pad1d reflection_pad3d "
-    "replication_pad1d replication_pad3d _reshape_alias _reshape_copy col2im index_put scatter "
-    "index_copy select_scatter slice_scatter swapaxes movedim rot90 unfold_copy bernoulli".split()
+    "channel_shuffle native_channel_shuffle narrow diagonal tril triu where masked_fill "
+    "masked_fill_ embedding dropout feature_dropout unsafe_split unsafe_chunk upsample_nearest1d "
+    "upsample_nearest2d upsample_nearest3d _upsample_nearest_exact1d _upsample_nearest_exact2d "
+    "_upsample_nearest_exact3d reflection_pad1d reflection_pad3d replication_pad1d "
+    "replication_pad3d _reshape_alias _reshape_copy col2im index_put scatter index_copy "
+    "select_scatter slice_scatter swapaxes movedim rot90 unfold_copy bernoulli".split()
 )
-# what reads numbers of a table at places: the table is what is stored
-LOOKUPS = frozenset("index index_select gather take embedding".split())
+LOOKUPS = frozenset("index index_select gather take embedding".split())  # of a stored table
 FACTORIES = frozenset(  # results that depend on a tensor's shape alone
-    "empty empty_like new_empty zeros zeros_like new_zeros ones ones_like new_ones full "
-    "full_like new_full arange scalar_tensor empty_strided "
-    "new_empty_strided fill_ zero_ sym_size sym_numel".split()
+    "empty empty_like new_empty zeros zeros_like new_zeros ones ones_like new_ones full full_like "
+    "new_full arange scalar_tensor empty_strided new_empty_strided fill_ zero_ sym_size "
+    "sym_numel".split()
 )
 
 # %% ../../nbs/02_msunet/04_costs.ipynb #132f945d
@@ -310,8 +309,7 @@ def _layer_norm(call: Call) -> Cost:
 
 @rule("native_group_norm")
 def _group_norm(call: Call) -> Cost:
-    x, weight = call.args[:2]
-    return row_norm(x.numel(), call.args[3] * call.args[6], weight is not None)
+    return row_norm(call.args[0].numel(), call.args[3] * call.args[6], call.args[1] is not None)
 
 # %% ../../nbs/02_msunet/04_costs.ipynb #6afb248e
 @dataclass(frozen=True)
