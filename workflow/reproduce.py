@@ -10,11 +10,15 @@ profile is there; the report is made in any case, and the same command resumes a
 """
 
 import argparse
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import psutil
 
 from effdl_nb import report, rows, spec, study
 from effdl_nb.files import lock
@@ -54,7 +58,33 @@ def snakemake(
         *(["--prioritize", *map(str, first)] if first else []),
         *more,
     ]
-    return subprocess.run(command, cwd=project_root(), pass_fds=[held.fileno()]).returncode
+    process = subprocess.Popen(command, cwd=project_root(), pass_fds=[held.fileno()])
+    try:
+        return process.wait()
+    finally:
+        end_with_children(process.pid)
+
+
+def end_with_children(pid: int, patience: float = 15.0):
+    """End a process and all that it started, jobs and their kernels: first asking, then not.
+
+    Snakemake asks its jobs to finish when it is interrupted, and kernels do not notice at all: both
+    would measure on after the lock is free."""
+    try:
+        process = psutil.Process(pid)
+        alive = [*process.children(recursive=True), process]
+    except psutil.NoSuchProcess:
+        return
+    for ask in (psutil.Process.terminate, psutil.Process.kill):
+        for one in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                ask(one)
+        _, alive = psutil.wait_procs(alive, patience)
+
+
+def interrupt(number, frame):
+    "Let a request to terminate, or a closed terminal, unwind like an interrupt."
+    raise KeyboardInterrupt
 
 
 def tell(profile: spec.Profile, at: rows.Place) -> int:
@@ -100,6 +130,8 @@ def main() -> int:
         "more", nargs="*", metavar="-- SNAKEMAKE OPTIONS", help="passed on to Snakemake"
     )
     options, start = parser.parse_args(), time.monotonic()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
     try:
         if options.profile.endswith(".yaml"):
             options.profile = str(Path(options.profile).absolute())

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 
 from effdl_nb import spec
@@ -236,16 +237,32 @@ def test_a_broken_row_fails_alone_and_is_tried_again(toy):
     assert status == 0 and toy.calls() == ["three:0", "three:1"], output
 
 
+def wait_for(toy, process, call: str):
+    "Wait until an experiment has been called."
+    calls, end = toy.root / "calls", time.monotonic() + 120
+    while not calls.exists() or call not in calls.read_text():
+        assert time.monotonic() < end and process.poll() is None, process.stdout.read()
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_ends_every_job_and_kernel(toy, how):
+    toy.profile(", row_settings: {seven: {wait: 300}}")
+    process = toy.start()
+    wait_for(toy, process, "seven:0")
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert any("ipykernel" in " ".join(one.cmdline()) for one in family)
+    process.send_signal(how)  # to the parent alone
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "run the same command again to resume" in said, said
+    assert psutil.wait_procs(family, 5)[1] == [], "something measures on"
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_run_continues_and_loses_no_finished_seed(toy, how):
     toy.profile(", row_settings: {seven: {wait: 300}}")
     process = toy.start()
-    end = time.monotonic() + 120
-    while "seven:0" not in (
-        (toy.root / "calls").read_text() if (toy.root / "calls").exists() else ""
-    ):
-        assert time.monotonic() < end and process.poll() is None, process.stdout.read()
-        time.sleep(0.2)
+    wait_for(toy, process, "seven:0")
     # everything at once, as a power cut or a Ctrl-C in a terminal would
     os.killpg(process.pid, how)
     try:
