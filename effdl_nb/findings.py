@@ -20,7 +20,7 @@ from .files import atomic_write
 from .provenance import project_root
 from .rows import place
 from .settings import from_mapping
-from .spec import load_profile, load_tables, thesis_value
+from .spec import Column, load_profile, load_tables, thesis_value
 from .verdicts import CONTRADICTED, HOLDS, LEVEL, OPEN, UNTESTED, Verdict, decide
 
 # %% ../nbs/01_foundations/23_findings.ipynb #053fd9ee
@@ -99,15 +99,13 @@ def load_claims(
     return {key: _claim(f"{path.name}: {key}", key, value) for key, value in content.items()}
 
 # %% ../nbs/01_foundations/23_findings.ipynb #da48e078
-def _means(table: str, row: str, column: str, profile: str, reports) -> dict[int, float]:
+def _means(measured: list[dict], column: Column, row: str) -> dict[int, float]:
     "Seed -> mean of a row's values, in the column's unit."
-    content = load_tables()[table].columns[column]
-    mine = [
-        m
-        for m in measurements(table, profile, reports)
-        if m["row"] == row and column in m["columns"] and content.metric in m["metrics"]
-    ]
-    return {m["seed"]: content.scale * statistics.fmean(m["metrics"][content.metric]) for m in mine}
+    return {
+        m["seed"]: column.scale * statistics.fmean(m["metrics"][column.metric])
+        for m in measured
+        if m["row"] == row and column.key in m["columns"] and column.metric in m["metrics"]
+    }
 
 # %% ../nbs/01_foundations/23_findings.ipynb #6b76a72e
 @dataclass(frozen=True)
@@ -132,13 +130,10 @@ def compare(
 ) -> Part:
     "Decide one step of a claim by the seeds that both rows have."
     table = load_tables()[pair.table]
-    column, sign = table.columns[pair.column], 1
-    if column.better == "lower":
-        sign = -1
-    rows = [
-        _means(pair.table, row, pair.column, claim.profile, reports)
-        for row in (pair.better, pair.worse)
-    ]
+    column = table.columns[pair.column]
+    sign = -1 if column.better == "lower" else 1
+    measured = measurements(pair.table, claim.profile, reports)
+    rows = [_means(measured, column, row) for row in (pair.better, pair.worse)]
     shared = sorted(rows[0].keys() & rows[1].keys())
     differences = {seed: sign * (rows[0][seed] - rows[1][seed]) for seed in shared}
     effect = pair.effect or claim.effect
@@ -159,7 +154,7 @@ def check_count(
     "Hold a count beside the printed one, as corrected where the dissertation has a slip."
     table = load_tables()[counted.table]
     column = table.columns[counted.column]
-    values = _means(counted.table, counted.row, counted.column, claim.profile, reports)
+    values = _means(measurements(counted.table, claim.profile, reports), column, counted.row)
     told = thesis_value(counted.table, counted.row, counted.column) or {}
     printed = told.get("corrected", told.get("printed"))
     what = f"{table.rows[counted.row].label}, {column.label}"

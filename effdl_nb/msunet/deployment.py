@@ -234,16 +234,18 @@ def trial_of(
     if inputs is not None:
         return inputs
     like = next((p for p in model.parameters() if p.is_floating_point()), torch.zeros(()))
+    why = ""
     for guess in islice(_guesses(model), 16):
         guess = tuple(t.to(like) if t.is_floating_point() else t.to(like.device) for t in guess)
         try:
             outputs_of(model, guess)
-        except Exception:  # whatever a model does with arguments that are not for it
+        except Exception as error:  # whatever a model does with arguments that are not for it
+            why = why or f" ({type(error).__name__}: {str(error)[:200]})"
             continue
         return guess
     warnings.warn(
-        f"{type(model).__name__} does not run on noise, so its new form is not compared with it; "
-        "give `inputs`",
+        f"{type(model).__name__} does not run on noise{why}, so its new form is not compared with "
+        "it; give `inputs`",
         stacklevel=3,
     )
     return None
