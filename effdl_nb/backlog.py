@@ -146,7 +146,11 @@ def work(
     say: Callable = print,  # called with a line per event
     pause: float = 1.0,  # seconds between looks
 ) -> list[Job]:  # those that failed
-    "Measure what a profile lacks. Raises TimeoutError if another process is at it."
+    """Measure what a profile lacks.
+
+    Raises TimeoutError if another process is at it, ValueError without a core or any time."""
+    if cores < 1 or (hours is not None and hours <= 0):
+        raise ValueError(f"cores must be at least 1 and hours above 0, not {cores} and {hours}")
     end = None if hours is None else time.monotonic() + 3600 * hours
     with lock(at.folder / "reproduce", timeout=0):
         jobs, here = backlog(profile, at), processor_kind()

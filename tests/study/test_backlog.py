@@ -90,6 +90,13 @@ def test_a_measurement_that_fails_stops_no_other(described, monkeypatch):
     assert failed == [bad] and sum("begins" in line for line in said) == 2
 
 
+@pytest.mark.parametrize("cores, hours", [(0, None), (1, 0.0), (-1, 1.0)])
+def test_no_core_and_no_time_are_refused(described, cores, hours):
+    profile, at = described
+    with pytest.raises(ValueError, match=f"not {cores} and {hours}"):
+        backlog.work(profile, at, cores, hours)
+
+
 def test_a_second_queue_is_told_that_one_is_at_work(described):
     profile, at = described
     with backlog.lock(at.folder / "reproduce"), pytest.raises(TimeoutError):
