@@ -180,7 +180,7 @@ def _held_out(folder: Path, train: Files, left_out: Files) -> Files | None:
     _add(left_out, LOOSE, contents.images)
     places = {path.name: path for path in contents.folders}
     taken = next((name for name in HELD_OUT if name in places), None)
-    for name in places.keys() - {"train", taken}:
+    for name in sorted(places.keys() - {"train", taken}):
         _add(left_out, f"files in {printable(name)}/", _below(places[name]))
     if taken is None:
         return None
