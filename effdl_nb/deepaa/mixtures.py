@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_choices', 'SubPolicies', 'mixture_from_body', 'mixture_policy', 'check_sub_policies', 'read_sub_policies',
-           'policy_from_list']
+           'policy_from_list', 'level_shares']
 
 # %% ../../nbs/03_deepaa/09_mixtures.ipynb #4c103323
 import ast
@@ -327,12 +327,12 @@ def policy_from_list(
     "Make published sub-policies (Fast AutoAugment, DADA): levels 0..1 across Table 3.1's ranges."
     from_file = isinstance(listed, (str, Path))
     subs = read_sub_policies(listed, name) if from_file else check_sub_policies(listed)
-    layered = [[_signed_layer(*entry) for entry in sub] for sub in subs]
+    layered = [[level_shares(*entry) for entry in sub] for sub in subs]
     before = operations_before(method) if before is None else before
     return mixture_policy(layered, space, method, "fraction", defaults, before)
 
 
-def _signed_layer(name: str, p: float, level: float) -> dict[Transform, float]:
+def level_shares(name: str, p: float, level: float) -> dict[Transform, float]:
     "A layer that applies an operation at a level, geometry with a random sign."
     low, high = spaces.CONTINUOUS_RANGES.get(name, (None, None))
     magnitudes = [None] if low is None else [low + (high - low) * level]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import reward, searching, similarity
 from .policy import Policy
-from .search import SearchConfig, distinct_transforms, pools_of
+from .search import SearchConfig, pools_of, step_cost
 from .searching import Search, SearchData, SearchFailed
 from .space import SearchSpace
 
@@ -31,10 +31,8 @@ def search_cost(
     layers = config.layers if layers is None else layers
     if layers < 1:
         raise ValueError(f"layers must be at least 1, not {layers}")
-    distinct = len(distinct_transforms(space)[0])
-    first = config.validation_images + 2 * distinct
-    deeper = config.validation_images + config.chains + config.prefixes * distinct
-    return 3 * config.steps * config.pairs * (first + (layers - 1) * deeper)
+    first, deeper = (step_cost(config, space, layer) for layer in (1, 2))
+    return config.steps * (first + (layers - 1) * deeper)
 
 # %% ../../nbs/03_deepaa/17_random_search.ipynb #a70740bb
 def random_policy(
@@ -103,6 +101,8 @@ def _advance(self) -> dict:
         if self.skipped > (allowed := self.config.max_skipped):
             seen = f"{self.skipped} pairs had no usable gradient (allowed {allowed})"
             raise SearchFailed(f"{seen}: is the proxy trained?") from None
+    scored = len(self.policies) * self.config.chains
+    self.forwards += 3 * (self.config.validation_images + scored)
     self.step += 1
     self.seconds += time.perf_counter() - begin
     return {"step": self.step}

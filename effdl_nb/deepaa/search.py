@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SearchConfig', 'warn_if_too_short', 'distinct_transforms', 'every_transform', 'StepRewards', 'step_rewards',
-           'pools_of', 'PolicySearch']
+           'step_cost', 'pools_of', 'PolicySearch']
 
 # %% ../../nbs/03_deepaa/16_search.ipynb #fee706a2
 import runpy
@@ -242,6 +242,7 @@ def _take_up(self, policy: Policy) -> None:
     theirs = {key: origin.get(key) for key in self.fingerprint}
     searching.check_same_search("the policy", theirs, self.fingerprint, self.may_change)
     self.seconds, self.skipped = origin["seconds"], origin["skipped_pairs"]
+    self.forwards = origin["forwards"]
     self.stopped = origin["stopped"]
     _reopen(self, policy.probabilities)
     _start_layer(self)
@@ -270,6 +271,13 @@ def _restore(self, tensors: dict[str, Tensor]) -> None:
         moments = ("step", "exp_avg", "exp_avg_sq")
         self.adam.state[self.logits] = {key: tensors[key].clone() for key in moments}
 
+# %% ../../nbs/03_deepaa/16_search.ipynb #52484001
+def step_cost(config: SearchConfig, space: SearchSpace, layer: int) -> int:
+    "Count the forward passes of one step of a layer, 1 the first, a gradient as 3."
+    distinct = len(distinct_transforms(space)[0])
+    more = 2 * distinct if layer == 1 else config.chains + config.prefixes * distinct
+    return 3 * config.pairs * (config.validation_images + more)
+
 # %% ../../nbs/03_deepaa/16_search.ipynb #6820968b
 def _advance(self) -> dict:
     "One step of the current layer; returns its record. Raises SearchFailed for too many skips."
@@ -279,6 +287,7 @@ def _advance(self) -> dict:
     done = self.policy()
     step = step_rewards(self.data, self.pools, self.config, done, current, generator)
     self.skipped += step.skipped
+    self.forwards += step_cost(self.config, self.space, self.layer)
     if self.skipped > (allowed := self.config.max_skipped):
         seen = f"{self.skipped} pairs had no usable gradient (allowed {allowed})"
         raise SearchFailed(f"{seen}: is the proxy trained, are the inputs normalised?")

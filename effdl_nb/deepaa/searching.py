@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['X_FROM', 'PRODUCT_PRECISIONS', 'step_generator', 'class_members', 'SearchParts', 'split_for_search', 'SearchData',
-           'pretrain_proxy', 'ProxyConfig', 'proxy_path', 'alone', 'kept_proxy', 'float32_products', 'check_device',
-           'tensors_digest', 'search_fingerprint', 'SearchStateError', 'SearchFailed', 'save_state', 'load_state',
-           'check_same_search', 'Search', 'search_origin']
+           'SearchImages', 'pretrain_proxy', 'ProxyConfig', 'proxy_path', 'alone', 'kept_proxy', 'float32_products',
+           'check_device', 'tensors_digest', 'search_fingerprint', 'own_fingerprint', 'SearchStateError',
+           'SearchFailed', 'save_state', 'load_state', 'check_same_search', 'Search', 'search_origin']
 
 # %% ../../nbs/03_deepaa/14_searching.ipynb #ffed8557
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -112,6 +112,34 @@ class SearchData:
         flat = normalize(images.flatten(0, -4).to(self.device), self.mean, self.std)
         flat = flat.contiguous(memory_format=torch.channels_last)
         return flat if images.ndim == 4 else flat.unflatten(0, images.shape[:-3])
+
+# %% ../../nbs/03_deepaa/14_searching.ipynb #7c378945
+@dataclass(frozen=True)
+class SearchImages:
+    "What a search looks at that trains its own networks."
+
+    fit: Split  # uint8 images that the networks are trained on
+    guide: Split  # uint8 images that judge: none of those of `fit`
+    mean: tuple  # of the pixels in [0, 1]
+    std: tuple  # likewise
+    num_classes: int
+    # a name for `effdl_nb.networks.build`, or a function (num_classes, image_size) -> module
+    network: str | Callable[[int, int], nn.Module] = "wrn-40-2"
+    device: torch.device = torch.device("cpu")  # where the networks are
+
+    def inputs(self, images: Tensor) -> Tensor:
+        "Make float inputs, on the device, of (N, 3, H, W) uint8 images."
+        return normalize(images.to(self.device), self.mean, self.std)
+
+    def fresh_network(self, seed: int, **options) -> nn.Module:
+        "Build a network with the initial weights of a seed; options of `build`: norm, width."
+        size = self.fit.images.shape[-1]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if callable(self.network):
+                return self.network(self.num_classes, size).to(self.device)
+            model = build(self.network, self.num_classes, image_size=size, **options)
+        return model.to(self.device)
 
 # %% ../../nbs/03_deepaa/14_searching.ipynb #da87beef
 def pretrain_proxy(
@@ -247,17 +275,29 @@ def tensors_digest(tensors: Iterable[Tensor]) -> str:
     return total.hexdigest()[:16]
 
 
-def search_fingerprint(data: SearchData, space: SearchSpace, config) -> dict:
-    "Collect plain values that change with anything a search's result depends on."
+def _fingerprint(looked_at, space: SearchSpace, config, model: nn.Module, *parts: Split) -> dict:
+    "Settings, space, network, the two parts of the images and their normalisation."
     settings = {name: value for name, value in asdict(config).items() if name != "chunk"}
+    digests = [tensors_digest([part.images, part.labels]) for part in parts]
     return {
         "config": settings,
         "space": space.hash(),
-        "model": tensors_digest(data.model.state_dict().values()),
-        "train": tensors_digest([data.train.images, data.train.labels]),
-        "validation": tensors_digest([data.validation.images, data.validation.labels]),
-        "normalisation": [float(value) for value in (*data.mean, *data.std)],
+        "model": tensors_digest(model.state_dict().values()),
+        "train": digests[0],
+        "validation": digests[1],
+        "normalisation": [float(value) for value in (*looked_at.mean, *looked_at.std)],
     }
+
+
+def search_fingerprint(data: SearchData, space: SearchSpace, config) -> dict:
+    "Collect plain values that change with anything a search's result depends on."
+    return _fingerprint(data, space, config, data.model, data.train, data.validation)
+
+
+def own_fingerprint(images: SearchImages, space: SearchSpace, config) -> dict:
+    "Collect the same for a search that trains its own networks: `config` has their seed."
+    model = images.fresh_network(config.seed)
+    return _fingerprint(images, space, config, model, images.fit, images.guide)
 
 # %% ../../nbs/03_deepaa/14_searching.ipynb #9cd3a2b3
 class SearchStateError(ValueError):
@@ -368,6 +408,7 @@ class Search:
         self.history = []  # one record per step
         self.step = self.skipped = 0  # of the current stage; pairs without a usable gradient
         self.seconds = 0.0
+        self.forwards = 0  # images through a network so far, a gradient counting as 3
         self.stopped = None  # why the search has ended
 
     def resume(self) -> None:
@@ -385,7 +426,7 @@ class Search:
             save_state(self.state, self.tensors(), {**header, "fingerprint": self.fingerprint})
 
 
-_PROGRESS = ("step", "history", "skipped", "seconds", "stopped")
+_PROGRESS = ("step", "history", "skipped", "seconds", "forwards", "stopped")
 
 # %% ../../nbs/03_deepaa/14_searching.ipynb #acf844b9
 def search_origin(search: Search) -> dict:
@@ -396,6 +437,7 @@ def search_origin(search: Search) -> dict:
         "torch": torch.__version__,
         **search.fingerprint,
         "seconds": round(search.seconds, 1),
+        "forwards": search.forwards,
         "skipped_pairs": search.skipped,
         "stopped": search.stopped,
         **search.provenance,
