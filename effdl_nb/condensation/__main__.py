@@ -21,10 +21,11 @@ from .evaluation import evaluate, labels_by_name
 from .kernels import kernel_accuracy
 from .memory import free_memory
 from .methods import METHODS, PRESETS, configure
-from .real import WHITENINGS, check_images, name_of, open_dataset
+from .real import WHITENINGS, check_images
 from .sets import CondensedSet
 from ..data import ImageDataset
 from ..files import check_target, plain_warnings
+from ..opening import name_of, open_dataset
 from ..settings import merge
 
 # %% ../../nbs/04_condensation/21_command.ipynb #9d8efd6a

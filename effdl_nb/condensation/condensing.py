@@ -27,6 +27,7 @@ from .memory import check_whitening, estimate_memory
 from .methods import configure, load_named
 from .sets import CondensedSet
 from ..files import atomic_write, lock, settings_hash
+from ..opening import name_of, open_dataset
 
 # %% ../../nbs/04_condensation/18_condensing.ipynb #79675986
 def check_network(
@@ -223,9 +224,9 @@ def condense(
     start = options.get("init")
     start = options.pop("init") if isinstance(start, CondensedSet) else None
     job, how = (method, ipc, network, seed), {"preset": preset, "options": options}
-    config = configure(*job, dataset=real_data.name_of(dataset), **how)  # before a folder is read
+    config = configure(*job, dataset=name_of(dataset), **how)  # before a folder is read
     run = Run(open_device(device), progress, None, checkpoint_every, on_iteration)
-    images = real_data.open_dataset(dataset, image_size, progress, channels)
+    images = open_dataset(dataset, image_size, progress, channels)
     with _folder(work) as folder:
         how = {"whitening": whitening, "work": folder, "run": run, "again": again}
         return make_set(images, config, start=start, **how)

@@ -23,9 +23,10 @@ from . import images as spaces
 from .coresets import RandomConfig, random_coreset
 from .images import STRATEGY, draw_augmentation, siamese_augment
 from .initial import fresh_network, network_for
-from .real import LazyImages, RealImages, check_labels
+from .real import LazyImages, RealImages
 from .sets import CondensedSet, refit
 from ..data import ImageDataset, Split
+from ..opening import check_labels
 
 # %% ../../nbs/04_condensation/19_evaluation.ipynb #37582eb8
 @dataclass(frozen=True)

@@ -8,22 +8,16 @@ import torch
 from PIL import Image
 from toys import toy
 
-from effdl_nb import data
+from effdl_nb import data, opening
 from effdl_nb.condensation import images as spaces
 from effdl_nb.condensation import real as module
 from effdl_nb.condensation.condensing import condense
 from effdl_nb.condensation.images import ChannelWhitening, ZCAWhitening
 from effdl_nb.condensation.methods import configure
-from effdl_nb.condensation.real import (
-    check_images,
-    content_digest,
-    name_of,
-    open_dataset,
-    origin_of,
-    prepare,
-)
+from effdl_nb.condensation.real import check_images, origin_of, prepare
 from effdl_nb.condensation.trajectory import table_4_3
 from effdl_nb.data import Split
+from effdl_nb.opening import content_digest, name_of, open_dataset
 from effdl_nb.registry import DATASETS, Entry
 
 
@@ -296,7 +290,7 @@ def test_images_are_whitened_chunk_by_chunk(monkeypatch, nothing_prepared):
     whole = {kind: prepare(toy(), kind).images for kind in ("zca", "channel")}
     sizes, to_unit = [], spaces.to_unit
     monkeypatch.setattr(spaces, "to_unit", lambda x: sizes.append(len(x)) or to_unit(x))
-    monkeypatch.setattr(spaces, "CHUNK", 7 * 192)
+    monkeypatch.setattr(opening, "CHUNK", 7 * 192)
     for kind, images in whole.items():
         module._LAST.clear()
         torch.testing.assert_close(prepare(toy(), kind).images, images, rtol=1e-3, atol=1e-4)
