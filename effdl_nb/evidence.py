@@ -23,7 +23,7 @@ def row_records(
     "Read the rows of a table that count."
     states = {row: row_state(table, profile, row, at) for row in table.rows}
     counted = [row for row, state in states.items() if state in ("measured", "changed", "partial")]
-    return [read_row(at.row(table.key, row)) for row in counted]
+    return [read_row(at.row(table.key, r)) | {"label": table.rows[r].label} for r in counted]
 
 # %% ../nbs/01_foundations/22_evidence.ipynb #cb3b1c0c
 def common_settings(

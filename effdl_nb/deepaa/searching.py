@@ -407,8 +407,7 @@ class Search:
         self.provenance = dict(provenance or {})
         self.history = []  # one record per step
         self.step = self.skipped = 0  # of the current stage; pairs without a usable gradient
-        self.seconds = 0.0
-        self.forwards = 0  # images through a network so far, a gradient counting as 3
+        self.seconds, self.forwards = 0.0, 0  # images through a network, a gradient counting as 3
         self.stopped = None  # why the search has ended
 
     def resume(self) -> None:

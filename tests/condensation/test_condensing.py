@@ -9,7 +9,7 @@ import pytest
 import torch
 from toys import toy
 
-from effdl_nb import opening
+from effdl_nb import opening as opening_module
 from effdl_nb.condensation import condensing as module
 from effdl_nb.condensation import experts as experts_module
 from effdl_nb.condensation import matching, memory, trajectory
@@ -481,7 +481,7 @@ def test_experts_that_do_not_fit_are_an_error_before_images_are_whitened(monkeyp
 @pytest.mark.parametrize("whitening", ["channel", "zca"])
 def test_random_whitens_no_more_than_the_chunks_of_its_choice(monkeypatch, whitening):
     monkeypatch.setattr(real_module, "_LAST", {})
-    monkeypatch.setattr(opening, "CHUNK", 192)  # an image at a time
+    monkeypatch.setattr(opening_module, "CHUNK", 192)  # an image at a time
     chosen = run("random", whitening=whitening)
     assert not real_module._LAST
     whole = real_module.prepare(toy(), whitening).images

@@ -282,7 +282,6 @@ def test_prose_docstrings_and_messages_use_the_words_of_the_field(chapter):
     assert banned(words(chapter)) == []
 
 
-@pytest.mark.xfail(reason="RESULTS.md still shows remarks of an earlier run of quick", strict=False)
 def test_reproduction_notebooks_and_texts_use_the_words_of_the_field():
     texts = {
         str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
