@@ -23,9 +23,14 @@ from .provenance import code_hash, project_root
 from .spec import Column, Plan, Profile, Table, Task
 
 # %% ../nbs/01_foundations/19_rows.ipynb #a88ef33b
+def _default(f: dataclasses.Field):
+    "The default of a field that has one."
+    return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+
+
 def _identity(settings) -> dict:
     "What identifies settings: all of them, but later ones at their defaults."
-    later = {f.name: f.default for f in dataclasses.fields(settings) if f.metadata.get("later")}
+    later = {f.name: _default(f) for f in dataclasses.fields(settings) if f.metadata.get("later")}
     content = dataclasses.asdict(settings)
     return {name: v for name, v in content.items() if name not in later or v != later[name]}
 

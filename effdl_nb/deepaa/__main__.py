@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['USE', 'ListMethods', 'make_parser', 'parsed_value', 'method_options', 'job_of', 'report_division', 'report_proxy',
-           'describe_policy', 'main']
+           'print_warning', 'describe_policy', 'main']
 
 # %% ../../nbs/03_deepaa/34_command.ipynb #933bd5ea
 import argparse
@@ -188,17 +188,22 @@ def _beside(out: Path) -> SearchFiles:
     return SearchFiles(*map(out.with_name, names))
 
 # %% ../../nbs/03_deepaa/34_command.ipynb #e2ef3fc2
+def print_warning(words: str) -> None:
+    "Print what there is to be warned of."
+    print(f"warning: {words}")
+
+
 def _search(given: argparse.Namespace, job: SearchJob, images: ImageDataset) -> Augmentation:
     "Train and search."
     trains = search_method(job.method).trains
     parts = divide(images.train, job.guide_share, list(images.classes), job.config.seed)
     report_division(images, *parts, trains)
-    search = prepare_search(job, images, parts, _beside(given.out), not given.quiet)
+    search = prepare_search(job, images, parts, _beside(given.out), not given.quiet, print_warning)
     if not trains:
         report_proxy(search, images)
     if given.extend:
         search.take_up(load_policy(given.out, search.space))
-    if search.history:
+    if search.history or search.stopped or search.seconds:
         print(f"resuming at {search.stage_title()}, {search.unit} {search.step}")
     return search.run(progress=not given.quiet)
 

@@ -29,6 +29,7 @@ from .search_methods import configure_search, search_method
 from .searching import Search, SearchData, SearchImages
 from .space import SPACES, search_space
 from ..files import lock, settings_hash
+from ..folders import load_folder
 from ..networks import build
 from ..opening import content_digest, open_dataset
 from ..optimization import TrainConfig
@@ -171,12 +172,12 @@ def _origin(job: SearchJob, images: ImageDataset) -> dict:
     return origin | {"dataset": images.name, "image_size": size, "device": job.device.type}
 
 
-def _through_a_proxy(job, images, parts, files: SearchFiles, progress: bool) -> tuple:
+def _through_a_proxy(job, images, parts, files: SearchFiles, progress: bool, tell) -> tuple:
     "What a search sees through a frozen proxy, its settings, and what is said of both."
     fit, guide = parts
     config, words = fitting_config(job.config, guide, job.x_from == "guide")
     if words is not None:
-        warnings.warn(words, stacklevel=4)
+        tell(words)
     proxy = _proxy(job, images, fit, files.proxy, progress)
     told = {"x_from": job.x_from, "proxy_held_out_accuracy": judge_proxy(proxy, images)}
     drawn_from = guide if job.x_from == "guide" else fit
@@ -189,6 +190,7 @@ def prepare_search(
     parts: tuple[Split, Split],  # from `divide`: those that train networks, those that guide
     files: SearchFiles = SearchFiles(),  # noqa: B008
     progress: bool = True,
+    tell: Callable[[str], None] = warnings.warn,  # gets what there is to be warned of
 ) -> Search:
     "Make a search of given images, with its proxy trained; resumed where its files say so."
     method = search_method(job.method)
@@ -197,7 +199,7 @@ def prepare_search(
         constants = (images.mean, images.std, images.num_classes)
         seen = SearchImages(*parts, *constants, job.network, job.device)
     else:
-        seen, config, told = _through_a_proxy(job, images, parts, files, progress)
+        seen, config, told = _through_a_proxy(job, images, parts, files, progress, tell)
     space = search_space(job.space, images.train.images.shape[-1])
     run = {"state": files.search, "provenance": _origin(job, images) | told}
     with warnings.catch_warnings():  # of small classes, which is said above
@@ -207,7 +209,10 @@ def prepare_search(
 # %% ../../nbs/03_deepaa/28_finding.ipynb #6deb4750
 def open_images(dataset, image_size: int = 32, progress: bool = True) -> ImageDataset:
     "Open what is searched on. Raises ValueError for fewer than two classes, or no colour bytes."
-    images = open_dataset(dataset, image_size, progress)
+    if isinstance(dataset, Path):
+        images = load_folder(dataset, image_size, progress)
+    else:
+        images = open_dataset(dataset, image_size, progress)
     if images.num_classes < 2:
         seen = f"{images.num_classes}: {', '.join(images.classes)}"
         raise ValueError(f"classes in {images.name} must be at least 2, not {seen}")

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from .policy import Augmentation, Policy
+from .policy import Augmentation
 from .policy_file import named
 from .space import SearchSpace, cifar_space
 
@@ -24,6 +24,7 @@ class Rival:
     needs: str = ""  # what it is made of: the data's space, or a "policy" or a "file"
 
 # %% ../../nbs/03_deepaa/12_rivals.ipynb #508d530c
+_FOUND = "effdl_nb.deepaa.defaults:without_defaults"  # the policy as its search has made it
 RIVALS = {
     "none": Rival("no augmentation", "effdl_nb.deepaa.policy:identity_policy"),
     "baseline": Rival("crop and flip", "effdl_nb.deepaa.defaults:baseline_policy"),
@@ -33,18 +34,20 @@ RIVALS = {
     "ta_ra": Rival("TrivialAugment (RA)", "effdl_nb.deepaa.published:trivial_augment_policy"),
     "ta_wide": Rival("TrivialAugment (Wide)", "effdl_nb.deepaa.published:ta_wide_policy"),
     "deep_ta": Rival("DeepTA", "effdl_nb.deepaa.policy:deep_ta_policy"),
-    "deepaa": Rival("Deep AutoAugment", "effdl_nb.deepaa.defaults:without_defaults", "policy"),
+    "deepaa": Rival("Deep AutoAugment", _FOUND, "policy"),
     "deepaa_simple": Rival("DeepAA-simple", "effdl_nb.deepaa.defaults:deepaa_simple", "policy"),
     "fast_aa": Rival("Fast AutoAugment", "effdl_nb.deepaa.mixtures:policy_from_list", "file"),
     "faster_aa": Rival("Faster AutoAugment", "effdl_nb.deepaa.mixtures:policy_from_list", "file"),
     "dada": Rival("DADA", "effdl_nb.deepaa.mixtures:policy_from_list", "file"),
+    "pba": Rival("PBA", _FOUND, "policy"),
+    "adv_aa": Rival("Adversarial AutoAugment", _FOUND, "policy"),
 }
 
 # %% ../../nbs/03_deepaa/12_rivals.ipynb #266f1f07
 def rival(
     row: str,  # a key of `RIVALS`
     space: SearchSpace | None = None,  # of the data; None: `cifar_space()`
-    policy: Policy | None = None,  # "deepaa" and "deepaa_simple": the searched policy
+    policy: Augmentation | None = None,  # of a row that is searched: the policy found
     # "fast_aa", "faster_aa" and "dada": sub-policies, see `mixtures.read_sub_policies`
     file: str | Path | None = None,
     **options,  # of the method: layers, magnitude, probability, defaults, name, before
@@ -55,11 +58,12 @@ def rival(
     space = cifar_space() if space is None else space
     entry = RIVALS[row]
     make = named(entry.source)
+    if entry.needs == "file" and policy is not None:
+        return policy  # `search_policy` has put the hand-picked operations around it
     if entry.needs and (policy if entry.needs == "policy" else file) is None:
-        missing = "a searched one" if entry.needs == "policy" else "published sub-policies"
-        raise ValueError(
-            f"row {row!r} needs {entry.needs}=, {missing}; none come with this project"
-        )
+        missing = f"{entry.needs}=, " if entry.needs == "policy" else "file=, published ones, or "
+        advice = f"policy=search_policy(..., method={row!r})"
+        raise ValueError(f"row {row!r} needs {missing}{advice}; none come with this project")
     if entry.needs == "policy":
         return make(policy)
     if entry.needs == "file":

@@ -16,9 +16,11 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
 from effdl_nb.data import load
-from effdl_nb.deepaa.__main__ import SEARCH_PRESETS, divide, fitting_config, main
+from effdl_nb.deepaa.__main__ import main
+from effdl_nb.deepaa.finding import divide, fitting_config
 from effdl_nb.deepaa.policy_file import load_policy
 from effdl_nb.deepaa.search import PolicySearch
+from effdl_nb.deepaa.search_methods import configure_search
 from effdl_nb.deepaa.similarity import draw_pairs, validation_pools
 from effdl_nb.deepaa.space import search_space
 from effdl_nb.prepared import Split
@@ -150,7 +152,7 @@ def test_a_finished_search_is_extended(folder, whole, tmp_path, capsys):
     assert "the policy belongs to another search" in capsys.readouterr().err
     for file in tmp_path.glob("*.search.safetensors"):
         file.unlink()
-    assert main(arguments) == 0 and "resuming at layer 3, step 0" in capsys.readouterr().out
+    assert main(arguments) == 0 and "resuming at layer 3 of 3, step 0" in capsys.readouterr().out
     assert torch.equal(load_policy(out).probabilities, load_policy(long).probabilities)
     with pytest.raises(SystemExit):
         main(["--data", str(folder), "--out", str(tmp_path / "none.json"), "--extend", *more])
@@ -181,7 +183,7 @@ def test_a_class_that_leaves_one_image_for_both_is_told_what_to_do(folder, tmp_p
         (["--precision", "bf16"], "precision 'bf16' is unknown; allowed: fp32, tf32"),
         (["--precision", "tf32", "--device", "cpu"], "needs a GPU"),
         (["--compile", "--device", "cpu"], "needs a GPU"),
-        (["--guide-share", "1"], "--guide-share must be between 0 and 1, not 1.0"),
+        (["--guide-share", "1"], "guide_share must be between 0 and 1, not 1.0"),
         (["--image-size", "4"], "image_size"),
         (["--image-size", "12"], "at least as large as the space's Cutout of 16"),
         (["--stpes", "3"], "unrecognized arguments: --stpes"),
@@ -271,7 +273,7 @@ def test_an_out_that_is_a_folder_is_said_before_images_are_read(more, tmp_path, 
 def test_a_rare_class_takes_no_images_from_the_others():
     labels = torch.tensor([0] * 200 + [1] * 200 + [2] * 3)
     train = Split(torch.zeros(403, 3, 32, 32, dtype=torch.uint8), labels)
-    config = SEARCH_PRESETS["small"].config
+    config = configure_search("deepaa", "small")
     for shared, rest in ((True, 1), (False, 2)):
         _, guide = divide(train, 0.25, ["a", "b", "rare"], 0)
         assert guide.labels.bincount().tolist() == [50, 50, 2]

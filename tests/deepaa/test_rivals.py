@@ -134,11 +134,11 @@ PUBLISHED_FORM = [
 
 def test_rows_say_what_they_need():
     with pytest.raises(ValueError, match="allowed: none, baseline"):
-        rival("pba")
+        rival("nobody")
     for row in ("fast_aa", "faster_aa", "dada"):
         with pytest.raises(ValueError, match="needs file="):
             rival(row)
-    for row in ("deepaa", "deepaa_simple"):
+    for row in ("deepaa", "deepaa_simple", "pba", "adv_aa"):
         with pytest.raises(ValueError, match="needs policy="):
             rival(row)
     with pytest.raises(
@@ -150,7 +150,15 @@ def test_rows_say_what_they_need():
         rival("deepaa", policy=searched) is searched
         and rival("deepaa_simple", policy=searched).layers == 4
     )
-    assert set(FREE) | {"deepaa", "deepaa_simple", "fast_aa", "faster_aa", "dada"} == set(RIVALS)
+    assert set(FREE) | {
+        "deepaa",
+        "deepaa_simple",
+        "fast_aa",
+        "faster_aa",
+        "dada",
+        "pba",
+        "adv_aa",
+    } == set(RIVALS)
     assert torch.equal(deepaa_simple(searched).probabilities[0], searched.probabilities[0])
 
 
