@@ -15,7 +15,7 @@ gradient, and extra memory: the growth of the process's resident size at its hig
 process for each form (Linux; elsewhere left out). The adjoint takes 4/3 of the full graph's
 products with kernels (counted in nbs/04_condensation/11_memory.ipynb); both of ours gain what the
 reference spends on second derivatives of pooling and instance norm.
-operations: these two by themselves, by hand (nbs/04_condensation/09_derivatives.ipynb) against
+operations: these two by themselves, by hand (nbs/04_condensation/06_derivatives.ipynb) against
 torch's own: forward pass, first derivative kept for another, second derivative.
 experts: images per second of `train_expert` in fp32 and bf16, of a plain loop over a DataLoader,
 and of four experts in one graph (torch.func.vmap).

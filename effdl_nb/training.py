@@ -25,7 +25,7 @@ from .accuracy import Labelled, accuracy_of
 from .augmentation import crop_flip, cutmix, cutmix_box, mix_batch, mixup  # noqa: F401
 from .checkpoints import CheckpointError, Processes, stream_seed
 from .files import settings_hash
-from .machine import fast_precision, keep_memory
+from .machine import keep_memory, settled_precision
 from .optimization import TrainConfig, lr_at, parameter_groups, steps_per_epoch
 
 # %% ../nbs/01_foundations/16_training.ipynb #75e507bb
@@ -400,8 +400,8 @@ def train(
     _check_arguments(config, loss, checkpoint_every)
     processes = checkpoints.join(device, model)
     keep_memory()
-    if config.precision == "auto":
-        config = replace(config, precision=fast_precision(processes.device.type))
+    precision = settled_precision(config.precision, processes.device.type)
+    config = replace(config, precision=precision)
     with checkpoints.own_randomness(config.seed, processes):
         run = _start(model, data, config, processes, augment, loss)
         save = _kept(run, data, None if checkpoint is None else Path(checkpoint))

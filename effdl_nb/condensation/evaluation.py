@@ -11,6 +11,7 @@ __all__ = ['PROTOCOLS', 'FIXED_LR', 'ARCHITECTURES', 'Protocol', 'Evaluation', '
 import math
 import statistics
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
@@ -21,11 +22,13 @@ from tqdm.auto import tqdm
 from .. import settings, training
 from . import images as spaces
 from .coresets import RandomConfig, random_coreset
+from .derivatives import by_hand
 from .images import STRATEGY, draw_augmentation, siamese_augment
 from .initial import fresh_network, network_for
 from .real import LazyImages, RealImages
 from .sets import CondensedSet, refit
 from ..data import ImageDataset, Split
+from ..machine import PRECISIONS, settled_precision
 from ..opening import check_labels
 
 # %% ../../nbs/04_condensation/19_evaluation.ipynb #37582eb8
@@ -86,7 +89,7 @@ class EvaluationConfig:
 
     def __post_init__(self):
         settings.one_of(self, "protocol", PROTOCOLS)
-        settings.one_of(self, "precision", ("fp32", "bf16", "auto"))
+        settings.one_of(self, "precision", PRECISIONS)
         settings.at_least(self, 1, "runs", "epochs", "batch_size")
         draw_augmentation(1, torch.Generator(), self.strategy)
 
@@ -159,7 +162,10 @@ def train_fresh(
     if config.strategy == "none":
         augment = None
     images, labels = condensed.images, condensed.labels
-    training.train(model, images, labels, plan, augment=augment, device=device, progress=False)
+    run = {"augment": augment, "device": device, "progress": False}
+    half = settled_precision(plan.precision) != "fp32"  # pooling is then worth doing by hand
+    with by_hand(device, twice=False) if half else nullcontext():
+        training.train(model, images, labels, plan, **run)
     return model
 
 # %% ../../nbs/04_condensation/19_evaluation.ipynb #cd8280a3

@@ -25,7 +25,7 @@ from .derivatives import by_hand
 from .images import STRATEGY, draw_augmentation, length_of, siamese_augment
 from .unroll import Parameters, parameters_of
 from ..files import atomic_write, lock, read_json, settings_hash, write_json
-from ..machine import fast_precision
+from ..machine import settled_precision
 from ..networks import build
 from ..settings import at_least
 from ..training import TrainConfig, train
@@ -152,7 +152,7 @@ def train_expert(
     if scratch is not None:
         run["checkpoint"] = _usable_state(snapshots)
     # pooling in half precision is what it speeds up
-    precision = fast_precision() if settings.precision == "auto" else settings.precision
+    precision = settled_precision(settings.precision)
     with nullcontext() if precision == "fp32" else by_hand(device, twice=False):
         history = train(model, images, labels, settings, device=device, progress=progress, **run)
     dtype = torch.float16 if config.half else torch.float32

@@ -30,6 +30,7 @@ from .real import RealImages, first_images
 from .sets import CondensedSet
 from .unroll import LR_BOUNDS, note_bounds, unroll
 from ..files import settings_hash
+from ..machine import PRECISIONS, settled_precision
 from ..registry import DATASETS
 
 # %% ../../nbs/04_condensation/16_trajectory.ipynb #5c746d2e
@@ -115,6 +116,7 @@ class MTTConfig:
     strategy: str = STRATEGY  # augmentation of the synthetic batches; "none" for none
     memory: str = "auto"  # of the inner loop, one of `memory.MEMORY`
     compiled: bool = False  # compile the inner step (for all but "full"): worth it in long runs
+    precision: str = "fp32"  # of the students' activations, one of `machine.PRECISIONS`
     max_skipped: int = 10  # consecutive steps that may be skipped because they are not finite
     seed: int = 0  # of the initial images, the experts drawn, batches and augmentation
 
@@ -137,6 +139,7 @@ def check_trajectory(c: MTTConfig):
     "Raise ValueError for settings that make no sense, naming the value and those allowed."
     settings.one_of(c, "image_optimizer", _OPTIMIZERS)
     settings.one_of(c, "memory", MEMORY)
+    settings.one_of(c, "precision", PRECISIONS)
     settings.at_least(c, 1, *_FROM_ONE, "max_skipped")
     settings.finite(c, "image_lr", "lr_lr")
     draw_augmentation(1, torch.Generator(), c.strategy)
@@ -261,6 +264,7 @@ class _Problem:
         with torch.random.fork_rng(devices=[]):
             name, width = experts.config.network, experts.config.width
             self.model = network_for(name, real.num_classes, real.shape, width).to(device)
+        self.precision = settled_precision(c.precision, device.type)
         batch, steps = c.inner_loop(real.num_classes)
         memory = "adjoint" if c.memory == "auto" and c.compiled else c.memory
         self.memory = choose_memory(memory, self.model, (batch, *real.shape), steps, device)
@@ -281,8 +285,8 @@ def _student(problem: _Problem, learned: Learned, labels: Tensor, lr: Tensor):
         index = batches[step].to(x.device)
         return augment(x[index], draws[step]), y[index]
 
-    arguments = (images, labels, lr, c.student_steps, prepare, problem.memory, c.compiled)
-    end = unroll(problem.model, start, *arguments)
+    loop = (problem.memory, c.compiled, problem.precision)
+    end = unroll(problem.model, start, images, labels, lr, c.student_steps, prepare, *loop)
     return (end, start, target), {"epoch": t, "expert": expert}
 
 # %% ../../nbs/04_condensation/16_trajectory.ipynb #3ef81036
@@ -376,7 +380,8 @@ def _learned(images: Tensor, c: MTTConfig) -> Learned:
 # %% ../../nbs/04_condensation/16_trajectory.ipynb #face0cb2
 def _finish(learned: Learned, targets, real: RealImages, c: MTTConfig, run: Run) -> CondensedSet:
     "The result, with the curve of the learning rate and the ranks."
-    details = facts(learned, c, run) | {"ranks": learned.notes["ranks"]}
+    precision = settled_precision(c.precision, learned["images"].device.type)
+    details = facts(learned, c, run) | {"ranks": learned.notes["ranks"], "precision": precision}
     details |= note_bounds(learned["log_lr"].detach().exp())
     lrs = learned.notes["lrs"][:: details["curve"]["every"]]
     details["curve"]["lr"] = [round(v, 8) for v in lrs]

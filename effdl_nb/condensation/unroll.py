@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
 
-from .derivatives import by_hand
+from .derivatives import fast_passes, single
 
 # %% ../../nbs/04_condensation/10_unroll.ipynb #f61e25b2
 Parameters = dict[str, Tensor]
@@ -87,22 +87,32 @@ def unroll(
     prepare: Prepare = whole_batch,  # (step, images, labels) -> what that step trains on; pure
     memory: str = "full",  # one of MEMORY_MODES; the first two give the same gradient
     compiled: bool = False,  # compile the inner step (adjoint and tesla)
+    precision: str = "fp32",  # of the activations: "fp32" or "bf16"
 ) -> Parameters:  # theta_N, differentiable in images, soft labels, lr and start
     """Run the inner loop of trajectory matching (Eq 4.2; Algorithm 4.1, lines 6-13).
 
     Raises ValueError on settings that do not fit together, or a network that keeps state.
     """
     _check_loop(model, start, lr, steps, memory, compiled)
+    _check_precision(precision, compiled)
     names = [name for name, _ in model.named_parameters()]
     lrs = lr.expand(steps)
     if memory == "full":
-        return _unroll_full(model, {k: start[k] for k in names}, images, labels, lrs, prepare)
-    step = (_compiled if compiled else _Eager)(model)
+        start = {k: start[k] for k in names}
+        return _unroll_full(model, start, images, labels, lrs, prepare, precision)
+    step = _compiled(model) if compiled else _Eager(model, precision)
     form = _Adjoint if memory == "adjoint" else _Tesla
     theta = form.apply(step, prepare, names, images, labels, lrs, *(start[k] for k in names))
     return dict(zip(names, theta, strict=True))
 
 # %% ../../nbs/04_condensation/10_unroll.ipynb #e18b41ff
+def _check_precision(precision: str, compiled: bool):
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision {precision!r} is unknown; allowed: fp32, bf16")
+    if compiled and precision != "fp32":
+        raise ValueError(f"precision must be fp32 for compiled steps, not {precision}")
+
+
 def _check_loop(model, start, lr: Tensor, steps: int, memory: str, compiled: bool):
     if memory not in MEMORY_MODES:
         raise ValueError(f"memory {memory!r} is unknown; allowed: {', '.join(MEMORY_MODES)}")
@@ -125,7 +135,7 @@ def _check_loop(model, start, lr: Tensor, steps: int, memory: str, compiled: boo
 
 # %% ../../nbs/04_condensation/10_unroll.ipynb #0cd6cffa
 def _loss(model, theta: Parameters, inputs, targets) -> Tensor:
-    return F.cross_entropy(functional_call(model, theta, (inputs,)), targets)
+    return F.cross_entropy(single(functional_call(model, theta, (inputs,))), targets)
 
 
 def step_gradient(
@@ -134,9 +144,10 @@ def step_gradient(
     inputs: Tensor,  # (b, C, H, W)
     targets: Tensor,  # (b,) class indices, or (b, classes) probabilities
     create_graph: bool,  # whether the gradient will be differentiated again
+    precision: str = "fp32",  # of the activations
 ) -> tuple[Tensor, ...]:  # one tensor per parameter
     "Compute g_i of Eq 4.2, the gradient of one step's cross-entropy."
-    with by_hand(inputs.device, twice=create_graph):
+    with fast_passes(inputs.device, create_graph, precision):
         loss = _loss(model, theta, inputs, targets)
     return torch.autograd.grad(loss, list(theta.values()), create_graph=create_graph)
 
@@ -146,10 +157,10 @@ def _descend(theta: Parameters, alpha: Tensor, g) -> Parameters:
     return {k: v - alpha * d for (k, v), d in zip(theta.items(), g, strict=True)}
 
 
-def _unroll_full(model, start: Parameters, images, labels, lrs, prepare) -> Parameters:
+def _unroll_full(model, start: Parameters, images, labels, lrs, prepare, precision) -> Parameters:
     theta = {k: v if v.requires_grad else v.detach().requires_grad_() for k, v in start.items()}
     for i, alpha in enumerate(lrs):
-        g = step_gradient(model, theta, *prepare(i, images, labels), create_graph=True)
+        g = step_gradient(model, theta, *prepare(i, images, labels), True, precision)
         theta = _descend(theta, alpha, g)
     return theta
 
@@ -168,14 +179,14 @@ def _derivatives(ends, sources, slopes) -> list[Tensor]:
 class _Eager:
     "The two functions of one inner step, run operation by operation."
 
-    def __init__(self, model: nn.Module):
-        self.model = model
+    def __init__(self, model: nn.Module, precision: str = "fp32"):
+        self.model, self.precision = model, precision
 
     def gradient(self, theta: Parameters, inputs, targets) -> tuple[Tensor, ...]:
         "g_i, one tensor per parameter."
         theta = {k: v.detach().requires_grad_() for k, v in theta.items()}
         with torch.enable_grad():
-            return step_gradient(self.model, theta, inputs, targets, create_graph=False)
+            return step_gradient(self.model, theta, inputs, targets, False, self.precision)
 
     def pullback(
         self, theta: Parameters, adjoint, by_theta: bool, inputs, targets, by_batch
@@ -185,7 +196,7 @@ class _Eager:
         batch = _leaves((inputs, targets), by_batch)
         sources = [*(theta.values() if by_theta else ()), *(v for v in batch if v.requires_grad)]
         with torch.enable_grad():
-            g = step_gradient(self.model, theta, *batch, create_graph=True)
+            g = step_gradient(self.model, theta, *batch, True, self.precision)
         pairs = zip(g, adjoint, strict=True)
         s = sum(torch.linalg.vecdot(d.detach().flatten(), a.flatten()) for d, a in pairs)
         return s, _derivatives(g, sources, adjoint) if sources else []

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = "effdl_nb.condensation"
 TRAJECTORIES = {"trajectory", "iatm", "importance", "experts"}
-INNER = {"unroll", "derivatives", "memory"}
+INNER = {"unroll", "memory"}  # derivatives are shared ground
 FAMILIES = {"coresets", "matching", "kernels", "distillation"} | TRAJECTORIES | INNER
 OWN = {  # tests/foundations/test_house.py follows the imports of all
     "coresets": {"coresets"},
