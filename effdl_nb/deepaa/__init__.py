@@ -4,6 +4,9 @@ from importlib import import_module
 
 _FACES = {
     "PolicySearch": "search",
+    "SEARCHES": "search_methods",
+    "search_defaults": "search_methods",
+    "search_policy": "finding",
     "load_policy": "policy_file",
     "save_policy": "policy_file",
 }

@@ -307,9 +307,12 @@ def freeze_ternary_(
 ) -> int:
     """Fix signs and scale of every ternary layer and stop its latent gradients, or undo that.
 
-    Returns the number of layers. Warns of frozen layers with more than EMPTIED zeros.
-    Raises ValueError if there is no ternary layer or a latent weight is not finite."""
-    layers = _some_ternary_layers(model)
+    Returns the number of layers, and warns if it is 0, as where a conversion kept every layer.
+    Warns of frozen layers with more than EMPTIED zeros. Raises ValueError if a latent weight is not
+    finite."""
+    layers = list(ternary_layers(model))
+    if not layers:
+        warnings.warn("the model has no ternary layer to freeze", stacklevel=2)
     for _, module in layers:
         module.freeze(frozen)
     if frozen:

@@ -240,7 +240,16 @@ def test_freezing_can_be_undone_and_blocks_the_schedule():
     assert "signs" not in layer.state_dict()
 
 
-@pytest.mark.parametrize("function", [zero_fraction, freeze_ternary_, lambda m: set_alpha_(m, 0.5)])
+def test_freezing_a_model_whose_layers_were_all_kept_says_so_and_changes_nothing():
+    net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(4, 8, 1)))
+    assert "0 layers" in str(convert_ternary_(net))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    with pytest.warns(UserWarning, match="no ternary layer to freeze"):
+        assert freeze_ternary_(net) == 0
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("function", [zero_fraction, lambda m: set_alpha_(m, 0.5)])
 def test_models_without_ternary_layers_are_refused(function):
     with pytest.raises(ValueError, match="no ternary layer"):
         function(nn.Linear(2, 2))
