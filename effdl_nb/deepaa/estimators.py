@@ -149,14 +149,14 @@ class SubPolicyDraw(NamedTuple):
         "Sum the log probabilities of the sub-policy and of its own bits, (N,)."
         return self.log_choice + self.of_drawn(self.log_bits).sum(1)
 
-
+# %% ../../nbs/03_deepaa/23_estimators.ipynb #791e6455
 def _relaxed(choice: Tensor, bits: Tensor, temperature: float) -> Tensor:
     "Smooth images of a choice, (N, S), and of the bits, weighted by it."
     share = (choice / temperature).softmax(1)
     applied = share[..., None] * (bits / temperature).sigmoid()
     return torch.cat([share, applied.flatten(1)], 1)
 
-# %% ../../nbs/03_deepaa/23_estimators.ipynb #791e6455
+# %% ../../nbs/03_deepaa/23_estimators.ipynb #6fb5b7a0
 def draw_sub_policies(
     theta: Sequence[Tensor],  # logits (N, S) and probabilities (N, S, K), of `rows_of`
     generator: torch.Generator,
@@ -176,7 +176,7 @@ def draw_sub_policies(
         again=_relaxed(choice.again, bits.again, temperature),
     )
 
-
+# %% ../../nbs/03_deepaa/23_estimators.ipynb #ffb105d9
 def relax_sub_policies(
     draw: SubPolicyDraw,
     f: Tensor,  # (N,) what each draw costs

@@ -52,7 +52,7 @@ def fitted():
     generator = torch.Generator().manual_seed(1)
     control = ControlVariate(S * (1 + K), generator)
     optimizer = torch.optim.Adam(control.parameters(), 0.02)
-    for _ in range(400):
+    for _ in range(250):
         theta = rows_of((OMEGA, P), 128)
         draw = draw_sub_policies(theta, generator)
         each = estimators.relax_sub_policies(draw, cost(draw), control, theta)
