@@ -85,6 +85,7 @@ def test_the_gradient_of_levels_is_the_convention_by_double_backward():
 
 def test_the_network_takes_the_step_that_is_looked_through():
     search = DADA(planted(), SPACE, CONFIG)
+    search.advance()
     before = {name: value.clone() for name, value in search.network.state_dict().items()}
     search.advance()
     behind = search.behind.state_dict()
