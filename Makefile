@@ -34,7 +34,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"effdl_nb needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. Try: make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^uv==' constraints.txt)"
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,grid,onnx]'
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev,grid,onnx,search]'
 	@touch $@
 
 reproduce: setup
@@ -100,7 +100,7 @@ benchmark: $(PEERS)
 # New versions of everything, as far as pyproject.toml admits them.
 lock: setup
 	@$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
-	  --extra dev --extra grid --extra onnx --extra bench --upgrade pyproject.toml --output-file constraints.txt
+	  --extra dev --extra grid --extra onnx --extra search --extra bench --upgrade pyproject.toml --output-file constraints.txt
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .snakemake
