@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['COUNTS', 'ShuffledWeights', 'shuffled_weights', 'scaled_transforms', 'shuffled_space', 'ShuffledPolicy',
-           'augmentation_hash', 'shuffled_policy', 'Schedule', 'follow', 'shuffled_from_body', 'schedule_from_body']
+           'augmentation_hash', 'shuffled_policy', 'Schedule', 'follow', 'BatchCopies', 'shuffled_from_body',
+           'schedule_from_body']
 
 # %% ../../nbs/03_deepaa/18_schedule.ipynb #56738ec8
 import math
@@ -15,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from . import policy_file
@@ -22,6 +24,7 @@ from . import space as spaces
 from .defaults import default_operations, rival_space
 from .mixtures import SubPolicies, check_sub_policies
 from .policy import Augmentation, PolicyDraw
+from .searching import step_generator
 from .space import SearchSpace, Transform
 from ..files import settings_hash
 
@@ -123,13 +126,9 @@ class ShuffledPolicy(SubPolicies):
         before: Sequence[str] = (),  # hand-picked operations that come first
         behind: Sequence[str] = (),  # those that come last
     ):
-        self.space = space
-        self.provenance = dict(provenance or {})
-        self.entries = _check_entries(entries, counts)
-        self.counts = tuple(counts)
-        self.before, self.behind = (tuple(before), tuple(behind))
-        self.layers = 2 + len(self.before) + len(self.behind)
-        self.numbers = 1 + 3 * self.layers
+        self.space, self.provenance = space, dict(provenance or {})
+        self.entries, self.counts = _check_entries(entries, counts), tuple(counts)
+        self.before, self.behind = tuple(before), tuple(behind)
         _mix(self)
 
     def __repr__(self) -> str:
@@ -153,9 +152,11 @@ def _places(transforms: list[Transform], at: dict, space: SearchSpace) -> list[i
         raise ValueError(f"space {space.name!r} must hold {', '.join(lacking)}")
     return [at[t] for t in transforms]
 
-
+# %% ../../nbs/03_deepaa/18_schedule.ipynb #75e0fc39
 def _mix(self) -> None:
     "Fill in weights and choices, and the tensors that `SubPolicies` draws from."
+    self.layers = 2 + len(self.before) + len(self.behind)
+    self.numbers = 1 + 3 * self.layers
     at = {Transform(t.name, t.magnitude): n for n, t in enumerate(self.space.transforms)}
     around = [[Transform(name)] for name in (*self.before, *self.behind)]
     scaled = [scaled_transforms(name, level) for name, _, level in self.entries]
@@ -308,6 +309,48 @@ def follow(
         schedule.set_epoch(math.floor(epoch), epochs)
 
     return on_step
+
+# %% ../../nbs/03_deepaa/18_schedule.ipynb #2fcd3387
+class BatchCopies:
+    "The `augment` of `train` for copies of a batch, whose first layers are drawn once for all."
+
+    def __init__(self, copies: int, shared: int, seed: int, together: bool = False):
+        self.copies = copies
+        self.shared = shared  # layers that all policies begin with, and always apply
+        self.seed = seed
+        self.together = together  # return all copies at once, one behind the other
+        self.policies = []  # of the copies
+        self.step = self.calls = 0
+
+    def begin(self, step: int) -> None:
+        "Begin a step. Raises ValueError if the last one had another number of copies."
+        world = dist.get_world_size() if dist.is_initialized() else 1
+        due = 1 if self.together else self.copies
+        if self.calls * world not in (0, due):
+            seen = f"{self.calls * world}: each copy has a policy of its own"
+            raise ValueError(f"batch_repeats must be {due}, not {seen}")
+        self.step = step
+        self.calls = 0
+
+    def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        "Augment the next copy; the generator is left alone."
+        several = dist.is_initialized()
+        rank, world = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+        if self.calls == 0:
+            self.kept = _copy(self, images, 0, True)
+        self.replica = rank + world * self.calls
+        self.calls += 1
+        replicas = range(self.copies) if self.together else [self.replica % self.copies]
+        return torch.cat([_copy(self, self.kept, m, False) for m in replicas])
+
+
+def _copy(self: BatchCopies, images: Tensor, replica: int, first: bool) -> Tensor:
+    "Images under the first layers of a copy's policy, or under the others."
+    stream = 0 if first else 1 + replica
+    policy = self.policies[replica]
+    draw = policy.sample(len(images), step_generator(self.seed, stream, self.step))
+    part = slice(None, self.shared) if first else slice(self.shared, None)
+    return policy.apply(images, PolicyDraw(draw.indices[:, part], draw.noise[:, part]))
 
 # %% ../../nbs/03_deepaa/18_schedule.ipynb #a1f7e9c8
 def shuffled_from_body(body: Mapping, space: SearchSpace) -> ShuffledPolicy:

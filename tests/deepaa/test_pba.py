@@ -13,8 +13,7 @@ from effdl_nb.deepaa import pba
 from effdl_nb.deepaa.pba import (
     PBA,
     PBA_OPERATIONS,
-    PBA_QUICK,
-    PBA_SMALL,
+    PBA_SIZES,
     PBAConfig,
     exploited,
     explored,
@@ -81,7 +80,7 @@ def test_the_fifteen_operations_are_those_of_the_others():
 
 def test_the_defaults_are_the_papers_and_the_presets_fit():
     assert pba_cost(replace(PBAConfig(), validate_every=1)) == 185_292_800
-    for changes in (PBA_SMALL, PBA_QUICK):
+    for changes in PBA_SIZES.values():
         assert pba_cost(PBAConfig(**changes)) < 1_000_000
 
 
