@@ -268,12 +268,13 @@ def _close(self: Adversary) -> None:
         self.optimizer.zero_grad()
         (-objective).backward()
     self.optimizer.step()
-    self.windows.append((self.epoch, self.tokens, losses, entropies.mean().item()))
-    self.tokens = None
-    before, now = self.windows[0][3], entropies.mean().item()
-    if now < 0.1 * before:
-        words = f"fell to {now:.2f} nats from {before:.2f}; a larger entropy= holds it back"
+    now = entropies.mean().item()
+    before = [entropy for *_, entropy in self.windows] or [now]
+    if now < 0.1 * before[0] <= before[-1]:
+        words = f"fell to {now:.2f} nats from {before[0]:.2f}; a larger entropy= holds it back"
         warnings.warn(f"the controller repeats itself, its entropy {words}", stacklevel=2)
+    self.windows.append((self.epoch, self.tokens, losses, now))
+    self.tokens = None
 
 # %% ../../nbs/03_deepaa/25_adv_aa.ipynb #89a71fa2
 def adversary_tensors(self: Adversary) -> dict[str, Tensor]:
