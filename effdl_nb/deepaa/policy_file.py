@@ -27,6 +27,8 @@ KINDS = {
     "layers": "effdl_nb.deepaa.policy:policy_from_body",
     "sub-policies": "effdl_nb.deepaa.mixtures:mixture_from_body",
     "continuous": "effdl_nb.deepaa.continuous:continuous_from_body",
+    "shuffled": "effdl_nb.deepaa.schedule:shuffled_from_body",
+    "schedule": "effdl_nb.deepaa.schedule:schedule_from_body",
 }  # kind: the function that makes the augmentation from what the file holds
 
 
@@ -185,3 +187,5 @@ def load_policy(
         return named(KINDS[kind])(content, space)
     except KeyError as error:
         raise ValueError(f"{path} lacks {error}: it is incomplete") from error
+    except (TypeError, AttributeError, IndexError, OverflowError) as error:
+        raise ValueError(f"{path} is no policy of kind {kind!r}: {error}") from error
