@@ -201,7 +201,7 @@ def _move_critic(self, batch: _Batch) -> CriticLosses:
     self.critic_adam.step()
     return losses
 
-
+# %% ../../nbs/03_deepaa/22_faster_aa.ipynb #e6bb7705
 def _move_policy(self, batch: _Batch) -> None:
     "Take one step of the policy, with a fresh draw."
     config, n = (self.config, len(batch.others))

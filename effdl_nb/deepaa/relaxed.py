@@ -67,7 +67,7 @@ def affine_matrices(
     ]
     return torch.stack([torch.stack(row, 1) for row in rows]).unflatten(2, (2, 3))
 
-
+# %% ../../nbs/03_deepaa/21_relaxed.ipynb #2f4279b8
 def moved(images: Tensor, matrices: Tensor) -> Tensor:
     "Sample (N, 3, H, W) at the positions of matrices (J, N, 2, 3): (J, N, 3, H, W)."
     height, width = images.shape[-2:]
