@@ -196,6 +196,8 @@ def as_found(task: Task, data: ImageDataset) -> tuple[Policy, dict]:
 
 def as_rival_found(task: Task, data: ImageDataset) -> tuple[Augmentation, dict]:
     "Make a rival: what its search found, a mixture or a schedule, with its own defaults."
+    if task.settings.found_by != (method := row_method(task.row)):
+        raise ValueError(f"found_by must be {method!r} in its row, not {task.settings.found_by!r}")
     policy = searched(task, data)
     return policy, found_details(policy, task.settings.space)
 

@@ -8,7 +8,7 @@ from small_search import Dead
 from torch import nn
 
 from effdl_nb.deepaa import dada, estimators, reward
-from effdl_nb.deepaa.dada import DADA, DADA_QUICK, DADA_RELEASED, DADA_SMALL, DADAConfig
+from effdl_nb.deepaa.dada import DADA, DADA_RELEASED, DADA_SIZES, DADAConfig
 from effdl_nb.deepaa.fast_aa import FIFTEEN_OPERATIONS
 from effdl_nb.deepaa.policy_file import load_policy, save_policy
 from effdl_nb.deepaa.searching import SearchFailed, SearchStateError
@@ -300,5 +300,8 @@ def test_the_defaults_are_the_protocol_and_the_presets_change_them():
     config = DADAConfig()
     steps = config.epochs * -(-config.train_images // config.batch_size)
     assert steps == 320 and len(dada.operation_pairs(FIFTEEN_OPERATIONS)) == 105
-    assert DADAConfig(**DADA_SMALL).steps == 300 and DADAConfig(**DADA_QUICK).steps == 100
+    assert (
+        DADAConfig(**DADA_SIZES["small"]).steps == 300
+        and DADAConfig(**DADA_SIZES["quick"]).steps == 100
+    )
     assert DADAConfig(**DADA_RELEASED).draws == "batch"

@@ -10,9 +10,8 @@ from planted import NAMES, SPACE, brightness_task, planted
 
 from effdl_nb.deepaa import fast_aa
 from effdl_nb.deepaa.fast_aa import (
-    FAST_AA_QUICK,
     FAST_AA_RELEASED,
-    FAST_AA_SMALL,
+    FAST_AA_SIZES,
     FIFTEEN_OPERATIONS,
     FastAA,
     FastAAConfig,
@@ -364,6 +363,6 @@ def test_the_defaults_are_the_protocol_and_the_presets_change_them():
     scored = config.folds * config.rounds * config.trials * config.passes * judged
     assert scored == 16_000_000, "forward passes of density matching, section 1.4"
     assert config.folds * config.rounds * config.keep * config.sub_policies == 500
-    assert FastAAConfig(**FAST_AA_SMALL).trials == 100
-    assert FastAAConfig(**FAST_AA_QUICK).trials == 50
+    assert FastAAConfig(**FAST_AA_SIZES["small"]).trials == 100
+    assert FastAAConfig(**FAST_AA_SIZES["quick"]).trials == 50
     assert FastAAConfig(**FAST_AA_RELEASED).parallel == 80

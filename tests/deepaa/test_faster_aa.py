@@ -8,8 +8,7 @@ from torch import nn
 
 from effdl_nb.deepaa import relaxed
 from effdl_nb.deepaa.faster_aa import (
-    FASTER_AA_QUICK,
-    FASTER_AA_SMALL,
+    FASTER_AA_SIZES,
     FasterAA,
     FasterAAConfig,
     critic_gap,
@@ -92,7 +91,7 @@ def test_the_defaults_are_the_protocol_and_the_presets_are_settings():
         128,
     )
     assert config.epochs * (4000 // config.batch_size) == 620
-    for preset in (FASTER_AA_SMALL, FASTER_AA_QUICK):
+    for preset in (FASTER_AA_SIZES["small"], FASTER_AA_SIZES["quick"]):
         assert FasterAAConfig(**preset).steps <= 300
     with pytest.raises(ValueError, match="batch_size must be at most .* not 128 for 40 images"):
         FasterAA(images, CIFAR, config)
