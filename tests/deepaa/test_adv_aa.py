@@ -282,6 +282,15 @@ def test_the_search_is_one_call_of_train_with_the_hooks(whole):
     assert search.forwards == 3 * 3 * 2 * 32 == schedule.provenance["forwards"]
 
 
+def test_a_batch_is_no_larger_than_the_images():
+    config = replace(TINY, images=None, batch_size=128, epochs=1)
+    search = AdvAA(looked_at(), CIFAR, config)
+    search.run(False)
+    assert search.forwards == 3 * 2 * 36 and search.history[0]["losses"]
+    with pytest.raises(ValueError, match="no batch of 128"):
+        train(search.model, *vars(search.fit).values(), config.training(), progress=False)
+
+
 def test_every_epoch_has_the_policies_of_its_windows(whole, tmp_path):
     search, schedule = whole
     assert schedule.firsts == [0, 1, 2] and schedule.provenance["method"].startswith("Adversarial")
