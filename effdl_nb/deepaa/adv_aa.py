@@ -14,7 +14,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -406,13 +406,13 @@ class AdvAA(Search):
     def __init__(self, images: SearchImages, space: SearchSpace, config: AdvAAConfig, **progress):
         super().__init__(searching.own_fingerprint(images, space, config), **progress)
         self.images = images
-        self.config = config
         self.steps = config.epochs
         rows = torch.randperm(len(images.fit), generator=torch.Generator().manual_seed(0))
         rows = rows[: config.images or len(rows)].sort().values
         self.fit = Split(images.fit.images[rows], images.fit.labels[rows])
+        self.config = replace(config, images=len(rows))  # no batch is larger
         self.model = images.fresh_network(config.seed)
-        self.adversary = Adversary(config, space)
+        self.adversary = Adversary(self.config, space)
         self.checkpoint = b""  # of `train`, after the epochs so far
         self.resume()
 

@@ -15,6 +15,7 @@ from effdl_nb.deepaa.policy_file import _checksum, load_policy, save_policy
 from effdl_nb.deepaa.rivals import operation_sequences
 from effdl_nb.deepaa.schedule import (
     COUNTS,
+    BatchCopies,
     Schedule,
     ShuffledPolicy,
     augmentation_hash,
@@ -331,6 +332,25 @@ def test_train_follows_and_meets_the_same_epochs_after_a_resume(tmp_path):
     assert rest == whole[5:]
     states = zip(model.state_dict().values(), resumed.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in states)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_copies_of_a_batch_share_their_first_layers(together):
+    copies = BatchCopies(3, 2, seed=4, together=together)
+    names = ("Invert", "Identity", "Invert")
+    copies.policies = [single_policy(SPACE, "Crop", "Flip", name) for name in names]
+    drawn = []
+    for step in (0, 1, 0):
+        copies.begin(step)
+        parts = copies(images()).unflatten(0, (3, 8)) if together else None
+        drawn.append(parts if together else torch.stack([copies(images()) for _ in range(3)]))
+    assert torch.equal(drawn[0][0], 255 - drawn[0][1]) and torch.equal(drawn[0][0], drawn[0][2])
+    assert torch.equal(drawn[0], drawn[2]) and not torch.equal(drawn[0], drawn[1])
+    copies.begin(2)
+    for _ in range(2):
+        copies(images())
+    with pytest.raises(ValueError, match="batch_repeats must be [13], not 2"):
+        copies.begin(3)
 
 
 def test_files_keep_shuffled_policies_and_schedules_of_any_kind(tmp_path):
