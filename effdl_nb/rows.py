@@ -157,8 +157,9 @@ def place(
 
 
 def work_folder(table: Table, at: Place) -> Path:
-    "Name the folder in which a table's experiment keeps what outlives a measurement."
-    return at.work / table.experiment.partition(":")[0].removeprefix("effdl_nb.")
+    "Name the folder in which a chapter's experiments keep what outlives a measurement."
+    module = table.experiment.partition(":")[0].removeprefix("effdl_nb.")
+    return at.work / module.partition(".")[0]
 
 
 def read_row(

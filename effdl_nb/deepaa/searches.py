@@ -104,6 +104,9 @@ def policy_path(settings: PolicySettings, images: ImageDataset, folder: Path) ->
     made_by = {f.name: getattr(settings, f.name) for f in fields(PolicySettings)}
     parts = {name: asdict(made_by[name]) for name in ("proxy", "search", "held_out")}
     del parts["search"]["chunk"]
+    if settings.found_by in named(f"{_TABLE}:TRAINING_SEARCHES"):
+        shared = ("seed", "validation_images")  # of the division and of the judgement
+        parts["search"] = {name: parts["search"][name] for name in shared}
     made_by |= parts | {"searched_on": images.name}
     return Path(folder) / f"policy_{settings_hash([made_by, images.digest])}.json"
 
