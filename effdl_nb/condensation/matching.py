@@ -373,29 +373,16 @@ def settled(
 def _train_network(model: nn.Module, problem: _Problem, learned: Learned, epochs: int):
     "Train the network on the images as they are."
     c, seed = problem.config, int(torch.randint(2**31, (), generator=learned.generator))
-    plan = TrainConfig(
-        epochs=epochs,
-        batch_size=c.batch_train,
-        lr=c.net_lr,
-        momentum=0.0,
-        weight_decay=0.0,
-        schedule="constant",
-        precision=problem.precision,
-        seed=seed,
-    )
+    plain = {"momentum": 0.0, "weight_decay": 0.0, "schedule": "constant"}
+    how = {"lr": c.net_lr, "precision": problem.precision, "seed": seed}
+    plan = TrainConfig(epochs, batch_size=c.batch_train, **how, **plain)
 
     def varied(x, generator):
         return augment(x, draw_augmentation(len(x), generator, c.strategy))
 
-    train(
-        model,
-        learned["images"].detach(),
-        problem.targets,
-        plan,
-        augment=None if c.strategy == "none" else varied,
-        device=problem.device,
-        progress=False,
-    )
+    images, augmented = learned["images"].detach(), None if c.strategy == "none" else varied
+    run = {"augment": augmented, "device": problem.device, "progress": False}
+    train(model, images, problem.targets, plan, **run)
 
 # %% ../../nbs/04_condensation/08_matching.ipynb #ea8d862d
 def _train_until_settled(model: nn.Module, problem: _Problem, learned: Learned) -> float:

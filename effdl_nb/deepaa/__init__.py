@@ -4,7 +4,6 @@ from importlib import import_module
 
 _FACES = {
     "PolicySearch": "search",
-    "SEARCHES": "search_methods",
     "search_defaults": "search_methods",
     "search_policy": "finding",
     "load_policy": "policy_file",

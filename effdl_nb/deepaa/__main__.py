@@ -12,24 +12,12 @@ import json
 import sys
 from pathlib import Path
 
-from effdl_nb.deepaa.finding import (
-    SearchFiles,
-    SearchJob,
-    divide,
-    open_images,
-    prepare_search,
-    search_job,
-)
+from . import finding, search_methods
+from .finding import SearchFiles, SearchJob, open_images
 from .policy import Augmentation, Policy, top_operations
 from .policy_file import load_policy, save_policy
 from .search import SearchConfig
-from effdl_nb.deepaa.search_methods import (
-    PRESETS_OF_SEARCH,
-    SEARCHES,
-    configure_search,
-    search_defaults,
-    search_method,
-)
+from .search_methods import PRESETS_OF_SEARCH, SEARCHES, search_method
 from .searching import X_FROM, Search, SearchFailed
 from .space import SPACES, search_space
 from ..files import check_target, plain_warnings
@@ -75,7 +63,7 @@ _ANY = "validation gradients of images of any class, not only that of the augmen
 
 def _add_options(add) -> None:
     "An option for each number of a preset."
-    configs = [configure_search("deepaa", preset) for preset in ("small", "paper")]
+    configs = [search_methods.configure_search("deepaa", preset) for preset in ("small", "paper")]
     for name, words in _OPTIONS.items():
         shown = " or ".join(str(getattr(config, name)) for config in configs)
         kind = type(getattr(SearchConfig(), name))
@@ -90,7 +78,7 @@ class ListMethods(argparse.Action):
 
     def __call__(self, parser, *rest):
         for key, method in SEARCHES.items():
-            settings = search_defaults(key, "small")
+            settings = search_methods.search_defaults(key, "small")
             values = ", ".join(f"{name}={json.dumps(v)}" for name, v in settings.items())
             print(f"{key}: {method.title}\n    {values}")
         parser.exit()
@@ -136,7 +124,7 @@ def parsed_value(text: str):
     except json.JSONDecodeError:
         return text
 
-
+# %% ../../nbs/03_deepaa/35_command.ipynb #3b10244b
 def method_options(given: argparse.Namespace) -> dict:
     "Collect the method's settings. Raises ValueError for an option that is not the method's."
     chosen = {name: getattr(given, name) for name in _OPTIONS if getattr(given, name) is not None}
@@ -160,7 +148,7 @@ def job_of(given: argparse.Namespace) -> SearchJob:
     "Settle what the arguments ask for. Raises ValueError for what is not allowed."
     names = ("preset", "seed", "proxy_epochs", "device", "space", "image_size")
     more = {name: getattr(given, name) for name in (*names, "guide_share", "x_from")}
-    return search_job(given.method, given.network, options=method_options(given), **more)
+    return finding.search_job(given.method, given.network, options=method_options(given), **more)
 
 # %% ../../nbs/03_deepaa/35_command.ipynb #455a1784
 def report_division(images: ImageDataset, fit: Split, guide: Split, trains: bool) -> None:
@@ -196,9 +184,11 @@ def print_warning(words: str) -> None:
 def _search(given: argparse.Namespace, job: SearchJob, images: ImageDataset) -> Augmentation:
     "Train and search."
     trains = search_method(job.method).trains
-    parts = divide(images.train, job.guide_share, list(images.classes), job.config.seed)
+    parts = finding.divide(images.train, job.guide_share, list(images.classes), job.config.seed)
     report_division(images, *parts, trains)
-    search = prepare_search(job, images, parts, _beside(given.out), not given.quiet, print_warning)
+    search = finding.prepare_search(
+        job, images, parts, _beside(given.out), not given.quiet, print_warning
+    )
     if not trains:
         report_proxy(search, images)
     if given.extend:

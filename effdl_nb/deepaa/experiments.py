@@ -173,7 +173,7 @@ def policy_details(policy: Policy, space: str) -> dict:
     }
     return details | told_of(policy)
 
-
+# %% ../../nbs/03_deepaa/33_experiments.ipynb #e8fe2f8c
 def told_of(policy: Augmentation) -> dict:
     "Collect what is told of every found policy: what it cost, and its similarity."
     return {key: policy.provenance.get(key) for key in _TOLD}

@@ -171,9 +171,17 @@ def _origin(job: SearchJob, images: ImageDataset) -> dict:
     size = images.train.images.shape[-1]
     return origin | {"dataset": images.name, "image_size": size, "device": job.device.type}
 
+# %% ../../nbs/03_deepaa/28_finding.ipynb #f805bc83
+class _Seen(NamedTuple):
+    "What a search looks at, its settings, and what is said of both."
 
-def _through_a_proxy(job, images, parts, files: SearchFiles, progress: bool, tell) -> tuple:
-    "What a search sees through a frozen proxy, its settings, and what is said of both."
+    looked_at: SearchData | SearchImages
+    config: object
+    told: dict
+
+
+def _through_a_proxy(job, images, parts, files: SearchFiles, progress: bool, tell) -> _Seen:
+    "What a search sees through a frozen proxy."
     fit, guide = parts
     config, words = fitting_config(job.config, guide, job.x_from == "guide")
     if words is not None:
@@ -181,9 +189,9 @@ def _through_a_proxy(job, images, parts, files: SearchFiles, progress: bool, tel
     proxy = _proxy(job, images, fit, files.proxy, progress)
     told = {"x_from": job.x_from, "proxy_held_out_accuracy": judge_proxy(proxy, images)}
     drawn_from = guide if job.x_from == "guide" else fit
-    return SearchData(proxy, drawn_from, guide, images.mean, images.std), config, told
+    return _Seen(SearchData(proxy, drawn_from, guide, images.mean, images.std), config, told)
 
-
+# %% ../../nbs/03_deepaa/28_finding.ipynb #7716f56c
 def prepare_search(
     job: SearchJob,
     images: ImageDataset,
@@ -194,17 +202,17 @@ def prepare_search(
 ) -> Search:
     "Make a search of given images, with its proxy trained; resumed where its files say so."
     method = search_method(job.method)
-    told, config = {}, job.config
     if method.trains:
         constants = (images.mean, images.std, images.num_classes)
-        seen = SearchImages(*parts, *constants, job.network, job.device)
+        own = SearchImages(*parts, *constants, job.network, job.device)
+        seen = _Seen(own, job.config, {})
     else:
-        seen, config, told = _through_a_proxy(job, images, parts, files, progress, tell)
+        seen = _through_a_proxy(job, images, parts, files, progress, tell)
     space = search_space(job.space, images.train.images.shape[-1])
-    run = {"state": files.search, "provenance": _origin(job, images) | told}
+    run = {"state": files.search, "provenance": _origin(job, images) | seen.told}
     with warnings.catch_warnings():  # of small classes, which is said above
         warnings.filterwarnings("ignore", message="classes with fewer than")
-        return named(method.source)(seen, space, config, **run)
+        return named(method.source)(seen.looked_at, space, seen.config, **run)
 
 # %% ../../nbs/03_deepaa/28_finding.ipynb #6deb4750
 def open_images(dataset, image_size: int = 32, progress: bool = True) -> ImageDataset:

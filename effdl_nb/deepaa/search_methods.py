@@ -30,7 +30,7 @@ class SearchMethod:
     sizes: str = "effdl_nb.deepaa.search:DEEPAA_SIZES"  # what the presets change of its settings
     options: tuple[str, ...] = ()  # what its class is passed beside the settings
 
-
+# %% ../../nbs/03_deepaa/27_search_methods.ipynb #30ea8bae
 _HERE = "effdl_nb.deepaa"
 SEARCHES = {
     "deepaa": SearchMethod("Deep AutoAugment", f"{_HERE}.search:PolicySearch"),

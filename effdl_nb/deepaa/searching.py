@@ -288,7 +288,7 @@ def _fingerprint(looked_at, space: SearchSpace, config, model: nn.Module, *parts
         "normalisation": [float(value) for value in (*looked_at.mean, *looked_at.std)],
     }
 
-
+# %% ../../nbs/03_deepaa/14_searching.ipynb #80c62fe8
 def search_fingerprint(data: SearchData, space: SearchSpace, config) -> dict:
     "Collect plain values that change with anything a search's result depends on."
     return _fingerprint(data, space, config, data.model, data.train, data.validation)

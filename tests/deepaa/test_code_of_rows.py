@@ -15,12 +15,13 @@ SEARCHED = {"3_2 deepaa", "3_3 deepaa", "3_3 deepaa_simple", "3_5 deepaa", "3_6 
 CHOICES = {"3_a default", "3_a mixed_class"}
 CHANCE = {"3_a random_search"}
 UNSEARCHED = {"3_a deep_ta"}
-FOUND = SEARCHED | CHOICES | CHANCE | UNSEARCHED
+DADA = {"3_2 dada", "3_5 dada", "3_b dada"}
+FOUND = SEARCHED | CHOICES | CHANCE | UNSEARCHED | DADA
 TRIVIAL = {"3_2 ta_ra", "3_2 ta_wide", "3_3 ta_wide"}
 TABLED = {"3_2 aa", "3_2 ra", "3_2 ta_ra", "3_2 ta_wide", "3_3 ta_wide"}
 RIVALS = TABLED | {"3_2 ua", "3_3 baseline"}
 PLAIN = {"3_2 none", "3_2 baseline", "3_6 deep_ta_3"}
-TRAINED = RIVALS | PLAIN | SEARCHED - {"3_5 deepaa"}
+TRAINED = RIVALS | PLAIN | SEARCHED - {"3_5 deepaa"} | {"3_2 dada"}
 UNTOUCHED = {"3_2 none", "3_2 baseline", "3_8 cifar10_deepaa"}  # by the space
 OTHERS = {"3_1 rotate", "3_8 cifar10_deepaa"}
 
@@ -83,11 +84,13 @@ def changed(roots, folder: Path, module: str, old: str, new: str) -> set[str]:
             "return 1 / 61 if",
             TRIVIAL,
         ),
-        ("deepaa/mixtures", "rest > 1e-12", "rest > 1e-13", {"3_2 aa"}),
+        ("deepaa/mixtures", "rest > 1e-12", "rest > 1e-13", {"3_2 aa"} | DADA),
+        ("deepaa/dada", "descending=True, stable=True", "descending=False, stable=True", DADA),
+        ("deepaa/adv_aa", "ADVERSARY_MAGNITUDES = 10", "ADVERSARY_MAGNITUDES = 9", set()),
         ("deepaa/continuous", "4 * self.layers", "5 * self.layers", {"3_2 ua"}),
         ("deepaa/defaults", '"variant": "DeepAA-simple"', '"variant": ""', {"3_3 deepaa_simple"}),
         (
-            "deepaa/searches",
+            "deepaa/search_methods",
             'self.fingerprint["layers"])',
             'self.fingerprint["layers"] + 1)',
             UNSEARCHED,
@@ -104,21 +107,21 @@ def test_an_edit_changes_the_rows_that_run_it(roots, copied, module, old, new, r
 @pytest.mark.parametrize(
     "module, old, new",
     [
-        ("deepaa/rivals", "RIVALS = {\n", 'RIVALS = {\n    "pba": Rival("PBA", "a:b"),\n'),
+        ("deepaa/rivals", "RIVALS = {\n", 'RIVALS = {\n    "other": Rival("Other", "a:b"),\n'),
         (
-            "deepaa/searches",
+            "deepaa/search_methods",
             "SEARCHES = {\n",
-            'SEARCHES = {\n    "dada": SearchMethod("DADA", "a:b"),\n',
+            'SEARCHES = {\n    "other": SearchMethod("Other", "a:b"),\n',
         ),
         (
             "deepaa/experiments",
             "ROW_AUGMENTATIONS = {\n",
-            'ROW_AUGMENTATIONS = {\n    "dada": "a:b",\n',
+            'ROW_AUGMENTATIONS = {\n    "other": "a:b",\n',
         ),
         ("deepaa/figures", "_FONT = 8.5", "_FONT = 9"),
         ("deepaa/analysis", '"Flip")  # what', '"Flip")  # that'),
         ("deepaa/row_frames", "SIMPLE_DROP = 0.22", "SIMPLE_DROP = 0.23"),
-        ("deepaa/__main__", '"small-convnet", 12', '"small-convnet", 13'),
+        ("deepaa/finding", '"small-convnet", 12', '"small-convnet", 13'),
     ],
 )
 def test_a_line_in_a_table_of_methods_and_a_drawing_change_no_row(roots, copied, module, old, new):
