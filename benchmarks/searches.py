@@ -1,4 +1,4 @@
-"""Seconds and forward passes of every search, against its own floor.
+"""CPU seconds and forward passes of every search, against its own floor.
 
     OMP_NUM_THREADS=1 python benchmarks/searches.py
         [--methods pba dada] [--preset quick] [--network small-convnet] [--repeats 2]
@@ -6,8 +6,9 @@
 The floor of a search is its forward passes (a gradient counts as 3) divided by the rate at which
 the network it trains or looks through computes forward passes here, measured before and after it
 in the same process; what a search needs above it goes into augmentation, optimizer steps and
-everything else that is no pass. The images are those of the embedded sample. The training of a
-proxy that a search looks through is left out of both. Searches alternate from repeat to repeat.
+everything else that is no pass. The images are those of the embedded sample; all times are this
+process's own (one thread), so other load hardly counts. The training of a proxy that a search looks
+through is left out of both. Searches alternate from repeat to repeat.
 """
 
 import argparse
@@ -28,12 +29,12 @@ def forward_rate(network: str, batch: int = 128, seconds: float = 1.0) -> float:
     "Images per second of a network in evaluation, without gradients: the best of its passes."
     model = build(network).eval().to(memory_format=torch.channels_last)
     images = torch.randn(batch, 3, 32, 32).to(memory_format=torch.channels_last)
-    times, end = [], time.perf_counter() + seconds
+    times, end = [], time.process_time() + seconds
     with torch.inference_mode():
-        while time.perf_counter() < end or len(times) < 3:
-            begin = time.perf_counter()
+        while time.process_time() < end or len(times) < 3:
+            begin = time.process_time()
             model(images)
-            times.append(time.perf_counter() - begin)
+            times.append(time.process_time() - begin)
     return batch / min(times)
 
 
@@ -43,9 +44,9 @@ def measure(method: str, preset: str, network: str, images) -> dict:
     parts = divide(images.train, job.guide_share, list(images.classes), 0)
     search = prepare_search(job, images, parts, progress=False, tell=lambda words: None)
     before = forward_rate(network)
-    begin = time.perf_counter()
+    begin = time.process_time()
     search.run(progress=False)
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     rate = max(before, forward_rate(network))
     floor = search.forwards / rate
     return {

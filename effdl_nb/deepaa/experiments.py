@@ -198,8 +198,12 @@ def as_rival_found(task: Task, data: ImageDataset) -> tuple[Augmentation, dict]:
     "Make a rival: what its search found, a mixture or a schedule, with its own defaults."
     if task.settings.found_by != (method := row_method(task.row)):
         raise ValueError(f"found_by must be {method!r} in its row, not {task.settings.found_by!r}")
-    policy = searched(task, data)
-    return policy, found_details(policy, task.settings.space)
+    policy, config = searched(task, data), task.settings.train
+    details = found_details(policy, task.settings.space)
+    if method == "adv_aa" and config.batch_repeats == policy.provenance["found"]["copies"]:
+        replay = named("effdl_nb.deepaa.adv_aa:AdversaryReplay")  # a policy for each copy
+        return replay(policy, config.epochs, task.seed), details
+    return policy, details
 
 
 def first_layer_and_defaults(task: Task, data: ImageDataset) -> tuple[Policy, dict]:
@@ -250,6 +254,13 @@ def _checkpoint(task: Task, data: ImageDataset, augment) -> Path:
     return folder / f"{task.row}_{task.seed}_{key}.ckpt"
 
 # %% ../../nbs/03_deepaa/33_experiments.ipynb #0f645f3f
+def _hooks(augment, config: TrainConfig) -> dict:
+    "What `train` calls before each step for an augmentation that changes with the epochs."
+    if hasattr(augment, "set_epoch"):
+        return {"on_step": named("effdl_nb.deepaa.schedule:follow")(augment, config.epochs)}
+    return {"on_step": augment.on_step} if hasattr(augment, "on_step") else {}
+
+# %% ../../nbs/03_deepaa/33_experiments.ipynb #cf594f85
 @experiment(AugmentationSettings, rows=TRAINED, code=augmentation_roots)
 def augmented_accuracy(
     task: Task,  # its seed: initial weights, order and augmentation of this training
@@ -266,8 +277,7 @@ def augmented_accuracy(
     run = {"checkpoint": _checkpoint(task, data, augment), "progress": task.progress}
     config = replace(settings.train, seed=task.seed)
     images = (data.train.images, data.train.labels)
-    if hasattr(augment, "set_epoch"):
-        run["on_step"] = named("effdl_nb.deepaa.schedule:follow")(augment, config.epochs)
+    run |= _hooks(augment, config)
     history = train(model, *images, config, augment=augment, **run, **constants)
     if int(os.environ.get("RANK", "0")) == 0:
         run["checkpoint"].unlink(missing_ok=True)

@@ -67,7 +67,8 @@ class SearchJob:
             raise ValueError(f"guide_share must be between 0 and 1, not {self.guide_share}")
         side = self.image_size
         if isinstance(self.network, str):
-            build(self.network, 2, image_size=side)
+            with torch.random.fork_rng(devices=[]), torch.device("meta"):
+                build(self.network, 2, image_size=side)
         check_searchable(search_space(self.space, side), side, side)
         if isinstance(self.config, SearchConfig):
             searching.check_device(self.config.precision, self.config.compile, self.device)
