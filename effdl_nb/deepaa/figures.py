@@ -7,6 +7,7 @@ __all__ = ['MISSING', 'draw_pipelines', 'draw_accuracies', 'draw_operations', 'd
            'compared_policies']
 
 # %% ../../nbs/03_deepaa/32_figures.ipynb #ff1cac6c
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -204,7 +205,15 @@ def draw_operations(
     return figure, pd.concat(frames[1:], ignore_index=True) if frames[1:] else frames[0]
 
 # %% ../../nbs/03_deepaa/32_figures.ipynb #82d28ca6
-_LOOKS = ((_SEARCHED, "o", "-"), (_BY_HAND, "s", "--"), ("#009E73", "^", ":"))
+_LOOKS = (
+    (_SEARCHED, "o", "-"),
+    (_BY_HAND, "s", "--"),
+    ("#009E73", "^", ":"),
+    ("#CC79A7", "D", "none"),
+    ("#56B4E9", "v", "none"),
+    ("#E69F00", "P", "none"),
+    ("#000000", "X", "none"),
+)
 
 
 def _curves(axis, shown: pd.DataFrame, looks: Mapping, title: str, y: str) -> None:
@@ -232,7 +241,7 @@ def draw_depths(
     frame = row_frames.depth_frame(similarities, accuracies, pairs)
     figure = Figure(figsize=(_WIDTH, 2.9), layout="constrained")
     names = list(dict.fromkeys([*similarities, *accuracies]))
-    looks = dict(zip(names, _LOOKS * 2, strict=False))
+    looks = dict(zip(names, itertools.cycle(_LOOKS), strict=False))
     parts = {
         "mean": ("(a) mean of the change", "change in cosine similarity"),
         "deviation": ("(b) deviation of it", "standard deviation"),
