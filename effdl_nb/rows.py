@@ -29,10 +29,14 @@ def _default(f: dataclasses.Field):
 
 
 def _identity(settings) -> dict:
-    "What identifies settings: all of them, but later ones at their defaults."
-    later = {f.name: _default(f) for f in dataclasses.fields(settings) if f.metadata.get("later")}
-    content = dataclasses.asdict(settings)
-    return {name: v for name, v in content.items() if name not in later or v != later[name]}
+    "What identifies settings, nested ones too: all of them, but later ones at their defaults."
+    plain, identity = dataclasses.asdict(settings), {}
+    for f in dataclasses.fields(settings):
+        value = getattr(settings, f.name)
+        if not f.metadata.get("later") or value != _default(f):
+            nested = dataclasses.is_dataclass(value)
+            identity[f.name] = _identity(value) if nested else plain[f.name]
+    return identity
 
 # %% ../nbs/01_foundations/19_rows.ipynb #dee065be
 @dataclass(frozen=True)

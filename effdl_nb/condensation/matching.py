@@ -11,7 +11,7 @@ __all__ = ['Pairs', 'AT_ONCE', 'LOOPS', 'PUBLISHED', 'OPTIMIZERS', 'FORMS', 'TER
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import ClassVar
 
@@ -256,7 +256,7 @@ class MatchingConfig:
     tolerance: float = 0.05  # of CAFE's loops: accuracies that differ by less have settled
     patience: int = 5  # of CAFE's loops: measurements that must agree
     max_skipped: int = 10  # consecutive steps that may be skipped because they are not finite
-    precision: str = "fp32"  # of the networks' activations, one of `machine.PRECISIONS`
+    precision: str = field(default="fp32", metadata={"later": True})  # of activations
     seed: int = 0  # of the initial images, networks, batches and augmentation
 
     def __post_init__(self):

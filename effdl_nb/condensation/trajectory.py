@@ -116,7 +116,8 @@ class MTTConfig:
     strategy: str = STRATEGY  # augmentation of the synthetic batches; "none" for none
     memory: str = "auto"  # of the inner loop, one of `memory.MEMORY`
     compiled: bool = False  # compile the inner step (for all but "full"): worth it in long runs
-    precision: str = "fp32"  # of the students' activations, one of `machine.PRECISIONS`
+    # of the students' activations, one of `machine.PRECISIONS`; later than the first rows
+    precision: str = field(default="fp32", metadata={"later": True})
     max_skipped: int = 10  # consecutive steps that may be skipped because they are not finite
     seed: int = 0  # of the initial images, the experts drawn, batches and augmentation
 
