@@ -25,6 +25,31 @@ CONFIG = SearchConfig(
     stop_identity=1.0,
 )
 
+# settings of the rivals' searches: a second each on some hundred images
+RIVALS = {
+    "pba": {
+        "members": 2,
+        "epochs": 3,
+        "interval": 1,
+        "train_images": 40,
+        "validation_images": 20,
+        "batch_size": 20,
+    },
+    "fast_aa": {
+        "images": 120,
+        "judge_images": 20,
+        "epochs": 1,
+        "batch_size": 32,
+        "trials": 4,
+        "keep": 2,
+        "startup": 2,
+        "warmup_epochs": 0.5,
+    },
+    "faster_aa": {"steps": 3, "batch_size": 16},
+    "dada": {"steps": 3, "batch_size": 16, "train_images": 40, "guide_images": 40},
+    "adv_aa": {"epochs": 3, "images": 40, "batch_size": 20, "copies": 2, "update_every": 1},
+}
+
 
 def data(seed=0, classes=3, per_class=12) -> SearchData:
     "Random images of three classes and a fresh network."

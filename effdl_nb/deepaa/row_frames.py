@@ -279,7 +279,7 @@ def measurement_of(rows: Iterable[Mapping], row: str, column: str | None = None)
             return m
     return {}
 
-
+# %% ../../nbs/03_deepaa/31_row_frames.ipynb #d8057161
 # rows whose searches train networks of their own instead of a proxy
 TRAINS_ITS_OWN = ("pba", "fast_aa", "faster_aa", "dada", "adv_aa")
 
@@ -295,7 +295,7 @@ def rival_similarities(
             found.setdefault(titles[m["row"]], list(records[-1:]))
     return found
 
-
+# %% ../../nbs/03_deepaa/31_row_frames.ipynb #2045716c
 def difference_words(plain: Mapping, layered: Mapping) -> str:
     "Say why Table 3.2's row without augmentation is no depth 0; empty if it is, or is missing."
     if not plain or not layered:

@@ -355,7 +355,7 @@ def test_options_are_judged_by_the_schedule_of_the_data_set():
 
 
 def test_settings_that_make_no_sense_are_told_before_anything_is_read(monkeypatch):
-    monkeypatch.setattr(real_module, "open_dataset", lambda *a: pytest.fail("read"))
+    monkeypatch.setattr(module, "open_dataset", lambda *a: pytest.fail("read"))
     for dataset in ("cifar100", "/nowhere/at/all"):
         with pytest.raises(ValueError, match="student_steps must be at least 1, not 0"):
             condense(dataset, "iatm", student_steps=0)

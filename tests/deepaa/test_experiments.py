@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import small_search
 
 from effdl_nb import spec
 from effdl_nb.deepaa import experiments
@@ -69,9 +70,18 @@ def policy_files(work: Path) -> list[Path]:
 
 def test_every_row_gives_an_accuracy_and_repeats(tmp_path):
     for row in (*METHOD_KEYS, "layers_1", "deep_ta_2"):
-        first = accuracy(row, tmp_path, seed=1)
+        searched = {"found_by": row, "preset": "quick", "options": small_search.RIVALS.get(row, {})}
+        settings = replace(TINY, **searched) if row in small_search.RIVALS else TINY
+        first = accuracy(row, tmp_path, settings, seed=1)
         assert 0 <= first["accuracy"] <= 100 and first["details"]["steps"] == 4
-        assert accuracy(row, tmp_path, seed=1) == first, row
+        assert accuracy(row, tmp_path, settings, seed=1) == first, row
+
+
+def test_a_rivals_row_is_found_by_its_own_search(tmp_path):
+    with pytest.raises(ValueError, match="found_by must be 'pba' in its row, not 'deepaa'"):
+        accuracy("pba", tmp_path)
+    with pytest.raises(ValueError, match="options must be empty for 'deepaa'"):
+        replace(TINY, options={"members": 2})
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import warnings
 
 import pytest
+import small_search
 import torch
 
 from effdl_nb.data import load
@@ -16,27 +17,7 @@ TINY = {
     "deepaa": {"layers": 1, "steps": 3, "pairs": 1, "chains": 4, "validation_images": 3},
     "random": {"layers": 1, "steps": 3, "pairs": 1, "chains": 4, "validation_images": 3},
     "deep_ta": {"layers": 2, "validation_images": 3},
-    "pba": {
-        "members": 2,
-        "epochs": 3,
-        "interval": 1,
-        "train_images": 40,
-        "validation_images": 20,
-        "batch_size": 20,
-    },
-    "fast_aa": {
-        "images": 120,
-        "judge_images": 20,
-        "epochs": 1,
-        "batch_size": 32,
-        "trials": 4,
-        "keep": 2,
-        "startup": 2,
-        "warmup_epochs": 0.5,
-    },
-    "faster_aa": {"steps": 3, "batch_size": 16},
-    "dada": {"steps": 3, "batch_size": 16, "train_images": 40, "guide_images": 40},
-    "adv_aa": {"epochs": 3, "images": 40, "batch_size": 20, "copies": 2, "update_every": 1},
+    **small_search.RIVALS,
 }
 SEARCHED = [key for key in TINY if key != "deep_ta"]
 

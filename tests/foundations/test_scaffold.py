@@ -55,20 +55,20 @@ def scaffold(checkout, monkeypatch):
 
 def test_a_new_table_runs_at_once(checkout, scaffold, tmp_path):
     before = (checkout / "workflow" / "tables.yaml").read_text()
-    assert scaffold(["table", "table_3_b", "new_draws:draw", "--title", "Drawn numbers"]) == 0
+    assert scaffold(["table", "table_3_c", "new_draws:draw", "--title", "Drawn numbers"]) == 0
     after = (checkout / "workflow" / "tables.yaml").read_text()
     keys = list(yaml.safe_load(after))
     # behind the last table of its chapter, and nothing else is touched
-    assert keys[keys.index("table_3_b") - 1] == "table_3_a"
-    assert [key for key in keys if key != "table_3_b"] == list(yaml.safe_load(before))
+    assert keys[keys.index("table_3_c") - 1] == "table_3_b"
+    assert [key for key in keys if key != "table_3_c"] == list(yaml.safe_load(before))
     assert all(line in after.splitlines() for line in before.splitlines())
-    path = checkout / "nbs" / "05_reproduction" / "table_3_b.ipynb"
+    path = checkout / "nbs" / "05_reproduction" / "table_3_c.ipynb"
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    assert notebook.cells[0].source.startswith("# Table 3.B\n\n> Drawn numbers\n")
-    outcome = study.run("table_3_b", "quick", reports=tmp_path / "out")
+    assert notebook.cells[0].source.startswith("# Table 3.C\n\n> Drawn numbers\n")
+    outcome = study.run("table_3_c", "quick", reports=tmp_path / "out")
     outcome.check()
-    frame = report.write_table("table_3_b", "quick", tmp_path / "out").frame
+    frame = report.write_table("table_3_c", "quick", tmp_path / "out").frame
     assert frame.set_index("row").ours.to_dict() == {"small": 3, "large": 3}
 
 
