@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from effdl_nb.deepaa.search import SearchConfig
-from effdl_nb.deepaa.searching import SearchData
+from effdl_nb.deepaa.searching import SearchData, SearchImages
 from effdl_nb.deepaa.space import SearchSpace, Transform
 from effdl_nb.networks import build
 from effdl_nb.prepared import Split
@@ -61,6 +61,20 @@ def data(seed=0, classes=3, per_class=12) -> SearchData:
     ]
     model = build("small-convnet", classes, width=2)
     return SearchData(model, *parts, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+def looked_at(network=None) -> SearchImages:
+    "The same images for a search that trains its own networks: a few weights, or another one."
+    images = data()
+    small = network or (lambda classes, size: build("small-convnet", classes, width=2))
+    constants = (images.mean, images.std)
+    return SearchImages(images.train, images.validation, *constants, num_classes=3, network=small)
+
+
+def same_state(first: nn.Module, second: nn.Module) -> bool:
+    "Whether all weights and statistics are the same bits."
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
 
 
 class Dead(nn.Module):

@@ -31,7 +31,7 @@ from .searching import Search, SearchImages, SearchStateError, step_generator
 from .space import SearchSpace, Transform
 from ..optimization import TrainConfig
 from ..prepared import Split
-from ..settings import at_least, finite, one_of
+from ..settings import finite, one_of, whole_numbers
 from ..training import train
 
 # %% ../../nbs/03_deepaa/25_adv_aa.ipynb #9fb68b1f
@@ -73,9 +73,9 @@ class AdvAAConfig:
     seed: int = 0
 
     def __post_init__(self):
-        at_least(self, 1, "epochs", "images", "sub_policies", "batch_size", "update_every")
-        at_least(self, 2, "copies")
-        at_least(self, 0, "seed")
+        whole_numbers(self, 1, "epochs", "images", "sub_policies", "batch_size", "update_every")
+        whole_numbers(self, 2, "copies")
+        whole_numbers(self, 0, "seed")
         finite(self, "lr", "weight_decay", "controller_lr", "entropy", "clip_norm")
         one_of(self, "lr_schedule", ("cosine", "step"))
 

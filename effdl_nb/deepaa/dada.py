@@ -8,7 +8,6 @@ __all__ = ['DADA_CHOICES', 'DADA_RELEASED', 'DADA_SIZES', 'P_EDGE', 'operation_p
 
 # %% ../../nbs/03_deepaa/24_dada.ipynb #27689f41
 import itertools
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from torch.func import functional_call
 from . import estimators, fast_aa, operations, reward, searching
 from .defaults import default_operations, operations_before, rival_space
 from .estimators import SubPolicyDraw
-from .fast_aa import FIFTEEN_OPERATIONS, check_whole
+from .fast_aa import FIFTEEN_OPERATIONS
 from .mixtures import SubPolicies, policy_from_list
 from .policy import single_policy
 from .searching import Search, SearchFailed, SearchImages, step_generator
@@ -31,7 +30,7 @@ from .space import CONTINUOUS_RANGES, GEOMETRIC, SearchSpace, Transform
 from ..machine import keep_memory
 from ..optimization import parameter_groups
 from ..prepared import Split
-from ..settings import finite, one_of
+from ..settings import finite, one_of, whole_numbers
 
 # %% ../../nbs/03_deepaa/24_dada.ipynb #6a18e629
 def operation_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -83,8 +82,8 @@ def _check(config: DADAConfig) -> None:
     "Raises ValueError with the name, the value and what is allowed."
     for name, allowed in DADA_CHOICES.items():
         one_of(config, name, allowed)
-    check_whole(config, 1, "train_images", "guide_images", "epochs", "steps", "batch_size")
-    check_whole(config, 0, "seed")
+    whole_numbers(config, 1, "train_images", "guide_images", "epochs", "steps", "batch_size")
+    whole_numbers(config, 0, "seed")
     finite(config, "lr", "last_lr", "momentum", "weight_decay", "policy_lr")
     positive = ("clip_norm", "temperature", "radius")
     finite(config, *positive)
@@ -430,8 +429,7 @@ class DADA(Search):
         config: DADAConfig,
         **progress,  # of `Search`: state, save_every, provenance
     ):
-        fingerprint = searching.own_fingerprint(images, space, config)
-        super().__init__(json.loads(json.dumps(fingerprint)), **progress)
+        super().__init__(searching.own_fingerprint(images, space, config), **progress)
         keep_memory()
         _start(self, images, space, config)
         self.resume()

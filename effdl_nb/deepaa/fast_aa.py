@@ -4,12 +4,10 @@
 
 # %% auto #0
 __all__ = ['FIFTEEN_OPERATIONS', 'FAST_AA_CHOICES', 'FAST_AA_RELEASED', 'FAST_AA_SIZES', 'PASS_IMAGES', 'check_operations',
-           'check_whole', 'FastAAConfig', 'evenly_shuffled', 'Fold', 'fold_of', 'DensityScore', 'class_scores',
-           'density_score', 'random_trial', 'hyperopt_gamma', 'TPEStudy', 'without_repeated_pairs', 'kept_trials',
-           'FastAA']
+           'FastAAConfig', 'evenly_shuffled', 'Fold', 'fold_of', 'DensityScore', 'class_scores', 'density_score',
+           'random_trial', 'hyperopt_gamma', 'TPEStudy', 'without_repeated_pairs', 'kept_trials', 'FastAA']
 
 # %% ../../nbs/03_deepaa/20_fast_aa.ipynb #49f3ca67
-import json
 import math
 import time
 import warnings
@@ -32,7 +30,7 @@ from ..files import settings_hash
 from ..machine import keep_memory
 from ..optimization import TrainConfig
 from ..prepared import Split
-from ..settings import at_least, finite, one_of
+from ..settings import finite, one_of, whole_numbers
 from ..training import train
 
 # %% ../../nbs/03_deepaa/20_fast_aa.ipynb #b9dd4911
@@ -46,15 +44,6 @@ def check_operations(names: Sequence[str], least: int) -> None:
         raise ValueError(f"operations {unknown} are unknown; allowed: {allowed}")
     if len(set(names)) < max(least, len(names)):
         raise ValueError(f"operations must be at least {least} different ones, not {list(names)}")
-
-
-def check_whole(config, least: int, *names: str) -> None:
-    "Raises ValueError if a field is no whole number from `least`; None where that is the default."
-    at_least(config, least, *names)
-    for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, int | None):
-            raise ValueError(f"{name} must be a whole number, not {value!r}")
 
 # %% ../../nbs/03_deepaa/20_fast_aa.ipynb #e4ce3713
 FAST_AA_CHOICES = {
@@ -105,9 +94,9 @@ def _check(config: FastAAConfig) -> None:
     "Raises ValueError with the name, the value and what is allowed."
     for name, allowed in FAST_AA_CHOICES.items():
         one_of(config, name, allowed)
-    check_whole(config, 1, "images", "folds", "epochs", "batch_size", "rounds", "trials", "keep")
-    check_whole(config, 1, "sub_policies", "passes", "judge_images", "candidates", "parallel")
-    check_whole(config, 0, "startup", "seed")
+    whole_numbers(config, 1, "images", "folds", "epochs", "batch_size", "rounds", "trials", "keep")
+    whole_numbers(config, 1, "sub_policies", "passes", "judge_images", "candidates", "parallel")
+    whole_numbers(config, 0, "startup", "seed")
     finite(config, "lr", "warmup_epochs", "weight_decay")
     if not (isinstance(config.share, float) and 0 < config.share < 1):
         raise ValueError(f"share must be between 0 and 1, not {config.share}")
@@ -436,8 +425,7 @@ class FastAA(Search):
     ):
         if config.sampler == "tpe":
             _load_optuna()
-        fingerprint = searching.own_fingerprint(images, space, config)
-        super().__init__(json.loads(json.dumps(fingerprint)), **progress)
+        super().__init__(searching.own_fingerprint(images, space, config), **progress)
         _start(self, images, space, config)
         self.resume()
 

@@ -27,7 +27,7 @@ from .space import SearchSpace
 from ..machine import keep_memory
 from ..networks import NORM_LAYERS
 from ..prepared import Split
-from ..settings import at_least, finite, one_of
+from ..settings import finite, one_of, whole_numbers
 
 # %% ../../nbs/03_deepaa/22_faster_aa.ipynb #d837d0fa
 class Critic(nn.Module):
@@ -101,9 +101,9 @@ def _check_faster_aa(config: FasterAAConfig) -> None:
     one_of(config, "norm", NORM_LAYERS)
     one_of(config, "penalty_norm", PENALTY_NORMS)
     one_of(config, "released_range", (False, True))
-    at_least(config, 1, "sub_policies", "stages", "epochs", "steps", "chunk", "side")
-    at_least(config, 2, "batch_size")
-    at_least(config, 0, "seed")
+    whole_numbers(config, 1, "sub_policies", "stages", "epochs", "steps", "chunk", "side")
+    whole_numbers(config, 2, "batch_size")
+    whole_numbers(config, 0, "seed")
     finite(config, "lr", "penalty", "class_weight")
     finite(config, "eta", "temperature", least=1e-9)
 

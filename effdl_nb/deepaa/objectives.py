@@ -25,7 +25,7 @@ from .searching import SearchData, SearchImages, step_generator
 from ..machine import keep_memory
 from ..optimization import TrainConfig
 from ..prepared import Split
-from ..settings import at_least, finite
+from ..settings import finite, whole_numbers
 from ..training import train
 
 # %% ../../nbs/03_deepaa/26_objectives.ipynb #f1c82097
@@ -65,9 +65,9 @@ class ObjectivesConfig:
 
     def __post_init__(self):
         counts = ("images", "passes", "pairs", "validation_images", "chains", "critic_steps")
-        at_least(self, 1, *counts, "train_images", "epochs", "batch_size")
-        at_least(self, 2, "critic_batch")
-        at_least(self, 0, "seed")
+        whole_numbers(self, 1, *counts, "train_images", "epochs", "batch_size")
+        whole_numbers(self, 2, "critic_batch")
+        whole_numbers(self, 0, "seed")
         finite(self, "lr")
 
 

@@ -8,7 +8,6 @@ __all__ = ['PBA_OPERATIONS', 'PBA_SIZES', 'PBAConfig', 'pba_cost', 'explored', '
 
 # %% ../../nbs/03_deepaa/19_pba.ipynb #579e0dec
 import ast
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -30,7 +29,7 @@ from .space import SearchSpace
 from ..files import settings_hash
 from ..machine import keep_memory
 from ..prepared import Split
-from ..settings import at_least, finite, one_of
+from ..settings import finite, one_of, whole_numbers
 
 # %% ../../nbs/03_deepaa/19_pba.ipynb #a1a46815
 # the order in which published schedules list the operations: that of a dictionary of Python 2
@@ -77,10 +76,12 @@ PBA_SIZES = {
 def _check_pba(config: PBAConfig) -> None:
     "Raises ValueError with the name, the value and what is allowed."
     one_of(config, "ranking", ("accuracy", "random"))
-    at_least(config, 1, "epochs", "interval", "train_images", "validation_images", "batch_size")
-    at_least(config, 1, "reach", "validate_every")
-    at_least(config, 2, "members")
-    at_least(config, 0, "seed")
+    whole_numbers(
+        config, 1, "epochs", "interval", "train_images", "validation_images", "batch_size"
+    )
+    whole_numbers(config, 1, "batch_size", "reach", "validate_every")
+    whole_numbers(config, 2, "members")
+    whole_numbers(config, 0, "seed")
     finite(config, "lr", "weight_decay", "share", "resample", "clip_norm")
     if config.resample > 1:
         raise ValueError(f"resample must be in 0..1, not {config.resample}")
@@ -355,9 +356,7 @@ class PBA(Search):
     policy = _found
 
     def __init__(self, images: SearchImages, space: SearchSpace, config: PBAConfig, **progress):
-        fingerprint = searching.own_fingerprint(images, space, config)
-        # as JSON gives it back: lists for tuples
-        super().__init__(json.loads(json.dumps(fingerprint)), **progress)
+        super().__init__(searching.own_fingerprint(images, space, config), **progress)
         keep_memory()
         self.images = images
         self.config = config

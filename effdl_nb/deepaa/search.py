@@ -24,7 +24,7 @@ from .policy import Policy, top_operations
 from .reference import draw_noise
 from .searching import Search, SearchData, SearchFailed, SearchStateError
 from .space import SearchSpace, map_key
-from ..settings import at_least, finite, one_of
+from ..settings import finite, one_of, whole_numbers
 
 # %% ../../nbs/03_deepaa/16_search.ipynb #40672ad5
 @dataclass(frozen=True)
@@ -62,11 +62,8 @@ _COUNTS = ("layers", "steps", "pairs", "validation_images", "prefixes", "chains"
 
 def _check_config(config: SearchConfig) -> None:
     "Raise ValueError for settings that make no sense."
-    for name in (*_COUNTS, "seed", "max_skipped"):
-        if not isinstance(value := getattr(config, name), int):
-            raise ValueError(f"{name} must be a whole number, not {value!r}")
-    at_least(config, 1, *_COUNTS)
-    at_least(config, 0, "seed", "max_skipped")
+    whole_numbers(config, 1, *_COUNTS)
+    whole_numbers(config, 0, "seed", "max_skipped")
     finite(config, "lr", "identity_logit", "penalty", "stop_identity")
     if config.lr == 0:
         raise ValueError("lr must be above 0, not 0.0")

@@ -280,7 +280,7 @@ def _fingerprint(looked_at, space: SearchSpace, config, model: nn.Module, *parts
     settings = {name: value for name, value in asdict(config).items() if name != "chunk"}
     digests = [tensors_digest([part.images, part.labels]) for part in parts]
     return {
-        "config": settings,
+        "config": json.loads(json.dumps(settings)),  # as a state gives it back: lists for tuples
         "space": space.hash(),
         "model": tensors_digest(model.state_dict().values()),
         "train": digests[0],

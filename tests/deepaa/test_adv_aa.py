@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from small_search import SPACE as FOUR
-from small_search import data
+from small_search import looked_at, same_state
 from torch import nn
 
 from effdl_nb.deepaa import adv_aa
@@ -27,9 +27,8 @@ from effdl_nb.deepaa.adv_aa import (
 )
 from effdl_nb.deepaa.policy_file import load_policy, save_policy
 from effdl_nb.deepaa.schedule import follow
-from effdl_nb.deepaa.searching import SearchImages, SearchStateError
+from effdl_nb.deepaa.searching import SearchStateError
 from effdl_nb.deepaa.space import Transform, cifar_space, imagenet_space
-from effdl_nb.networks import build
 from effdl_nb.training import train
 
 CIFAR = cifar_space()
@@ -52,22 +51,9 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def looked_at():
-    images = data()
-    small = {"network": lambda classes, size: build("small-convnet", classes, width=2)}
-    return SearchImages(images.train, images.validation, *NORMAL.values(), num_classes=3, **small)
-
-
 def hooks(adversary):
     given = {"augment": adversary, "loss": adversary.loss, "progress": False}
     return given | {"on_step": adversary.on_step, "on_epoch": adversary.on_epoch}
-
-
-def same(first, second):
-    return all(
-        torch.equal(a, b)
-        for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
-    )
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +263,9 @@ def test_the_search_is_one_call_of_train_with_the_hooks(whole):
     network = images.fresh_network(TINY.seed)
     fit = search.fit
     train(network, fit.images, fit.labels, TINY.training(), **NORMAL, **hooks(adversary))
-    assert same(network, search.model) and same(adversary.controller, search.adversary.controller)
+    assert same_state(network, search.model) and same_state(
+        adversary.controller, search.adversary.controller
+    )
     assert len(adversary.windows) == 3 * 2, "four steps an epoch: a window of three, one of one"
     assert search.forwards == 3 * 3 * 2 * 32 == schedule.provenance["forwards"]
 
@@ -342,8 +330,8 @@ def test_a_search_that_was_killed_ends_like_one_that_was_not(whole, tmp_path, sa
     assert resumed.step == saved and len(resumed.history) == saved
     assert repr(resumed.run(False)) == repr(whole[1])
     assert resumed.history == whole[0].history and resumed.forwards == whole[0].forwards
-    assert same(resumed.model, whole[0].model)
-    assert same(resumed.adversary.controller, whole[0].adversary.controller)
+    assert same_state(resumed.model, whole[0].model)
+    assert same_state(resumed.adversary.controller, whole[0].adversary.controller)
     ended = AdvAA(looked_at(), CIFAR, TINY, **run)
     assert ended.stopped and repr(ended.policy()) == repr(whole[1])
     for other, words in ((replace(TINY, copies=3), "copies"), (replace(TINY, reset=True), "reset")):
@@ -385,7 +373,9 @@ def test_hooks_resume_with_the_checkpoint_of_train(tmp_path, moment):
     expected = trained()
     trained(kill=True, checkpoint=tmp_path / "c")
     network, adversary = trained(checkpoint=tmp_path / "c")
-    assert same(network, expected[0]) and same(adversary.controller, expected[1].controller)
+    assert same_state(network, expected[0]) and same_state(
+        adversary.controller, expected[1].controller
+    )
     assert [w[0] for w in adversary.windows] == [0, 0, 1, 1, 2, 2]
     for mine, theirs in zip(adversary.windows, expected[1].windows, strict=True):
         assert torch.equal(mine[1], theirs[1]) and torch.equal(mine[2], theirs[2])
@@ -414,7 +404,7 @@ def test_copies_in_one_batch_are_told_from_copies_alone():
         assert abs((losses[:2] * weights).sum() - history.loss[0]) < 1e-5
         assert adversary.seen == 3 * 2 * 32
         networks.append(network)
-    assert not same(*networks), "one batch of batch normalisation, or one for each copy"
+    assert not same_state(*networks), "one batch of batch normalisation, or one for each copy"
 
 
 class Thresholded(nn.Module):
@@ -489,7 +479,7 @@ def test_processes_share_the_copies_and_have_one_controller(monkeypatch):
         monkeypatch.setattr(torch.distributed, "all_reduce", lambda t, other=other: t.add_(other))
         adversary.on_epoch(None, 1)
         assert torch.allclose(adversary.windows[0][2], alone.windows[0][2], atol=1e-6)
-        assert same(adversary.controller, ranks[0].controller)
+        assert same_state(adversary.controller, ranks[0].controller)
     with pytest.raises(ValueError, match="batch_repeats must be 4, not 2"):
         ranks[0].calls = 1
         ranks[0].begin(3)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from small_search import SPACE as FOUR
-from small_search import data
+from small_search import looked_at, same_state
 from torch import nn
 
 from effdl_nb.deepaa import pba
@@ -24,9 +24,8 @@ from effdl_nb.deepaa.pba import (
 )
 from effdl_nb.deepaa.policy_file import load_policy, save_policy
 from effdl_nb.deepaa.schedule import shuffled_space
-from effdl_nb.deepaa.searching import SearchFailed, SearchImages, SearchStateError
+from effdl_nb.deepaa.searching import SearchFailed, SearchStateError
 from effdl_nb.deepaa.space import CONTINUOUS_RANGES, WITHOUT_MAGNITUDE, cifar_space, imagenet_space
-from effdl_nb.networks import build
 
 CIFAR = cifar_space()
 TINY = PBAConfig(
@@ -43,21 +42,6 @@ TINY = PBAConfig(
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
-
-
-def looked_at(network=None):
-    images = data()
-    small = network or (lambda classes, size: build("small-convnet", classes, width=2))
-    return SearchImages(
-        images.train, images.validation, images.mean, images.std, num_classes=3, network=small
-    )
-
-
-def same(first, second):
-    return all(
-        torch.equal(a, b)
-        for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
-    )
 
 
 def best_of(search):
@@ -200,7 +184,7 @@ def test_training_along_the_lineage_gives_the_winner(whole, tmp_path):
     assert len(schedule.segments) > 1, "it has something to follow"
     save_policy(schedule, tmp_path / "p.json")
     again = load_policy(tmp_path / "p.json")
-    assert same(replay_lineage(again, looked_at(), TINY), best_of(search))
+    assert same_state(replay_lineage(again, looked_at(), TINY), best_of(search))
     found = again.provenance["found"]
     assert found["segments"][0] == [0, [[name, 0, 0] for name in PBA_OPERATIONS * 2]]
     late = again.segments[-1]
@@ -209,7 +193,7 @@ def test_training_along_the_lineage_gives_the_winner(whole, tmp_path):
     for planted in ({"places": [*found["places"][:-1], found["places"][-1] ^ 1]},):
         schedule_of = load_policy(tmp_path / "p.json")
         schedule_of.provenance["found"] = found | planted
-        assert not same(replay_lineage(schedule_of, looked_at(), TINY), best_of(search))
+        assert not same_state(replay_lineage(schedule_of, looked_at(), TINY), best_of(search))
 
 
 def test_the_schedule_is_that_of_the_space_and_says_where_it_is_from(whole):
@@ -245,7 +229,7 @@ def test_a_search_that_was_killed_ends_like_one_that_was_not(whole, tmp_path, sa
     assert resumed.step == saved and len(resumed.history) == saved
     assert repr(resumed.run(False)) == repr(whole[1])
     assert resumed.history == whole[0].history and resumed.forwards == whole[0].forwards
-    assert same(best_of(resumed), best_of(whole[0]))
+    assert same_state(best_of(resumed), best_of(whole[0]))
     ended = PBA(looked_at(), CIFAR, TINY, **run)
     assert ended.stopped and repr(ended.policy()) == repr(whole[1])
 

@@ -118,3 +118,15 @@ def test_clearing_gives_the_default_again():
 def test_an_unknown_setting_cannot_be_traced():
     with pytest.raises(ValueError, match="setting 'lrr' is unknown; allowed: name, kind, train.lr"):
         settings.trace(Outer("x"), "lrr", [])
+
+
+def test_whole_numbers_name_the_value_that_is_none_and_the_least_one():
+    @dataclass
+    class Counted:
+        things: int | None = None
+
+    for value in (1, 3, None):
+        settings.whole_numbers(Counted(value), 1, "things")
+    for value, words in ((1.5, "things must be a whole number, not 1.5"), (0, "at least 1, not 0")):
+        with pytest.raises(ValueError, match=words):
+            settings.whole_numbers(Counted(value), 1, "things")
