@@ -86,8 +86,12 @@ def search_job(
     **more,  # fields of `SearchJob`: space, image_size, guide_share, x_from
 ) -> SearchJob:
     "Settle what is asked for. Raises ValueError for what makes no sense, naming what is allowed."
-    options = dict(options or {}) | {"seed": seed}
-    config = configure_search(method, preset, options)
+    unused = {"proxy_epochs": proxy_epochs, "x_from": more.get("x_from", "guide")}
+    if search_method(method).trains and unused != {"proxy_epochs": None, "x_from": "guide"}:
+        raise ValueError(f"{' and '.join(unused)} must be left out: {method} has no proxy")
+    if "seed" in (options or {}):
+        raise ValueError(f"seed must not be an option of the method, not {options['seed']!r}")
+    config = configure_search(method, preset, dict(options or {}) | {"seed": seed})
     usual, epochs = _NETWORKS[preset]
     network = usual if network is None else network
     epochs = epochs if proxy_epochs is None else proxy_epochs

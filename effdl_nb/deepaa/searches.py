@@ -74,6 +74,8 @@ class PolicySettings:
 
     def configured(self):
         "Settle the settings of the search: `search`, or those of one that has its own."
+        if "seed" in self.options:
+            raise ValueError(f"options must leave the seed to search.seed, not {self.options}")
         if self.found_by in named(f"{_TABLE}:TRAINING_SEARCHES"):
             options = dict(self.options) | {"seed": self.search.seed}
             return named(f"{_TABLE}:configure_search")(self.found_by, self.preset, options)

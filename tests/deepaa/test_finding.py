@@ -11,6 +11,7 @@ from effdl_nb.data import load
 from effdl_nb.deepaa import finding, search_methods
 from effdl_nb.deepaa.finding import search_policy
 from effdl_nb.deepaa.policy_file import load_policy, named
+from effdl_nb.deepaa.searches import PolicySettings
 from effdl_nb.networks import build
 
 TINY = {
@@ -113,6 +114,8 @@ def test_a_network_of_the_callers_own_is_made_anew_and_never_touched(sample):
         ({"preset": "huge"}, "preset 'huge' is unknown; allowed: paper, small, quick"),
         ({"method": "pba", "stpes": 3}, "PBA: 'stpes' is unknown; allowed: members"),
         ({"method": "dada", "estimator": "relux"}, "estimator"),
+        ({"method": "dada", "proxy_epochs": 3}, "must be left out: dada has no proxy"),
+        ({"method": "pba", "x_from": "proxy"}, "must be left out: pba has no proxy"),
         ({"guide_share": 0}, "guide_share must be between 0 and 1, not 0"),
         ({"network": "lenet"}, "lenet"),
         ({"space": "svhn"}, "space 'svhn' is unknown"),
@@ -130,3 +133,10 @@ def test_the_file_names_what_was_found_in_plain_values(sample, tmp_path):
     triples = json.loads(path.read_text())["provenance"]["found"]
     assert all(len(entry) == 3 for sub in triples for entry in sub)
     assert load_policy(path).kind == "sub-policies"
+
+
+def test_a_seed_is_said_once(sample):
+    with pytest.raises(ValueError, match="seed must not be an option of the method, not 5"):
+        finding.search_job("dada", seed=1, options={"seed": 5})
+    with pytest.raises(ValueError, match="options must leave the seed to search.seed"):
+        PolicySettings(found_by="dada", options={"seed": 5})
