@@ -243,6 +243,8 @@ def row_state(
     "Say what there is of a row: measured, changed, partial, outdated, failed, missing or not run."
     plan = profile.tables.get(table.key)
     if plan is None or row not in plan.rows or (column and column not in plan.columns):
+        if table.rows[row].quoted:
+            return "quoted, not re-made"
         implemented = row in spec.implemented_rows(table)
         return "not run at this profile" if implemented else "not implemented yet"
     planned = PlannedRow(table, profile, row, at)

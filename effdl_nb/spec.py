@@ -50,6 +50,7 @@ class RowSpec:
     label: str
     note: str = ""
     settings: dict = field(default_factory=dict)  # what this row fixes of the settings
+    quoted: bool = False  # a value that the dissertation quotes, and that no study re-makes
 
 # %% ../nbs/01_foundations/18_spec.ipynb #c5758ec8
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from effdl_nb.spec import implemented_rows, load_tables
+
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = ROOT.parent / "shared" / "thesis" / "thesis.txt"
 needs_text = pytest.mark.skipif(
@@ -135,7 +137,7 @@ def test_only_allowed_keys(name):
         return
     assert item["spread"] in {"deviation", "interval", "none"}
     for row in item["rows"].values():
-        assert {"label"} <= set(row) <= {"label", "settings", "note"} and isinstance(
+        assert {"label"} <= set(row) <= {"label", "settings", "note", "quoted"} and isinstance(
             row["label"], str
         )
     for column in item["columns"].values():
@@ -450,3 +452,12 @@ def test_text_agrees_with_the_notes():
     }
     section = text.partition("#### 4.4.3 ")[2].partition("#### 4.4.4 ")[0]
     assert "Table 4.1 reports" in section and "Table 4.2 reports" not in section
+
+
+def test_every_row_of_a_measured_table_can_be_measured_or_says_that_it_is_quoted():
+    tables = load_tables()
+    for table in tables.values():
+        if table.experiment:
+            able = set(implemented_rows(table))
+            quoted = {row for row, spec in table.rows.items() if spec.quoted}
+            assert able | quoted == set(table.rows) and not able & quoted, table.key
