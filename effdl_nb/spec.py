@@ -41,7 +41,7 @@ class Column:
     def __post_init__(self):
         one_of(self, "better", ("higher", "lower"))
 
-
+# %% ../nbs/01_foundations/18_spec.ipynb #5e1f0a77
 @dataclass(frozen=True)
 class RowSpec:
     "One row of a table."
@@ -211,9 +211,9 @@ PROFILES = ("quick", "laptop", "evidence", "paper")
 
 def profile_path(name: str, root: Path) -> Path:
     "Find a profile's file. Raises ValueError naming the profiles if there is none."
-    path = Path(name) if name.endswith(".yaml") else root / "workflow" / "profiles" / f"{name}.yaml"
+    path = Path(name) if name.endswith(".yaml") else root / "config" / f"{name}.yaml"
     if not path.exists():
-        known = sorted(p.stem for p in (root / "workflow" / "profiles").glob("*.yaml"))
+        known = sorted(p.stem for p in (root / "config").glob("*.yaml"))
         raise ValueError(
             f"profile {name!r} is unknown; allowed: {', '.join(known)}, or the path of a YAML file"
         )

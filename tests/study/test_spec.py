@@ -46,7 +46,7 @@ def test_wrong_profiles_are_refused(toy, more, words):
 
 def test_a_table_without_experiment_cannot_be_planned(toy):
     root, _ = toy
-    (root / "workflow" / "profiles" / "toy.yaml").write_text(
+    (root / "config" / "toy.yaml").write_text(
         "title: T\nthreads: 1\njobs: table\nchanged: mark\ntables: {table_9_2: {seeds: [0]}}\n"
     )
     with pytest.raises(ValueError, match="9.2 has no experiment yet"):
@@ -180,8 +180,8 @@ def test_a_setting_is_explained_layer_by_layer(toy):
         "size = 4",
         "    1    default of Settings",
         "    100  workflow/tables.yaml: table_9_1.columns.large.settings.size",
-        "    3    workflow/profiles/toy.yaml: table_9_1.settings.size",
-        "  > 4    workflow/profiles/toy.yaml: table_9_1.column_settings.large.size",
+        "    3    config/toy.yaml: table_9_1.settings.size",
+        "  > 4    config/toy.yaml: table_9_1.column_settings.large.size",
     ]
     every = spec.explain("table_9_1", "b", "size", "toy")
     assert "column value, size\nsize = 3" in every and "column large\nsize = 4" in every

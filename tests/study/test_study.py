@@ -300,7 +300,7 @@ def test_the_command_explains_a_setting(toy, capsys):
     _, profile = toy
     profile("{seeds: [0], settings: {size: 3}}")
     assert study.main(["explain", "table_9_1", "b", "size", "--profile", "toy"]) == 0
-    assert "> 3  workflow/profiles/toy.yaml: table_9_1.settings.size" in capsys.readouterr().out
+    assert "> 3  config/toy.yaml: table_9_1.settings.size" in capsys.readouterr().out
     assert study.main(["explain", "table_9_1", "b", "sizes", "--profile", "toy"]) == 1
     assert "setting 'sizes' is unknown; allowed: size, bad" in capsys.readouterr().err
 

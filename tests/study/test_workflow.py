@@ -58,7 +58,8 @@ class Toy:
 
     def __init__(self, root: Path):
         self.root, self.rows = root, root / "reports" / "toy" / "rows" / "table_9_1"
-        (root / "workflow" / "profiles").mkdir(parents=True)
+        for folder in ("workflow", "config"):
+            (root / folder).mkdir(parents=True)
         (root / "nbs" / "05_reproduction").mkdir(parents=True)
         (root / "toy_draws.py").write_text(EXPERIMENT)
         (root / "workflow" / "tables.yaml").write_text(
@@ -82,7 +83,7 @@ class Toy:
         )
 
     def profile(self, more: str = "", jobs: str = "table", changed: str = "remake"):
-        (self.root / "workflow" / "profiles" / "toy.yaml").write_text(
+        (self.root / "config" / "toy.yaml").write_text(
             f"title: A toy\nthreads: 1\njobs: {jobs}\nchanged: {changed}\nfirst: "
             f"[table_9_1]\ntables: {{table_9_1: {{seeds: [0, 1]{more}}}}}\n"
         )
