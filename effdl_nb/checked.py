@@ -84,8 +84,8 @@ def _told_fault(kind: type, where: str, fault: dict) -> str:
     "A fault that pydantic found, in one sentence."
     *above, last = fault["loc"] or ("",)
     steps = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]]
-    path = "".join(steps).removeprefix(".")
-    place = ": ".join([where, ".".join(map(str, above))]) if above else where
+    path, holder = ("".join(part).removeprefix(".") for part in (steps, steps[:-1]))
+    place = f"{where}: {holder}" if holder else where
     if fault["type"] == "unexpected_keyword_argument":
         known = ", ".join(file_fields(_kind_at(kind, above)))
         return f"{place}: {last!r} is unknown; allowed: {known}"
