@@ -35,15 +35,18 @@ def _by_name(name: str, classes: int, image_size: int):
     "A network of ours or of torchvision. Raises UsageError naming what there is."
     import torchvision
 
+    from effdl_nb.msunet import msunet
     from effdl_nb.networks import NETWORKS, build
 
+    if name.startswith("msunet-"):
+        return msunet(name.removeprefix("msunet-"), num_classes=classes)
     with contextlib.suppress(ValueError):
         return build(name, classes, image_size=image_size)
     known = torchvision.models.list_models()
     if name not in known:
         raise UsageError(
             f"network {name!r} is unknown; allowed: a packed file, module:function, "
-            f"{', '.join(NETWORKS)}, or one of torchvision (effdl list networks)"
+            f"msunet-v3, {', '.join(NETWORKS)}, or one of torchvision (effdl list networks)"
         )
     return torchvision.models.get_model(name, weights=None, num_classes=classes)
 

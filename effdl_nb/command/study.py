@@ -110,7 +110,8 @@ def _networks() -> dict:
     from effdl_nb.networks import NETWORKS
 
     others = torchvision.models.list_models(module=torchvision.models)
-    return dict.fromkeys(NETWORKS, "ours") | dict.fromkeys(others, "torchvision")
+    variants = [f"msunet-v{number}" for number in range(4)]
+    return dict.fromkeys([*NETWORKS, *variants], "ours") | dict.fromkeys(others, "torchvision")
 
 
 def _data() -> dict:
