@@ -311,12 +311,14 @@ def test_rows_as_jobs_and_kept_rows(toy):
         (", settings: {sizes: 3}", "'sizes' is unknown; allowed: size, wait"),
         (", rows: [two]", "row 'two' is unknown; allowed: one, three, seven"),
         (", seed: [1]", "'seed' is unknown; allowed: seeds, rows, columns"),
+        (", rows: one", "tables.table_9_1.rows must be a list, not 'one'"),
     ],
 )
 def test_a_wrong_profile_is_refused_before_anything_runs(toy, profile, words):
     toy.profile(profile)
     status, output = toy.run()
-    assert status != 0 and words in output and toy.calls() == [], output
+    assert status == 1 and words in output and toy.calls() == [], output
+    assert "Traceback" not in output
 
 
 def test_a_parameter_that_the_notebook_lacks_is_refused(toy):
