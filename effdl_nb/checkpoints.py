@@ -23,13 +23,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .files import atomic_write, settings_hash
+from .files import atomic_write, carries, settings_hash
 
 # %% ../nbs/01_foundations/15_checkpoints.ipynb #a052108a
 class CheckpointError(ValueError):
     "A checkpoint that is damaged, or that other settings made."
 
 
+@carries
 def save_checkpoint(
     path: Path,  # the file to make or replace
     tensors: dict[str, Tensor],
@@ -41,6 +42,7 @@ def save_checkpoint(
         save_file(whole, part, metadata={"effdl_nb": json.dumps(header, allow_nan=False)})
 
 # %% ../nbs/01_foundations/15_checkpoints.ipynb #4c7af523
+@carries
 def load_checkpoint(
     path: Path,  # what `save_checkpoint` wrote
     settings: dict,  # of the run that wants to resume

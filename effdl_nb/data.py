@@ -49,7 +49,7 @@ def data_root(
     "Find where data sets are kept: `root`, else $EFFDL_DATA, else the user's cache folder."
     return Path(root or os.environ.get("EFFDL_DATA") or _cache())
 
-
+# %% ../nbs/01_foundations/08_data.ipynb #7445d1a7
 def _cache() -> Path:
     "Find the user's cache folder."
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "effdl_nb"

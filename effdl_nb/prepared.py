@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .files import read_json, write_json
+from .files import carries, read_json, write_json
 
 # %% ../nbs/01_foundations/02_prepared.ipynb #4a4da78b
 @dataclass(frozen=True)
@@ -150,6 +150,7 @@ def to_split(
     )
 
 # %% ../nbs/01_foundations/02_prepared.ipynb #ec9f8ab8
+@carries
 def _facts(arrays: Arrays) -> dict:
     "Collect what dataset.json says of the arrays."
     mean, std = channel_statistics(arrays["train_images"])
@@ -162,6 +163,7 @@ def _facts(arrays: Arrays) -> dict:
     }
 
 # %% ../nbs/01_foundations/02_prepared.ipynb #f69256df
+@carries
 def check_free(
     folder: str | Path,  # where a prepared folder shall be
 ):
@@ -178,6 +180,7 @@ def check_free(
         )
 
 # %% ../nbs/01_foundations/02_prepared.ipynb #40e749f0
+@carries
 def write_prepared(
     folder: str | Path,  # the folder to make; nothing happens if it is there
     arrays: Arrays,
@@ -205,6 +208,7 @@ def write_prepared(
         shutil.rmtree(part, ignore_errors=True)
 
 # %% ../nbs/01_foundations/02_prepared.ipynb #4828c953
+@carries
 def _read_array(folder: Path, key: str) -> np.ndarray:
     "Read one array, memory-mapped if it holds images. Raises ValueError if it cannot be read."
     try:
@@ -232,6 +236,7 @@ def _check_split(folder: Path, split: str, images: np.ndarray, labels: np.ndarra
         )
 
 # %% ../nbs/01_foundations/02_prepared.ipynb #4f03aa66
+@carries
 def _verify(folder: Path, arrays: Arrays, header: dict):
     "Raises ValueError if an array has another digest than `header` says."
     for key in ARRAYS:
@@ -243,6 +248,7 @@ def _verify(folder: Path, arrays: Arrays, header: dict):
             )
 
 
+@carries
 def read_prepared(
     folder: str | Path,  # a folder that `write_prepared` made, or one of the same form
     verify: bool = False,  # also compute every array's SHA-256 and compare

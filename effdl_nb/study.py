@@ -21,8 +21,8 @@ from pathlib import Path
 
 from . import spec
 from .files import read_json, settings_hash, write_json
-from .machine import keep_memory
-from .provenance import code_hash, code_when_loaded, peak_memory, provenance
+from .machine import keep_memory, peak_memory
+from .provenance import code_hash, code_when_loaded, provenance
 from .rows import PlannedRow, Unit, place, row_state, summary, work_folder, write_row
 from .spec import Profile, Table, figures_of, load_profile, load_tables
 

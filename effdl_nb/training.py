@@ -24,7 +24,7 @@ from . import checkpoints
 from .accuracy import Labelled, accuracy_of
 from .augmentation import crop_flip, cutmix, cutmix_box, mix_batch, mixup  # noqa: F401
 from .checkpoints import CheckpointError, Processes, stream_seed
-from .files import settings_hash
+from .files import carries, settings_hash
 from .machine import keep_memory, settled_precision
 from .optimization import TrainConfig, lr_at, parameter_groups, steps_per_epoch
 
@@ -287,6 +287,7 @@ def _tensors(run: _Run) -> dict[str, Tensor]:
     return tensors
 
 # %% ../nbs/01_foundations/16_training.ipynb #67aa3559
+@carries
 def _save(run: _Run, path: Path, settings: dict):
     "Write everything a run needs to resume; with several processes the first one writes."
     _look(run)
@@ -305,6 +306,7 @@ def _save(run: _Run, path: Path, settings: dict):
         checkpoints.save_checkpoint(path, tensors, header)
 
 # %% ../nbs/01_foundations/16_training.ipynb #7bcba672
+@carries
 def _resume(run: _Run, path: Path, settings: dict):
     "Put a run back to where `_save` left it. Raises CheckpointError as `load_checkpoint` does."
     tensors, header = checkpoints.load_checkpoint(path, settings)

@@ -26,7 +26,7 @@ from .learning import Run, is_open_ended, iteration_of, shaping
 from .memory import check_whitening, estimate_memory
 from .methods import configure, load_named
 from .sets import CondensedSet
-from ..files import atomic_write, lock, settings_hash
+from ..files import atomic_write, carries, lock, settings_hash
 from ..opening import name_of, open_dataset
 
 # %% ../../nbs/04_condensation/18_condensing.ipynb #79675986
@@ -121,6 +121,7 @@ def _fewer(dataset: data.ImageDataset, config) -> dict[str, int]:
 #| export
 
 # %% ../../nbs/04_condensation/18_condensing.ipynb #7ab190ba
+@carries
 def _take_up(state: Path, part: Path, config):
     "Begin with the last checkpoint of a shorter run, if there is one."
     if is_open_ended(config) and not part.exists() and state.exists():
@@ -130,6 +131,7 @@ def _take_up(state: Path, part: Path, config):
                     shutil.copyfile(state, copy)
 
 
+@carries
 def _keep(part: Path, state: Path, config):
     "Keep the last checkpoint of a finished run for longer ones, unless a longer one's is there."
     if is_open_ended(config) and part.exists():

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from .derivatives import by_hand
 from .images import STRATEGY, draw_augmentation, length_of, siamese_augment
 from .unroll import Parameters, parameters_of
-from ..files import atomic_write, lock, read_json, settings_hash, write_json
+from ..files import atomic_write, carries, lock, read_json, settings_hash, write_json
 from ..machine import settled_precision
 from ..networks import build
 from ..settings import at_least
@@ -163,6 +163,7 @@ def train_expert(
 EXPERT_VERSION = 2  # of the file format
 
 
+@carries
 def _write_expert(path: Path, tensors: Parameters, losses: list[float], first: int = 0):
     content = {"version": EXPERT_VERSION, "first": first, "losses": losses}
     header = json.dumps(content, allow_nan=False)
@@ -170,6 +171,7 @@ def _write_expert(path: Path, tensors: Parameters, losses: list[float], first: i
         save_file({k: v.contiguous() for k, v in tensors.items()}, part, {"expert": header})
 
 
+@carries
 def _open_whole(path: Path):
     "An open safetensors file of an expert; ValueError if it is damaged or something else."
     try:
@@ -190,6 +192,7 @@ def _header(f) -> dict:
     return json.loads(f.metadata()["expert"])
 
 
+@carries
 def stored_epochs(path: Path) -> tuple[int, int] | None:
     "First and last epoch of an expert's file; None without one. Raises as `_open_whole`."
     if not path.exists():

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from .images import length_of
-from ..files import atomic_write, settings_hash
+from ..files import atomic_write, carries, settings_hash
 from ..machine import keep_memory
 
 # %% ../../nbs/04_condensation/05_learning.ipynb #170437b6
@@ -100,6 +100,7 @@ def skip_step(learned: Learned) -> float:
 _COUNTS = ("iteration", "skipped", "skipped_in_a_row", "notes")  # of `Learned`, in the header
 
 
+@carries
 def _save(learned: Learned, path: Path, mark: str):
     "Write the whole state as one safetensors file, atomically."
     tensors = {f"learned.{k}": v.detach() for k, v in learned.tensors.items()}
@@ -114,6 +115,7 @@ def _save(learned: Learned, path: Path, mark: str):
         save_file(contiguous, part, {"learned": json.dumps(header)})
 
 # %% ../../nbs/04_condensation/05_learning.ipynb #9f393d4f
+@carries
 def _read(path: Path, mark: str) -> tuple[dict, dict[str, Tensor]]:
     "Read header and tensors. Raises ValueError for a file that is damaged or of another run."
     try:
@@ -140,6 +142,7 @@ def shaping(config) -> dict:
     return {k: v for k, v in asdict(config).items() if k not in left_out}
 
 
+@carries
 def iteration_of(
     path: str | Path,  # a checkpoint
 ) -> int:
@@ -148,6 +151,7 @@ def iteration_of(
         return json.loads(f.metadata()["learned"])["iteration"]
 
 # %% ../../nbs/04_condensation/05_learning.ipynb #41dc2201
+@carries
 def _load(learned: Learned, path: Path, mark: str):
     "Put `learned` into the state of a checkpoint. Raises ValueError as `_read`."
     header, tensors = _read(path, mark)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import images as spaces
 from .images import ChannelWhitening, MissingWhitening, Whitening, fit_zca
-from ..files import atomic_write
+from ..files import atomic_write, carries
 
 # %% ../../nbs/04_condensation/02_sets.ipynb #3e90b399
 @dataclass(frozen=True)
@@ -118,6 +118,7 @@ def _header(condensed: CondensedSet, stored: bool) -> dict:
     }
 
 # %% ../../nbs/04_condensation/02_sets.ipynb #f540f1ba
+@carries
 def save_condensed(
     condensed: CondensedSet,
     path: str | Path,  # the file to make or replace
@@ -145,6 +146,7 @@ def save_condensed(
         save_file(tensors, part, metadata | {"digest": _digest(header, tensors)})
 
 # %% ../../nbs/04_condensation/02_sets.ipynb #635036b1
+@carries
 def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
     "Metadata and tensors of a whole condensed set of this version."
     try:
@@ -183,6 +185,7 @@ def _whitening(header: Mapping, tensors: Mapping[str, Tensor]) -> Whitening:
     return MissingWhitening(kind, marks)
 
 # %% ../../nbs/04_condensation/02_sets.ipynb #693ecf66
+@carries
 def load_condensed(
     path: str | Path,  # a file that `save_condensed` wrote
 ) -> CondensedSet:

@@ -17,7 +17,7 @@ import numpy as np
 from . import space as spaces
 from .policy import Augmentation, Policy
 from .space import SearchSpace
-from ..files import read_json, write_json
+from ..files import carries, read_json, write_json
 
 # %% ../../nbs/03_deepaa/07_policy_file.ipynb #ffe77c77
 SCHEMA = "effdl_nb/deepaa-policy/2"
@@ -47,6 +47,7 @@ def _checksum(content: dict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 # %% ../../nbs/03_deepaa/07_policy_file.ipynb #a3e86d2c
+@carries
 def save_policy(
     policy: Augmentation,  # a `Policy` or a rival
     path: str | Path,  # written atomically; folders are made

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 import effdl_nb
 from .policy import Augmentation, single_policy
 from .space import SearchSpace, cifar_space
-from ..files import atomic_write, lock, settings_hash
+from ..files import atomic_write, carries, lock, settings_hash
 from ..networks import build
 from ..optimization import TrainConfig
 from ..prepared import ImageDataset, Split, normalize
@@ -198,6 +198,7 @@ def alone(what: str) -> None:
         raise RuntimeError(f"{what} is not there yet and is made by one process: {advice}")
 
 
+@carries
 def _read_proxy(model: nn.Module, path: Path) -> float:
     "Fill a network from a file and return the seconds of its training."
     with safe_open(path, "pt") as file:
@@ -205,6 +206,7 @@ def _read_proxy(model: nn.Module, path: Path) -> float:
         return float(file.metadata()["seconds"])
 
 
+@carries
 def _write_proxy(model: nn.Module, path: Path, seconds: float) -> None:
     "Keep a network and the seconds of its training."
     tensors = {name: t.cpu().contiguous() for name, t in model.state_dict().items()}
@@ -308,6 +310,7 @@ class SearchFailed(RuntimeError):
     "Too many pairs had no usable gradient."
 
 
+@carries
 def save_state(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
     "Write tensors and a JSON header as one safetensors file, atomically."
     copies = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
@@ -315,6 +318,7 @@ def save_state(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
         save_file(copies, part, metadata={"search": json.dumps(header)})
 
 # %% ../../nbs/03_deepaa/14_searching.ipynb #4e338b02
+@carries
 def load_state(
     path: Path,
     fingerprint: dict,  # of the search that takes over

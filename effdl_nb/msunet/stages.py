@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ..accuracy import accuracy_of
-from ..files import atomic_write, lock, settings_hash
+from ..files import atomic_write, carries, lock, settings_hash
 from . import recipe
 from .consistency import ConsistencyLoss
 from .conversion import alpha_at, freeze_ternary_, set_alpha_, ternary_layers
@@ -83,6 +83,7 @@ def stage_one_record(
     return {"seed": seed} | resolved | shared | {"stage1": asdict(s.stage1)}
 
 # %% ../../nbs/02_msunet/13_stages.ipynb #b8974c52
+@carries
 def _store(path: Path, model: nn.Module, history: dict) -> None:
     "Keep a trained stage 1, atomically."
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
@@ -90,6 +91,7 @@ def _store(path: Path, model: nn.Module, history: dict) -> None:
         save_file(state, part, metadata={"effdl_nb": json.dumps(history)})
 
 
+@carries
 def _stored(path: Path, model: nn.Module) -> dict:
     "Fill the model from a kept stage 1; its history. Raises ValueError for a broken file."
     try:

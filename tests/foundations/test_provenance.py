@@ -135,6 +135,34 @@ def test_the_settings_behind_a_default_count(toy):
     assert changed[0] != before[0] and changed[1] == before[1]
 
 
+def test_what_only_carries_a_value_does_not_count(toy):
+    methods = TOY["methods"].replace(
+        "            steps = 3\n",
+        """            steps = 3
+
+            @carries
+            def save(self, path):
+                path.write_text("a")
+""",
+    )
+    methods = "\n        from effdl_nb.files import carries\n" + methods.replace(
+        "        def solve(x):",
+        "        @carries\n        def store(x):\n            return shift(x)\n\n"
+        "        def solve(x):\n            store(x)",
+    )
+    before = toy(methods=methods)
+    for old, new in [
+        ('write_text("a")', 'write_text("b")'),
+        ("def save(self, path)", "def save(self, path, times=PARTS)"),
+        ("return shift(x)", "return PARTS"),
+    ]:
+        assert methods.count(old) >= 1
+        assert toy(methods=methods.replace(old, new, 1)) == before
+    for old, new in [("            store(x)\n", ""), ("@carries\n        def store", "def store")]:
+        changed = toy(methods=methods.replace(old, new))
+        assert changed[0] == before[0] and changed[1] != before[1]
+
+
 def test_moving_a_definition_leaves_the_hash(toy):
     before = toy()
     moved = TOY["methods"].replace("def shift(x):\n            return x + 1\n", "")
