@@ -168,6 +168,7 @@ def _item(table: Table, profile: Profile, at: Place) -> dict:
 
 # %% ../nbs/01_foundations/26_report.ipynb #a8d249c2
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$(?!\s)([^$\n]+?)(?<!\s)\$(?!\d)", re.DOTALL)
+_TO_NOTEBOOK = re.compile(r"\[([^\]]+)\]\([^)\s]+\.ipynb(?:#[^)]*)?\)")
 _CODE = re.compile(r"(```.*?```|`[^`\n]+`)", re.DOTALL)
 
 
@@ -206,7 +207,7 @@ def notebook_page(
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = formulas_aside(cell.source, formulas)
+            cell.source = formulas_aside(_TO_NOTEBOOK.sub(r"\1", cell.source), formulas)
         for output in cell.get("outputs", ()):
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     exporter = HTMLExporter(

@@ -236,12 +236,14 @@ def _block(table: Table, column: Column, part: pd.DataFrame, committed: pd.DataF
     ]
     kept = committed[committed.column == column.key]
     here = [f"{cell.profile}: {cell.here}" for _, cell in kept.iterrows() if cell.here]
+    run = "" if kept.empty else "this run: "
+    here += [run + text for text in part.here.fillna("") if text]
     return Block(
         label=column.label + (f" ({column.unit})" if column.unit else ""),
         lines=tuple(lines),
         run=bool(part.state.isin([*MEASURED, "outdated", "failed", "missing"]).any()),
         spread=spread_kind(table, column),
-        here="; ".join(dict.fromkeys(text for text in (*here, *part.here.fillna("")) if text)),
+        here="; ".join(dict.fromkeys(here)),
     )
 
 
