@@ -44,6 +44,7 @@ reproduce: setup
 
 report: setup
 	@$(BIN)/python -m effdl_nb.report --profile "$(PROFILE)"
+	@$(BIN)/python -m effdl_nb.records --profile "$(PROFILE)"
 
 # What PROFILE (evidence) still lacks, the most wanted first, at the lowest priority; stopped at
 # any moment, the same command resumes: make evidence CORES=1 HOURS=2

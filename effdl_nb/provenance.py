@@ -447,6 +447,7 @@ def provenance(root: Path | None = None) -> dict:
         "packages": _versions(),
         "device": torch.cuda.get_device_name() if cuda else processor_name(),
         "processor_kind": torch.cuda.get_device_name() if cuda else processor_kind(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }

@@ -285,6 +285,7 @@ def write_report(
         numbers={t.key: f"Table {t.number}" for t in tables.values()},
         chapters={t.chapter: CHAPTERS.get(t.chapter, "") for t in tables.values()},
         findings=_told(_findings()),
+        records=[p.name for p in sorted(at.folder.glob("results.*"))],
         smoke=plans.changed == "remake",
         tables_done=sum(item["there"] for item in items),
         now=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
