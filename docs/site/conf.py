@@ -6,13 +6,15 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
+from extension import source_cell as linkcode_resolve  # noqa: E402, F401
+
 project = "effdl_nb"
 author = "The effdl_nb authors"
 copyright = "2026, the effdl_nb authors"
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
-    "sphinx.ext.viewcode",
+    "sphinx.ext.linkcode",
     "sphinx.ext.mathjax",
     "sphinx_copybutton",
     "extension",

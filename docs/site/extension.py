@@ -4,6 +4,7 @@ A docstring of this library is plain text with code between backticks, and a par
 the comment behind it. Words that cite the dissertation ("Eq 4.12") become links to its item.
 """
 
+import functools
 import importlib.util
 import json
 import re
@@ -44,6 +45,19 @@ def add_comments(app, what, name, thing, options, lines):
         if comment:
             head = ":returns:" if parameter == "return" else f":param {parameter}:"
             lines.append(f"{head} {as_rst(' '.join(str(comment).split()))}")
+
+
+@functools.cache
+def _cells(module: str) -> dict[str, items.Definition]:
+    "The definitions of a module by name."
+    path = Path(importlib.util.find_spec(module).origin)
+    return {one.name: one for one, _ in items.definitions(path, module)}
+
+
+def source_cell(domain: str, info: dict) -> str | None:
+    "Where the source of a definition stands: its cell, seen from a page of the reference."
+    cell = _cells(info["module"]).get(info["fullname"].partition(".")[0])
+    return cell and f"../nbs/{cell.notebook.removesuffix('.ipynb')}.html#cell-{cell.cell}"
 
 
 def _is_prose(text: nodes.Text) -> bool:

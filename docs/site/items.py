@@ -94,7 +94,7 @@ class Definition:
     shown: bool  # on the page of its module: public, and with a docstring
 
 
-def _definitions(path: Path, module: str) -> Iterator[tuple[Definition, str]]:
+def definitions(path: Path, module: str) -> Iterator[tuple[Definition, str]]:
     "The definitions of an exported module, each with all of its text."
     text = path.read_text(encoding="utf-8")
     lines, heads = text.splitlines(), {}
@@ -169,7 +169,7 @@ def index(root: Path) -> dict[str, Entry]:
         for item, cell in _words(path, known).items():
             entries[item].words[path.relative_to(root / "nbs").as_posix()] = cell
     for module, path in module_files(root / "effdl_nb").items():
-        for definition, text in _definitions(path, module):
+        for definition, text in definitions(path, module):
             for item in cited(text, known):
                 entries[item].code.append(definition)
     return entries

@@ -59,16 +59,23 @@ def test_an_empty_profile_has_a_crate_and_no_values(tmp_path):
 
 
 def test_the_crate_conforms(laptop):
-    if importlib.util.find_spec("rocrate_validator") is None:
-        pytest.skip("roc-validator is not installed (nor needed: it brings twenty packages)")
+    "The validator reads the terms of JSON-LD from a network; `rocrate` has them in a file."
+    if None in map(importlib.util.find_spec, ("rocrate", "rocrate_validator")):
+        pytest.skip("rocrate and roc-validator are not installed (they bring twenty packages)")
+    import rocrate
     from rocrate_validator import models, services
 
     records.write_results("laptop", laptop.parent)
-    records.write_crate("laptop", laptop.parent)
+    path = records.write_crate("laptop", laptop.parent)
+    terms = Path(rocrate.__file__).parent / "data" / "ro-crate.jsonld"
+    described = json.loads(path.read_text()) | {
+        "@context": json.loads(terms.read_text())["@context"]
+    }
+    path.write_text(json.dumps(described))
     settings = services.ValidationSettings(
         rocrate_uri=str(laptop),
         profile_identifier="ro-crate-1.1",
         requirement_severity=models.Severity.REQUIRED,
     )
     result = services.validate(settings)
-    assert [issue.message for issue in result.get_issues()] == []
+    assert [issue.message for issue in result.get_issues()] == [] and result.passed()

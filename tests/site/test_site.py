@@ -147,3 +147,11 @@ def test_the_browser_sees_requests_errors_and_pages_wider_than_the_screen(browse
     assert "search.html is 2" in problems and "wider than 400" in problems
     assert "wider than 1280" not in problems and "1 formulas are not set" in problems
     assert "asks for https://example.org/x.png" in problems and "raises Uncaught" in problems
+
+
+def test_source_is_the_cell_that_derives_it(path_to_site):
+    extension = importlib.import_module("extension")
+    info = {"module": "effdl_nb.msunet.ternary", "fullname": "StraightThrough.forward"}
+    link = extension.source_cell("py", info)
+    assert link.startswith("../nbs/02_msunet/01_ternary.html#cell-")
+    assert extension.source_cell("py", info | {"fullname": "absent"}) is None
