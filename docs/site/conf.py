@@ -41,6 +41,7 @@ html_theme = "furo"
 html_title = "effdl_nb"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
+html_js_files = [("look.js", {"defer": "defer"})]
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True}

@@ -145,8 +145,9 @@ def _measured_by(profile: str = "quick") -> dict[str, dict[tuple[str, str], set[
         users[key] = defaultdict(set)
         for row in plan.rows:
             if row in spec.implemented_rows(tables[key]):
-                for unit in rows.units_of(tables[key], plan, row):
-                    for definition in reached(*unit.roots):
+                units = rows.units_of(tables[key], plan, row)
+                for roots in {unit.roots for unit in units}:  # seeds and sizes share their code
+                    for definition in reached(*roots):
                         users[key][definition].add(row)
     return users
 

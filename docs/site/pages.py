@@ -10,13 +10,16 @@ import html
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import items
 import nbformat
+import pandas as pd
 
-from effdl_nb import spec
+from effdl_nb import spec, tabular
 from effdl_nb.files import atomic_write
+from effdl_nb.records import results_frame
 
 CHAPTERS = {
     "01_foundations": "Foundations",
@@ -25,9 +28,10 @@ CHAPTERS = {
     "04_condensation": "Dataset condensation",
     "05_reproduction": "Tables and figures",
 }
+CHAPTERS_OF = {2: "MSUNet", 3: "Deep AutoAugment", 4: "Dataset condensation"}
 # caption of the map -> pages
 MAP = {
-    "Results": ("RESULTS", "reports/FINDINGS", "dissertation"),
+    "Results": ("RESULTS", "reports/FINDINGS", "values", "looks", "dissertation"),
     "Chapters": tuple(f"nbs/{folder}/index" for folder in CHAPTERS),
     "Library": ("api/index",),
     "Project": (
@@ -256,9 +260,114 @@ def write_dissertation(root: Path, target: Path):
     write(target / "items.json", json.dumps(list(entries)))
 
 
+# What a picture shows: title, where it is derived, and words.
+LOOKS = {
+    "ternary": (
+        "The threshold of a ternary layer",
+        "nbs/02_msunet/01_ternary.ipynb",
+        "The second convolution of a ConvNet-3 of width 32, trained for ten epochs on the sample, "
+        "and then made ternary without training on (Equations 2.1-2.3). Weights in the band "
+        "become zero, the others plus or minus one scale. The scale keeps the deviation of the "
+        "weights, not their product with the inputs: the second error is that of the best scale.",
+    ),
+    "policy": (
+        "The layers of a searched policy",
+        "nbs/03_deepaa/16_search.ipynb",
+        "Eight training images and what the policy of the front page makes of them, layer by "
+        "layer: below each the operation that this layer drew for it.",
+    ),
+    "spectrum": (
+        "What k(t) keeps over an expert's life",
+        "nbs/04_condensation/15_iatm.ipynb",
+        "The same convolution after every epoch: the share of its output's energy in the leading "
+        "components (Eq 4.4), and k(t), the fewest that hold a share t/T of it (Eq 4.11). One "
+        "component holds most of it, so k(t) opens late.",
+    ),
+}
+
+
+def _look(name: str, look: dict) -> str:
+    "A picture with its slider, which shows itself where scripts run."
+    title, source, words = LOOKS[name]
+    frames = json.dumps({"frames": look["frames"], "start": look["start"]}).replace("</", "<\\/")
+    return (
+        f"## {title}\n\n{words} [Where it is derived]({source}).\n\n"
+        f'<div class="look" id="{name}">{look["svg"]}'
+        f'<div class="control" hidden><input type="range" min="0" aria-label="{title}"> '
+        f"<output>{look['frames'][look['start']]['label']}</output></div>"
+        f'<script type="application/json">{frames}</script></div>\n'
+    )
+
+
+def write_looks(target: Path):
+    "Write the page of pictures that move."
+    looks = json.loads((Path(__file__).parent / "looks.json").read_text(encoding="utf-8"))
+    words = "Computed by `docs/site/looks.py`; nothing runs but a slider.\n"
+    parts = ["# To look at", words, *(_look(name, look) for name, look in looks.items())]
+    write(target / "looks.md", "\n".join(parts))
+
+
+def values_table(root: Path, reports: Path) -> pd.DataFrame:
+    "Every measured cell: committed profiles from the checkout, others from where results are."
+    frames = [
+        results_frame(name, reports if name in EXECUTED else root / "reports")
+        for name in spec.PROFILES
+    ]
+    return pd.concat([frame for frame in frames if len(frame)])
+
+
+def _value_lines(values: pd.DataFrame) -> Iterator[str]:
+    "The lines of the table of values: a cell each, with seeds and provenance where one points."
+    tables = spec.load_tables()
+    for (profile, key, row, column), lines in values.groupby(
+        ["profile", "table", "row", "column"], sort=False
+    ):
+        table, last = tables[key], lines.iloc[-1]
+        head, digits = table.columns[column], table.columns[column].digits
+        if lines.value.isna().any():
+            mean, seeds = str(last.text), ""
+        else:
+            mean = tabular.show_number(lines.value.mean(), digits)
+            seeds = "; ".join(
+                f"seed {seed}: " + ", ".join(f"{v:.{digits}f}" for v in part.value)
+                for seed, part in lines.groupby("seed")
+            )
+        told = f"{seeds}\n{last.device}, torch {last.torch}, {last.data or 'no data'}, code "
+        told += f"{last.code}, commit {str(last.commit)[:10]}, {last.started[:10]}"
+        cells = [profile, CHAPTERS_OF[table.chapter], f"Table {table.number}"]
+        cells += [table.rows[row].label, head.label]
+        text = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+        yield (
+            f'<tr title="{html.escape(told)}">{text}<td class="number">{html.escape(mean)} '
+            f"{html.escape(last.unit or '')}</td><td>{len(lines)}</td></tr>"
+        )
+
+
+def write_values(root: Path, reports: Path, target: Path):
+    "Write the page with every measured value."
+    heads = ("Profile", "Chapter", "Table", "Row", "Column", "Mean", "Values")
+    selects = "".join(
+        f'<select data-column="{i}" aria-label="{name}"><option value="">{name}</option></select>'
+        for i, name in enumerate(heads[:3])
+    )
+    lines = "\n".join(_value_lines(values_table(root, reports)))
+    head = "".join(f"<th>{name}</th>" for name in heads)
+    write(
+        target / "values.md",
+        "# Every value\n\nEvery cell that was measured: point at a line for its seeds, device and "
+        "code. Profile `quick` is there where this checkout has run it.\n\n"
+        f'<div class="filters" data-table="values" hidden>{selects}'
+        '<input type="search" placeholder="words" aria-label="words"> <output></output></div>\n'
+        f'<div class="values"><table id="values"><thead><tr>{head}</tr></thead>\n<tbody>\n{lines}\n'
+        "</tbody></table></div>\n",
+    )
+
+
 def write_pages(root: Path, reports: Path, target: Path):
     "Write every page that Sphinx reads."
     write_documents(root, target)
     write_notebooks(root, reports, target)
     write_reference(root, target)
+    write_looks(target)
+    write_values(root, reports, target)
     write_dissertation(root, target)
