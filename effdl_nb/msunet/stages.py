@@ -13,12 +13,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from ..accuracy import accuracy_of
-from ..files import atomic_write, carries, lock, settings_hash
+from ..checkpoints import read_tensors, write_tensors
+from ..files import brief, carries, lock, release, settings_hash
 from ..machine import settled_precision
 from . import recipe
 from .consistency import ConsistencyLoss
@@ -27,8 +26,7 @@ from .deployment import deploy
 from .half import HalfLoss
 from .network import MSUNet, msunet
 from .pruning import MagnitudePruner, targets_by_role
-from .recipe import FirstStage, MSUNetSettings, SecondStage
-from .recipe import switches, training_data
+from .recipe import FirstStage, MSUNetSettings, SecondStage, switches, training_data
 from ..optimization import steps_per_epoch
 from ..prepared import ImageDataset
 from ..training import train
@@ -96,22 +94,23 @@ def stage_one_record(
 @carries
 def _store(path: Path, model: nn.Module, history: dict) -> None:
     "Keep a trained stage 1, atomically."
-    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    with atomic_write(path) as part:
-        save_file(state, part, metadata={"effdl_nb": json.dumps(history)})
+    write_tensors(path, model.state_dict(), history, "stage 1")
+
+
+def _older_stage(metadata: dict) -> dict:
+    "The history of a stage 1 that is older than seals."
+    return json.loads(metadata["effdl_nb"])
 
 
 @carries
 def _stored(path: Path, model: nn.Module) -> dict:
     "Fill the model from a kept stage 1; its history. Raises ValueError for a broken file."
+    advice = "; delete it to train it again"
+    tensors, history = read_tensors(path, "stage 1", advice, before=_older_stage)
     try:
-        with safe_open(path, "pt") as f:
-            history = json.loads(f.metadata()["effdl_nb"])
-            model.load_state_dict({name: f.get_tensor(name) for name in f.keys()})
-    except (SafetensorError, RuntimeError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"{path} is not a whole stage 1 ({error}); delete it to train it again"
-        ) from error
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{path} is not a whole stage 1 ({brief(error)}){advice}") from error
     # where the trainer would have left it
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return history
@@ -253,7 +252,7 @@ def train_msunet(
     data = training_data(s, seed)
     tested = deploy(model, 16) if switches(s).precision == 16 else model.eval()
     accuracy = accuracy_of(tested, data.test.images, data.test.labels, mean=data.mean, std=data.std)
-    _checkpoint(s, seed, work).unlink(missing_ok=True)
+    release(_checkpoint(s, seed, work))
     both = {key: [one[key], two[key]] for key in ("seconds", "steps", "precision")}
     loss = one["loss"] + two["loss"]
     return Trained(model, accuracy, one["accuracy"], loss, **both)
