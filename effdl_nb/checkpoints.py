@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ def save_checkpoint(
     path: Path,  # the file to make or replace
     tensors: dict[str, Tensor],
     header: dict,  # anything JSON can hold; `load_checkpoint` wants "settings" and "hash" in it
-):
+) -> None:
     "Write tensors and a JSON header as one safetensors file, atomically."
     whole = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
     with atomic_write(path) as part:
@@ -173,7 +173,7 @@ def stream_seed(
 def own_randomness(
     seed: int,  # of the run
     processes: Processes,
-):
+) -> Generator[None]:
     "Seed the global generators for the block and restore them after it; make cuDNN deterministic."
     device = processes.device
     global_seed = stream_seed(seed, f"global/{processes.rank}")
@@ -218,7 +218,7 @@ def restore_random_states(
     augment: torch.Generator,
     order: torch.Generator,
     processes: Processes,
-):
+) -> None:
     "Put this process's generators back."
 
     def state(name: str) -> Tensor:

@@ -13,9 +13,11 @@ import json
 import os
 import tempfile
 import time
+import typing
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 # %% ../nbs/01_foundations/00_files.ipynb #5d731159
 def carries(
@@ -29,7 +31,7 @@ def carries(
 @contextlib.contextmanager
 def atomic_write(
     path: str | Path,  # the file to make or replace; its folder is created
-):
+) -> Generator[Path]:
     """Give a temporary path beside `path` to write to.
 
     It becomes `path` if the block ends well and is removed if the block raises.
@@ -59,8 +61,8 @@ def _umask() -> int:
 @carries
 def write_json(
     path: str | Path,  # the file to make or replace
-    value,  # anything JSON can hold
-):
+    value: Any,  # anything JSON can hold
+) -> None:
     "Write `value` as indented JSON, atomically. Raises ValueError for NaN and infinities."
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as part:
@@ -71,7 +73,7 @@ def write_json(
 def read_json(
     path: str | Path,  # a file that `write_json` wrote, or somebody else's
     advice: str = "",  # what to do about one that cannot be read, where that is known
-):
+) -> Any:
     "Read a JSON file. Raises ValueError with the path of one that cannot be parsed."
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -80,7 +82,7 @@ def read_json(
 
 # %% ../nbs/01_foundations/00_files.ipynb #c037d9b1
 def settings_hash(
-    settings,  # anything JSON can hold
+    settings: Any,  # anything JSON can hold
 ) -> str:  # 16 hexadecimal digits
     "Hash `settings` in a way that does not depend on the order of keys."
     text = json.dumps(
@@ -103,7 +105,7 @@ def file_digest(
 def lock(
     path: str | Path,  # what is being made; the lock itself is a hidden file beside it
     timeout: float | None = None,  # seconds to wait; None waits for ever
-):
+) -> Generator[typing.IO[str]]:
     """Hold the only lock on `path` among all processes of this machine.
 
     Gives the open lock file: a child process that inherits it (`pass_fds`) holds the lock as
@@ -143,7 +145,7 @@ def is_writable(
 @carries
 def check_target(
     path: str | Path,  # a file that is to be made, or replaced
-):
+) -> None:
     "Raise ValueError unless a file can be made there; ask before the hours that it takes."
     path = Path(path)
     if path.is_dir():
@@ -156,7 +158,7 @@ def check_target(
 
 # %% ../nbs/01_foundations/00_files.ipynb #7d862a9c
 @contextlib.contextmanager
-def plain_warnings():
+def plain_warnings() -> Generator[None]:
     "Show each warning as a line `warning: ...`, without the place in the code."
     before = warnings.formatwarning
     warnings.formatwarning = lambda message, *place, **more: f"warning: {message}\n"

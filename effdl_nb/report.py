@@ -11,6 +11,7 @@ import datetime
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -20,7 +21,7 @@ from .files import atomic_write, read_json
 from .plots import INK, OURS, THESIS, Picture, plot_table, save_figure  # noqa: F401
 from .rows import Place, place, row_state
 from .shell import run_command
-from .spec import Profile, Table, figures_of, load_profile, load_tables
+from .spec import Profile, Table, check_profile, figures_of, load_profile, load_tables
 from .tabular import MEASURED, TEMPLATES, cells
 
 # %% ../nbs/01_foundations/26_report.ipynb #4240fdce
@@ -70,7 +71,7 @@ def write_table(
 
 def write_figure(
     key: str,  # "figure_3_4"
-    figure,  # a matplotlib figure
+    figure: Any,  # a matplotlib figure
     data: pd.DataFrame,  # exactly what it shows
     profile: str = "quick",  # profile name or path
     reports: str | Path | None = None,  # see `place`
@@ -297,6 +298,7 @@ class ReportOptions:
 
 def render_report(options: ReportOptions) -> None:
     "Write the page and print where it is."
+    check_profile(options.profile)
     print(write_report(options.profile, options.reports))
 
 

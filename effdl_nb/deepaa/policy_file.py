@@ -11,6 +11,7 @@ import importlib
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ KINDS = {
 
 def named(
     source: str,  # "module:name"
-):  # a function, class or value
+) -> Any:  # a function, class or value
     "Import what a string names."
     module, _, name = source.partition(":")
     return getattr(importlib.import_module(module), name)
