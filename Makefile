@@ -2,6 +2,7 @@
 # make test        set up, then run all tests: pytest, the notebooks, the workflow end to end
 # make evidence    measure what profile evidence still lacks, for as long as you let it
 # make check       export the notebooks, compare effdl_nb/ with git, lint, check types, then test
+# make site        every notebook and the library as pages: build/site/html/index.html
 # make lab         JupyterLab on the notebooks
 # make benchmark   speed and memory against peers, side by side
 # make schema      docs/schema/, what rows, profiles and tables may hold
@@ -15,6 +16,7 @@ CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN := .venv/bin
 READY := .venv/.ready
 PEERS := .venv/.peers
+SITE := .venv/.site
 # Two one-thread processes do more than one with two threads; tests and notebooks run side by side,
 # one a core. The path may hold a blank.
 TEST_ENV := OMP_NUM_THREADS=1 EFFDL_ROOT="$(CURDIR)"
@@ -25,7 +27,7 @@ PYTEST_ARGS ?=
 BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 BENCHMARK_ARGS ?=
 
-.PHONY: setup reproduce report evidence test check export lint types tags lab schema readme table method benchmark lock clean
+.PHONY: setup reproduce report evidence test check export lint types tags lab site schema readme table method benchmark lock clean
 
 setup: $(READY)
 
@@ -43,6 +45,7 @@ reproduce: setup
 
 report: setup
 	@$(BIN)/python -m effdl_nb.report --profile "$(PROFILE)"
+	@$(BIN)/python -m effdl_nb.records --profile "$(PROFILE)"
 
 # What PROFILE (evidence) still lacks, the most wanted first, at the lowest priority; stopped at
 # any moment, the same command resumes: make evidence CORES=1 HOURS=2
@@ -80,6 +83,15 @@ lab: setup
 schema: setup
 	@$(BIN)/python workflow/schema.py
 
+$(SITE): $(READY)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[site]'
+	@touch $@
+
+# Warnings are errors; then every page is looked at, in Chromium where it is installed.
+site: $(SITE)
+	@$(TEST_ENV) $(BIN)/python docs/site/build.py
+	@$(BIN)/python docs/site/check.py
+
 # README.md is the index notebook, with the outputs that are stored in it; RESULTS.md is every
 # table that has been measured here.
 readme: setup
@@ -108,7 +120,7 @@ benchmark: $(PEERS)
 # New versions of everything, as far as pyproject.toml admits them.
 lock: setup
 	@$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
-	  --extra dev --extra grid --extra onnx --extra edge --extra search --extra bench --upgrade pyproject.toml --output-file constraints.txt
+	  --extra dev --extra grid --extra onnx --extra edge --extra search --extra site --extra bench --upgrade pyproject.toml --output-file constraints.txt
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .snakemake

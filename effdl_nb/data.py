@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from . import prepared
-from .files import is_writable, lock, settings_hash
+from .files import brief, is_writable, lock, settings_hash
 from .folders import load_folder
 from .prepared import Arrays, ImageDataset, Split, normalize
 from .registry import DATASETS, NAMES, Entry, Source, entry_of, register
@@ -35,6 +35,8 @@ _FAILURES = (  # what a source may raise if it cannot be used
     ValueError,
     RuntimeError,
     KeyError,
+    EOFError,
+    MemoryError,
     http.client.HTTPException,
     subprocess.TimeoutExpired,
     tarfile.TarError,
@@ -78,7 +80,7 @@ def _from_sources(
             arrays, classes = source.read(root, image_size)
             entry.check_counts(*(len(arrays[f"{split}_labels"]) for split in ("train", "test")))
         except _FAILURES as error:
-            tried = [*tried, f"{where}: {error or type(error).__name__}"]
+            tried = [*tried, f"{where}: {brief(error)}"]
             _log.info("%s: %s", entry.name, tried[-1])
             continue
         prepared.write_prepared(folder, arrays, classes, where)

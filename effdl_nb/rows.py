@@ -292,6 +292,7 @@ def _cell(planned: PlannedRow, column: Column, kept: dict[str, dict]) -> dict:
         "metric": column.metric,
         "unit": column.unit,
         "scale": column.scale,
+        "better": column.better,  # "higher" or "lower"; None: neither
         "values": values,
         **summary(values, kind),
         "spread_kind": kind,

@@ -284,7 +284,7 @@ def step_cost(config: SearchConfig, space: SearchSpace, layer: int) -> int:
 
 # %% ../../nbs/03_deepaa/16_search.ipynb #6820968b
 def _advance(self) -> dict:
-    "One step of the current layer; returns its record. Raises SearchFailed for too many skips."
+    "Ascend one step (Eqs 3.2 and 3.11); its record. Raises SearchFailed for too many skips."
     begin = time.perf_counter()
     current = Policy(self.logits.softmax(0)[None], self.space)
     generator = searching.step_generator(self.config.seed, self.layer, self.step)

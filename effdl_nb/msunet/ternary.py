@@ -28,7 +28,7 @@ ALPHA_HALF = NormalDist().inv_cdf(0.75)
 def _standardised(
     w: Tensor,  # float32 or float64
 ) -> Tensor:
-    "Divide weights minus their mean by their unbiased deviation; zeros if they have no spread."
+    "Centre weights and divide by their unbiased deviation (Listing 2.1); zeros without spread."
     exponent = w.abs().amax().clamp_min(torch.finfo(w.dtype).tiny).log2().floor().clamp(-126, 126)
     w = w * torch.exp2(-exponent)
     centred = w - w.mean()

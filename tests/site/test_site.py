@@ -1,0 +1,157 @@
+"The site: citations become links, docstrings and notebooks pages; it needs no network."
+
+import importlib
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SITE = ROOT / "docs" / "site"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def path_to_site():
+    "The modules of docs/site, importable."
+    sys.path.insert(0, str(SITE))
+    yield
+    sys.path.remove(str(SITE))
+    for name in ("check", "items", "pages", "extension"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture
+def items(path_to_site, monkeypatch):
+    monkeypatch.setenv("EFFDL_ROOT", str(ROOT))
+    return importlib.import_module("items")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("(Eq 4.12)", ["Eq 4.12"]),
+        ("Equations 2.1-2.3 derived", ["Equations 2.1", "2.3"]),
+        ("Eqs 3.6 to 3.9.", ["Eqs 3.6", "3.9"]),
+        ("Tables 2.1, 2.2, 2.3 and 2.A", ["Tables 2.1", "2.2", "2.3", "2.A"]),
+        ("Theorems 1 and 2 of 3", ["Theorems 1", "2"]),
+        ("Theorem 1 and 5 seeds", ["Theorem 1"]),
+        ("Table 4.1\nand Figure 3.4", ["Table 4.1", "Figure 3.4"]),
+        ("Table 9.1, Eq 4.13, Figure 5, a Table 4.10", []),
+        ("Algorithm 4.1, line 15", ["Algorithm 4.1"]),
+    ],
+)
+def test_words_that_cite_the_dissertation_are_found(items, text, wanted):
+    cited = list(items.citations(text, items.items()))
+    assert [text[one.start : one.end] for one in cited] == wanted
+
+
+def test_a_range_cites_all_that_it_spans(items):
+    assert items.cited("Eqs 3.6 to 3.9", items.items()) == {f"Equation 3.{n}" for n in range(6, 10)}
+    assert items.cited("Tables 4.1-4.4", items.items()) >= {"Table 4.2", "Table 4.3"}
+
+
+def test_every_item_of_the_dissertation_is_named_in_words_and_cited_by_code(items):
+    entries = items.index(ROOT)
+    assert len(entries) == 8 + 12 + 12 + 5 + 19 + 14
+    assert [item for item, entry in entries.items() if not entry.words] == []
+    assert [item for item, entry in entries.items() if not entry.code] == []
+
+
+def test_a_citation_leads_to_the_cell_that_the_code_is_exported_from(items):
+    entry = items.index(ROOT)["Equation 4.12"]
+    code = {definition.name: definition for definition in entry.code}
+    loss = code["iatm_loss"]
+    assert loss.shown and loss.module == "effdl_nb.condensation.iatm"
+    notebook = nbformat.read(ROOT / "nbs" / loss.notebook, as_version=4)
+    (cell,) = [cell for cell in notebook.cells if cell.id.startswith(loss.cell)]
+    assert "def iatm_loss" in cell.source
+
+
+def test_a_notebook_becomes_a_page_without_directives_hidden_cells_and_machine_paths(items):
+    pages = importlib.import_module("pages")
+    v4 = nbformat.v4
+    output = v4.new_output("stream", name="stderr", text="100%|####")
+    cells = [
+        v4.new_markdown_cell("# Title"),
+        v4.new_code_cell("#| default_exp msunet.ternary"),
+        v4.new_code_cell("#| hide\nsecret()"),
+        v4.new_code_cell("reports = '/somewhere'", metadata={"tags": ["injected-parameters"]}),
+        v4.new_code_cell("#| export\ndef f(): ...", outputs=[output]),
+        v4.new_code_cell("#| echo: false\nshow()"),
+    ]
+    exported = cells[4].id
+    page = pages.shown_notebook(v4.new_notebook(cells=cells), "../..", "quick")
+    text = nbformat.writes(page)
+    assert "#|" not in text and "secret" not in text and "somewhere" not in text
+    assert "####" not in text and f'id=\\"cell-{exported}\\"' in text
+    assert "../../api/effdl_nb.msunet.ternary.md" in text and "profile `quick`" in text
+    assert page.cells[-1].metadata["tags"] == ["remove-input"]
+
+
+def test_docstrings_are_plain_text_with_code_between_backticks(path_to_site):
+    extension = importlib.import_module("extension")
+    assert extension.as_rst("w_ and `a_b` |x| *y*") == r"w\_ and ``a_b`` \|x\| \*y\*"
+    from effdl_nb.rows import summary
+
+    lines = ["Summarise a cell."]
+    extension.add_comments(None, "function", "summary", summary, None, lines)
+    assert ":param values: seed -\\> the" not in lines[-1]
+    assert any(line.startswith(":param spread:") for line in lines)
+    assert lines[-1].startswith(":returns: mean, spread")
+
+
+PAGE = """<html><head><link rel="stylesheet" href="a.css"></head><body>{}
+<script>{}</script></body></html>"""
+
+
+def test_a_page_that_needs_a_network_or_leads_nowhere_is_told(path_to_site, tmp_path):
+    check = importlib.import_module("check")
+    (tmp_path / "a.css").touch()
+    body = '<h1 id="top">A</h1><a href="b.html#there">b</a><a href="https://example.org">out</a>'
+    (tmp_path / "a.html").write_text(PAGE.format(body, ""))
+    (tmp_path / "b.html").write_text(PAGE.format('<p id="there">', ""))
+    assert check.broken_links(tmp_path) == []
+    bad = '<img src="https://example.org/x.png"><a href="c.html">c</a><a href="a.html#x">x</a>'
+    (tmp_path / "b.html").write_text(PAGE.format(bad, ""))
+    assert check.broken_links(tmp_path) == [
+        "a.html: b.html#there has no such place",
+        "b.html loads https://example.org/x.png",
+        "b.html: c.html is not there",
+        "b.html: a.html#x has no such place",
+    ]
+
+
+@pytest.fixture(scope="module")
+def browser(path_to_site):
+    check = importlib.import_module("check")
+    pytest.importorskip("websocket", reason="the extra `site` is not installed")
+    program = check.find_browser()
+    if program is None:
+        pytest.skip(f"none of {', '.join(check.BROWSERS)} is installed")
+    browser = check.Browser(program)
+    yield browser
+    browser.close()
+
+
+def test_the_browser_sees_requests_errors_and_pages_wider_than_the_screen(browser, tmp_path):
+    check = importlib.import_module("check")
+    body = (
+        '<meta name="viewport" content="width=device-width"><div style="width: 600px">wide</div>'
+        '<img src="https://example.org/x.png"><span class="math">x</span>'
+        '<ul id="search-results"><li>found</ul>'
+    )
+    (tmp_path / "a.css").touch()
+    (tmp_path / "search.html").write_text(PAGE.format(body, "throw new Error('broken')"))
+    problems = "\n".join(check.seen_problems(tmp_path, browser))
+    assert "search.html is 2" in problems and "wider than 400" in problems
+    assert "wider than 1280" not in problems and "1 formulas are not set" in problems
+    assert "asks for https://example.org/x.png" in problems and "raises Uncaught" in problems
+
+
+def test_source_is_the_cell_that_derives_it(path_to_site):
+    extension = importlib.import_module("extension")
+    info = {"module": "effdl_nb.msunet.ternary", "fullname": "StraightThrough.forward"}
+    link = extension.source_cell("py", info)
+    assert link.startswith("../nbs/02_msunet/01_ternary.html#cell-")
+    assert extension.source_cell("py", info | {"fullname": "absent"}) is None
