@@ -326,7 +326,7 @@ def assemble(
 def write_row(
     planned: PlannedRow,
     kept: dict[str, dict],  # unit hash -> measurement
-):
+) -> None:
     "Write what is kept of a row, by this process or another, unless that would remove a cell."
     with lock(planned.path):
         _write_kept(planned, planned.kept() | kept)
