@@ -105,7 +105,8 @@ def shown_notebook(
     if notes:
         note = nbformat.v4.new_markdown_cell(" ".join(notes))
         note.id = "where"
-        cells.insert(1, note)
+        kinds = [cell.cell_type for cell in cells]
+        cells.insert(kinds.index("markdown") + 1, note)
     notebook.cells = cells
     notebook.metadata = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
     return notebook
