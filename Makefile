@@ -5,6 +5,7 @@
 # make site        every notebook and the library as pages: build/site/html/index.html
 # make lab         JupyterLab on the notebooks
 # make benchmark   speed and memory against peers, side by side
+# make schema      docs/schema/, what rows, profiles and tables may hold
 # make readme      README.md and RESULTS.md from their notebooks and the rows that are there
 # make table KEY=table_5_1 EXPERIMENT=module:function   the files of a new table
 # make method NAME=mymethod FAMILY=matching             the notebook of a new method of Chapter 4
@@ -26,7 +27,7 @@ PYTEST_ARGS ?=
 BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 BENCHMARK_ARGS ?=
 
-.PHONY: setup reproduce report evidence test check export lint tags lab site readme table method benchmark lock clean
+.PHONY: setup reproduce report evidence test check export lint tags lab site schema readme table method benchmark lock clean
 
 setup: $(READY)
 
@@ -75,6 +76,9 @@ tags: setup
 lab: setup
 	@$(BIN)/jupyter lab --notebook-dir nbs
 
+schema: setup
+	@$(BIN)/python workflow/schema.py
+
 $(SITE): $(READY)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[site]'
 	@touch $@
@@ -112,7 +116,7 @@ benchmark: $(PEERS)
 # New versions of everything, as far as pyproject.toml admits them.
 lock: setup
 	@$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
-	  --extra dev --extra grid --extra onnx --extra search --extra site --extra bench --upgrade pyproject.toml --output-file constraints.txt
+	  --extra dev --extra grid --extra onnx --extra edge --extra search --extra site --extra bench --upgrade pyproject.toml --output-file constraints.txt
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .snakemake

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['CHAPTERS', 'Rendered', 'write_table', 'write_figure', 'formulas_aside', 'notebook_page', 'render_notebooks',
-           'write_report', 'results_markdown', 'main']
+           'write_report', 'results_markdown', 'ReportOptions', 'render_report', 'main']
 
 # %% ../nbs/01_foundations/26_report.ipynb #7faf16c0
-import argparse
 import datetime
 import re
 import sys
@@ -23,6 +22,7 @@ from .findings import Finding, findings, measured_words
 from .plots import INK, OURS, THESIS, Picture, plot_table, save_figure  # noqa: F401
 from .provenance import project_root
 from .rows import Place, place, row_state
+from .shell import run_command
 from .spec import Profile, Table, figures_of, load_profile, load_tables
 from .tabular import MEASURED, TEMPLATES, cells, committed_cells
 from .verdicts import CONTRADICTED, HOLDS, LEVEL
@@ -366,20 +366,27 @@ def results_markdown(
     )
 
 # %% ../nbs/01_foundations/26_report.ipynb #af2f5e3b
+@dataclass(frozen=True)
+class ReportOptions:
+    """Render the page of a profile from the rows that are there.
+
+    examples:
+      effdl report
+      effdl report --profile laptop
+    """
+
+    profile: str = "quick"  # quick, laptop, evidence, paper, or the path of a YAML file
+    reports: str | None = None  # where results are; otherwise $EFFDL_REPORTS, then reports/
+
+
+def render_report(options: ReportOptions) -> None:
+    "Write the page and print where it is."
+    print(write_report(options.profile, options.reports))
+
+
 def main(argv: list[str] | None = None) -> int:
-    "Render the report of a profile from its rows."
-    parser = argparse.ArgumentParser(prog="python -m effdl_nb.report", description=main.__doc__)
-    words = "quick, laptop, paper, or the path of a YAML file (default: quick)"
-    parser.add_argument("--profile", default="quick", help=words)
-    words = "where results are (default: $EFFDL_REPORTS, else reports/)"
-    parser.add_argument("--reports", help=words)
-    options = parser.parse_args(argv)
-    try:
-        print(write_report(options.profile, options.reports))
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    "Render the report of a profile from its rows; the exit code."
+    return run_command(ReportOptions, render_report, argv, "python -m effdl_nb.report")
 
 # %% ../nbs/01_foundations/26_report.ipynb #f5bfb43e
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__

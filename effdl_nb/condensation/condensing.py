@@ -19,7 +19,7 @@ from torch import nn
 
 import effdl_nb
 from .. import data
-from ..checkpoints import open_device
+from ..checkpoints import check_alone, open_device
 from . import real as real_data
 from .initial import network_for
 from .learning import Run, is_open_ended, iteration_of, shaping
@@ -177,6 +177,7 @@ def make_set(
     Raises ValueError for what makes no sense; MemoryError or OSError, before anything is whitened,
     for more than is free; NonFiniteSteps if the method diverges.
     """
+    check_alone(f"the set of {config.method}")
     fewer, experts = _fewer(dataset, config), run.experts or work
     check_network(config, dataset.num_classes, tuple(dataset.train.images.shape[1:]))
     if start is not None and not hasattr(config, "iterations"):

@@ -26,7 +26,7 @@ from .initial import fresh_network, random_per_class
 from .learning import Learned, Run
 from .real import WHITENINGS, prepare
 from .sets import CondensedSet
-from ..files import read_json, settings_hash, write_json
+from ..files import read_kept, settings_hash, write_kept
 from ..spec import Task, experiment
 
 # %% ../../nbs/04_condensation/22_experiments.ipynb #5df833d5
@@ -229,14 +229,14 @@ def accuracy_on_the_way(
         if iteration in task.settings.progress_at:
             others = [r for r in _records(path) if r[0] != iteration]
             values = evaluate_set(_set_of(state, task), task, progress=False).values
-            write_json(path, {"found": [*others, [iteration, *values]]})
+            write_kept(path, {"found": [*others, [iteration, *values]]})
 
     return note, path
 
 # %% ../../nbs/04_condensation/22_experiments.ipynb #d9efa25d
 def _records(path: Path) -> list[list]:
     "What a file of accuracies on the way holds."
-    return read_json(path)["found"] if path.exists() else []
+    return read_kept(path)["found"] if path.exists() else []
 
 
 def not_seen(

@@ -16,15 +16,15 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from .. import checkpoints
+from ..checkpoints import Kept, no_words, open_tensors, read_tensors, write_tensors
 from .derivatives import by_hand
 from .images import STRATEGY, draw_augmentation, length_of, siamese_augment
 from .unroll import Parameters, parameters_of
-from ..files import atomic_write, carries, lock, read_json, settings_hash, write_json
+from ..files import Held, carries, lock, read_kept, settings_hash, write_kept
 from ..machine import settled_precision
 from ..networks import build
 from ..settings import at_least
@@ -78,6 +78,12 @@ def _network(config: ExpertConfig, num_classes: int, images: Tensor) -> nn.Modul
     )
 
 # %% ../../nbs/04_condensation/13_experts.ipynb #e5203048
+@carries
+def _snapshot(path: Path) -> Parameters:
+    "Read the weights after an epoch."
+    return read_tensors(path, "snapshot", before=no_words)[0]
+
+
 class _Snapshots:
     "Keeps a copy of the weights after each epoch, from `first` on: in memory, or in a folder."
 
@@ -95,15 +101,14 @@ class _Snapshots:
             if self.folder is None:
                 self.kept[epoch] = weights
             else:
-                with atomic_write(self.path(epoch)) as part:
-                    save_file(weights, part, None)
+                write_tensors(self.path(epoch), weights, {}, "snapshot")
         if epoch > 0 and self.on_epoch is not None:
             self.on_epoch(epoch)
 
     def stacked(self, last: int) -> Parameters:
         "All snapshots up to an epoch, one tensor per parameter."
         if self.folder is not None:
-            self.kept = {e: load_file(self.path(e)) for e in range(self.first, last + 1)}
+            self.kept = {e: _snapshot(self.path(e)) for e in range(self.first, last + 1)}
         kept = [self.kept[e] for e in range(self.first, last + 1)]
         return {k: torch.stack([s[k] for s in kept]) for k in kept[0]}
 
@@ -111,14 +116,15 @@ class _Snapshots:
 STATE = "state.safetensors"  # the trainer's checkpoint in a scratch folder
 
 
+@carries
 def epochs_done(state: Path) -> int:
     "Count the epochs that a checkpoint of the trainer has behind it; 0 if there is none."
     if not state.exists():
         return 0
-    with safe_open(state, "pt") as f:
-        return len(json.loads(f.metadata()["effdl_nb"])["history"]["loss"])
+    return len(checkpoints.checkpoint_header(state)["history"]["loss"])
 
 
+@carries
 def _usable_state(snapshots: _Snapshots) -> Path:
     "The checkpoint; one whose epochs were not all kept is removed."
     state = snapshots.folder / STATE
@@ -165,42 +171,48 @@ EXPERT_VERSION = 2  # of the file format
 
 @carries
 def _write_expert(path: Path, tensors: Parameters, losses: list[float], first: int = 0):
-    content = {"version": EXPERT_VERSION, "first": first, "losses": losses}
-    header = json.dumps(content, allow_nan=False)
-    with atomic_write(path) as part:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, part, {"expert": header})
+    header = {"version": EXPERT_VERSION, "first": first, "losses": losses}
+    write_tensors(path, tensors, header, "expert")
+
+
+def _older_expert(metadata: dict) -> dict:
+    "The header of an expert that is older than seals."
+    return json.loads(metadata["expert"])
 
 
 @carries
-def _open_whole(path: Path):
-    "An open safetensors file of an expert; ValueError if it is damaged or something else."
-    try:
-        f = safe_open(path, "pt")
-    except (SafetensorError, OSError) as e:
-        advice = "delete it and train_experts will make it again"
-        raise ValueError(f"{path} is not a whole expert ({e}); {advice}") from e
-    header = json.loads((f.metadata() or {}).get("expert", "{}"))
-    if (version := header.get("version")) != EXPERT_VERSION:
+def _open_whole(path: Path) -> Kept:
+    "Open an expert's file. Raises ValueError if it is damaged or something else."
+    advice = "; delete it and train_experts will make it again"
+    kept = open_tensors(path, "expert", advice, before=_older_expert)
+    if (version := kept.header.get("version")) != EXPERT_VERSION:
         raise ValueError(
             f"{path} must be an expert of version {EXPERT_VERSION}, but of {version!r}"
         )
-    return f
+    return kept
 
 # %% ../../nbs/04_condensation/13_experts.ipynb #9173da2e
-def _header(f) -> dict:
-    "What an open expert says: version, first epoch, and the loss of every epoch."
-    return json.loads(f.metadata()["expert"])
-
-
 @carries
 def stored_epochs(path: Path) -> tuple[int, int] | None:
     "First and last epoch of an expert's file; None without one. Raises as `_open_whole`."
     if not path.exists():
         return None
-    header = _header(_open_whole(path))
+    header = _open_whole(path).header
     return header["first"], len(header["losses"])
 
 # %% ../../nbs/04_condensation/13_experts.ipynb #0a9d6e47
+@carries
+def _record(folder: Path) -> dict:
+    "Read what the experts of a folder were made with. Raises FileNotFoundError or ValueError."
+    record = folder / "experts.json"
+    if not record.exists():
+        raise FileNotFoundError(f"no experts in {folder}: train_experts makes them")
+    content = read_kept(record, "; use another folder")
+    if not all(isinstance(content.get(key), dict) for key in ("config", "data")):
+        raise ValueError(f"{record} must hold config and data of experts; use another folder")
+    return content
+
+
 class Experts:
     "The trajectories in a folder, read one snapshot at a time."
 
@@ -212,10 +224,7 @@ class Experts:
     ):
         "Open experts. Raises FileNotFoundError if there are none."
         self.folder = Path(folder)
-        record = self.folder / "experts.json"
-        if not record.exists():
-            raise FileNotFoundError(f"no experts in {self.folder}: train_experts makes them")
-        content = read_json(record)
+        content = _record(self.folder)
         self.data = content["data"]
         self.files = sorted(self.folder.glob("expert_*.safetensors"))[:count]
         self.handles = {}
@@ -240,12 +249,12 @@ class Experts:
             kept = f"{self.config.first}..{self.config.epochs}"
             raise IndexError(f"epoch must be in {kept}, not {epoch}")
         f = self._open(expert)
-        row = epoch - _header(f)["first"]
-        return {k: f.get_slice(k)[row].float().to(device) for k in f.keys()}
+        row = epoch - f.header["first"]
+        return {k: f.slice(k, row).float().to(device) for k in f.names()}
 
     def losses(self, expert: int) -> list[float]:
         "Read the mean training loss of each epoch."
-        return _header(self._open(expert))["losses"][: self.config.epochs]
+        return self._open(expert).header["losses"][: self.config.epochs]
 
 # %% ../../nbs/04_condensation/13_experts.ipynb #6460c828
 def _claim(folder: Path, config: ExpertConfig, data: dict):
@@ -254,8 +263,8 @@ def _claim(folder: Path, config: ExpertConfig, data: dict):
     content = {"config": config.record(), "data": data}
     with lock(record):
         if not record.exists():
-            write_json(record, content)
-        stored = read_json(record)
+            write_kept(record, content)
+        stored = _record(folder)
     if settings_hash(stored) == settings_hash(content):
         return
     before = {**stored["config"], **stored["data"]}
@@ -296,7 +305,7 @@ def _make_expert(path: Path, index: int, config: ExpertConfig, *data, **options)
         first, last = min(stored[0], config.first), max(stored[1], config.epochs)
         config, start = replace(config, first=first, epochs=last), first
         if stored[0] == first:
-            before, start = load_file(path), stored[1] + 1
+            before, start = _open_whole(path).tensors(), stored[1] + 1
     options |= {"scratch": _scratch(path), "start": start}
     tensors, losses = train_expert(*data, config, index, **options)
     joined = {k: torch.cat([before[k], v]) if before else v for k, v in tensors.items()}
@@ -346,7 +355,7 @@ def _in_turn(paths: list[Path], make: Callable[[int], None]):
             try:
                 with lock(paths[i], patience):
                     make(i)
-            except TimeoutError:
+            except Held:
                 busy.append(i)
         # none was free: wait for those that others train
         patience = None if len(busy) == len(todo) else 0

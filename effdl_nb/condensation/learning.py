@@ -14,13 +14,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..checkpoints import Kept, open_tensors, write_tensors
 from .images import length_of
-from ..files import atomic_write, carries, settings_hash
+from ..files import carries, settings_hash
 from ..machine import keep_memory
 
 # %% ../../nbs/04_condensation/05_learning.ipynb #170437b6
@@ -110,25 +109,30 @@ def _save(learned: Learned, path: Path, mark: str):
     tensors["generator"] = learned.generator.get_state()
     tensors["losses"] = torch.tensor(learned.losses, dtype=torch.float64)
     header = {"mark": mark, **{name: getattr(learned, name) for name in _COUNTS}}
-    contiguous = {k: v.cpu().contiguous() for k, v in tensors.items()}
-    with atomic_write(path) as part:
-        save_file(contiguous, part, {"learned": json.dumps(header)})
+    write_tensors(path, tensors, header, "checkpoint of a condensation")
 
 # %% ../../nbs/04_condensation/05_learning.ipynb #9f393d4f
+def _older_learned(metadata: dict) -> dict:
+    "The header of a checkpoint that is older than seals."
+    return json.loads(metadata["learned"])
+
+
+@carries
+def _open_checkpoint(path: str | Path) -> Kept:
+    "Open a checkpoint. Raises ValueError for a file that is damaged or something else."
+    how = ("checkpoint of a condensation", "; delete it to start again")
+    return open_tensors(path, *how, before=_older_learned)
+
+
 @carries
 def _read(path: Path, mark: str) -> tuple[dict, dict[str, Tensor]]:
     "Read header and tensors. Raises ValueError for a file that is damaged or of another run."
-    try:
-        with safe_open(path, "pt") as f:
-            header = json.loads((f.metadata() or {}).get("learned", "{}"))
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as e:
-        raise ValueError(f"{path} is not a whole checkpoint ({e}); delete it to start again") from e
-    if header.get("mark") != mark:
+    kept = _open_checkpoint(path)
+    if kept.header.get("mark") != mark:
         raise ValueError(
             f"{path} is a checkpoint of other settings or images; delete it or choose another path"
         )
-    return header, tensors
+    return kept.header, kept.tensors()
 
 # %% ../../nbs/04_condensation/05_learning.ipynb #bdb4f479
 def is_open_ended(config) -> bool:
@@ -147,8 +151,7 @@ def iteration_of(
     path: str | Path,  # a checkpoint
 ) -> int:
     "Read after which iteration a checkpoint was saved."
-    with safe_open(path, "pt") as f:
-        return json.loads(f.metadata()["learned"])["iteration"]
+    return _open_checkpoint(path).header["iteration"]
 
 # %% ../../nbs/04_condensation/05_learning.ipynb #41dc2201
 @carries

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .. import data
+from ..checkpoints import no_words, read_tensors, write_tensors
 from .images import ChannelWhitening, Whitening, fit_zca, whitening_from
 from .initial import FirstImages, check_ipc, initial_images
 from .sets import CondensedSet
-from ..files import atomic_write, lock, settings_hash
+from ..files import carries, lock, settings_hash
 from ..opening import check_labels, check_pixels, chunks_of, content_digest
 from ..registry import DATASETS
 
@@ -70,6 +70,12 @@ class RealImages:
         return tuple(self.images.shape[1:])
 
 # %% ../../nbs/04_condensation/04_real.ipynb #298a2479
+@carries
+def _stored_fit(path: Path) -> dict[str, Tensor]:
+    "Read the tensors of a whitening. Raises ValueError for a damaged file."
+    return read_tensors(path, "whitening", before=no_words)[0]
+
+
 def _fit(
     dataset: data.ImageDataset, origin: dict, work: Path | None, progress: bool = False
 ) -> Whitening:
@@ -87,9 +93,8 @@ def _fit(
     with lock(path):
         if not path.exists():
             tensors = fit_zca(dataset.train.images, progress=progress).tensors()
-            with atomic_write(path) as part:
-                save_file({k: v.contiguous() for k, v in tensors.items()}, part)
-    return whitening_from("zca", load_file(path))
+            write_tensors(path, tensors, {}, "whitening")
+    return whitening_from("zca", _stored_fit(path))
 
 # %% ../../nbs/04_condensation/04_real.ipynb #940c47ea
 class LazyImages:

@@ -16,13 +16,12 @@ from pathlib import Path
 from zipfile import is_zipfile
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from ..checkpoints import open_tensors, write_tensors
 from . import images as spaces
 from .images import ChannelWhitening, MissingWhitening, Whitening, fit_zca
-from ..files import atomic_write, carries
+from ..files import KeptError, brief, carries
 
 # %% ../../nbs/04_condensation/02_sets.ipynb #3e90b399
 @dataclass(frozen=True)
@@ -139,37 +138,34 @@ def save_condensed(
         tensors["pixels"] = pixels
     if whitening:
         tensors |= {f"whitening.{k}": v for k, v in fitted.tensors().items()}
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    header = json.dumps(_header(condensed, whitening), sort_keys=True, allow_nan=False)
-    metadata = {"format": SET_FORMAT, "version": str(SET_VERSION), "header": header}
-    with atomic_write(path) as part:
-        save_file(tensors, part, metadata | {"digest": _digest(header, tensors)})
+    write_tensors(path, tensors, _header(condensed, whitening), "condensed set")
 
 # %% ../../nbs/04_condensation/02_sets.ipynb #635036b1
-@carries
-def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
-    "Metadata and tensors of a whole condensed set of this version."
-    try:
-        with safe_open(path, "pt") as f:
-            metadata = f.metadata() or {}
-            tensors = {k: f.get_tensor(k) for k in f.keys()}
-    except SafetensorError as e:
-        if is_zipfile(path):
-            advice = "this is a torch file; read_released reads condensed images from it"
-            raise ValueError(f"{path} is not a condensed set: {advice}") from e
-        cause = f"({e}): it may have been cut off while it was copied"
-        raise ValueError(f"{path} is not a whole safetensors file {cause}") from e
-    form = metadata.get("format")
-    version = metadata.get("version")
+def _first_header(path: Path, metadata: Mapping, tensors: Mapping[str, Tensor]) -> dict:
+    "Header of a set of the first version, which had a digest of its own. Raises KeptError."
+    form, version = (metadata.get(key) for key in ("format", "version"))
     if form != SET_FORMAT:
-        raise ValueError(
-            f"{path} is not a condensed set: format must be {SET_FORMAT!r}, not {form!r}"
+        raise KeptError(
+            f"{path} is not a condensed set: format must be {SET_FORMAT!r}, not {brief(form)}"
         )
     if version != str(SET_VERSION):
-        raise ValueError(f"{path}: version must be {SET_VERSION}, not version {version!r}")
+        raise KeptError(f"{path}: version must be {SET_VERSION}, not version {brief(version)}")
     if metadata.get("digest") != _digest(metadata.get("header", ""), tensors):
-        raise ValueError(f"{path} was altered after it was written: its digest does not match")
-    return metadata, tensors
+        raise KeptError(f"{path} was altered after it was written: its digest does not match")
+    return json.loads(metadata["header"])
+
+
+@carries
+def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
+    "Header and tensors of a whole condensed set of this version or the first."
+    if is_zipfile(path):
+        advice = "this is a torch file; read_released reads condensed images from it"
+        raise KeptError(f"{path} is not a condensed set: {advice}")
+    kept = open_tensors(path, "condensed set", "", before=lambda words: {"first": words})
+    tensors = kept.tensors()
+    if "first" in kept.header:
+        return _first_header(path, kept.header["first"], tensors), tensors
+    return kept.header, tensors
 
 # %% ../../nbs/04_condensation/02_sets.ipynb #e537f7df
 def _whitening(header: Mapping, tensors: Mapping[str, Tensor]) -> Whitening:
@@ -197,14 +193,21 @@ def load_condensed(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no condensed set at {path}")
-    metadata, tensors = _read(path)
-    header = json.loads(metadata["header"])
-    whitening = header["whitening"]
+    header, tensors = _read(path)
+    try:
+        return _from_header(header, tensors)
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        raise KeptError(f"{path} is not a condensed set: {brief(error)}") from error
+
+
+@carries
+def _from_header(header: Mapping, tensors: Mapping[str, Tensor]) -> CondensedSet:
+    "Put a set together from what a file holds."
     return CondensedSet(
         images=tensors["images"],
         labels=tensors["labels"],
         classes=tuple(header["classes"]),
-        whitening=_whitening(whitening, tensors),
+        whitening=_whitening(header["whitening"], tensors),
         lr=header["rate"],
         pixels=tensors.get("pixels"),
         **{key: header[key] for key in ("method", "ipc", "seed", "details")},

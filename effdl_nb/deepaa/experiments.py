@@ -11,7 +11,6 @@ __all__ = ['METHOD_KEYS', 'RIVAL_SEARCHES', 'DEPTHS', 'TRAINED', 'PROTOCOL', 'RO
            'search_hours', 'search_quality']
 
 # %% ../../nbs/03_deepaa/33_experiments.ipynb #becb3df7
-import os
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -28,7 +27,7 @@ from .policy import Augmentation, Policy
 from .policy_file import named
 from .searches import PolicySettings, find_policy, searched_images
 from .space import OPERATIONS, SPACES, SearchSpace, search_space
-from ..files import settings_hash
+from ..files import release, settings_hash
 from ..networks import build
 from ..optimization import TrainConfig
 from ..prepared import ImageDataset
@@ -279,9 +278,8 @@ def augmented_accuracy(
     images = (data.train.images, data.train.labels)
     run |= _hooks(augment, config)
     history = train(model, *images, config, augment=augment, **run, **constants)
-    if int(os.environ.get("RANK", "0")) == 0:
-        run["checkpoint"].unlink(missing_ok=True)
     accuracy = accuracy_of(model, data.test.images, data.test.labels, **constants)
+    release(run["checkpoint"])
     loss = round(history.loss[-1], 4) if history.loss else None
     reached = {"train_loss": loss, "steps": history.steps}
     return {"accuracy": accuracy, "details": reached | details}

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import json
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import numpy as np
 from . import space as spaces
 from .policy import Augmentation, Policy
 from .space import SearchSpace
-from ..files import carries, read_json, write_json
+from ..files import brief, carries, check_regular, read_json, write_json
 
 # %% ../../nbs/03_deepaa/07_policy_file.ipynb #ffe77c77
 SCHEMA = "effdl_nb/deepaa-policy/2"
@@ -30,6 +31,26 @@ KINDS = {
     "shuffled": "effdl_nb.deepaa.schedule:shuffled_from_body",
     "schedule": "effdl_nb.deepaa.schedule:schedule_from_body",
 }  # kind: the function that makes the augmentation from what the file holds
+
+
+# what numpy and zipfile raise for a damaged file
+_UNREADABLE = (
+    ValueError,
+    OSError,
+    KeyError,
+    EOFError,
+    SyntaxError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+_MISSHAPEN = (TypeError, AttributeError, IndexError, OverflowError, RecursionError, RuntimeError)
 
 
 def named(
@@ -64,20 +85,21 @@ def save_policy(
     write_json(path, {**content, "checksum": _checksum(content)})
 
 # %% ../../nbs/03_deepaa/07_policy_file.ipynb #75890ac0
+@carries
 def _checked_content(path: str | Path) -> dict:
     "The contents of a file that is whole, of a known schema and unchanged."
     try:
         content = read_json(path)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         advice = f"a policy of this project has schema {SCHEMA!r}, as `save_policy` writes it"
         raise ValueError(f"{path} is not a JSON file, or is damaged: {advice}") from error
     seen = content.get("schema") if isinstance(content, dict) else type(content).__name__
     if seen not in (SCHEMA, _FIRST_SCHEMA):
-        raise ValueError(f"{path} must be a policy of schema {SCHEMA!r}, not {seen!r}")
+        raise ValueError(f"{path} must be a policy of schema {SCHEMA!r}, not {brief(seen)}")
     if missing := {"space", "provenance", "checksum"} - set(content):
         raise ValueError(f"{path} lacks {sorted(missing)}: it is incomplete")
     if content["checksum"] != (actual := _checksum(content)):
-        seen = f"its checksum is {content['checksum']}, its contents give {actual}"
+        seen = f"its checksum is {brief(content['checksum'])}, its contents give {actual}"
         raise ValueError(f"{path} was changed after it was written: {seen}")
     return content
 
@@ -109,13 +131,15 @@ _RELEASED_NAMES = {
 }  # the release's word: ours
 
 
+@carries
 def _arrays(path: str | Path) -> dict[str, np.ndarray]:
     "The arrays of an npz. Raises ValueError for a damaged one and for pickled objects."
     try:
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no npz that can be read without pickle: {error}") from error
+    except _UNREADABLE as error:
+        words = f"{path} is no npz that can be read without pickle: {brief(error)}"
+        raise ValueError(words) from error
 
 
 def _released_columns(arrays: dict) -> list[tuple[str, int]] | None:
@@ -163,8 +187,8 @@ def load_released(
         if (columns := _released_columns(arrays)) is not None:
             _check_columns(columns, space)
         return Policy(arrays["policy_probs"].astype(np.float64), space, origin)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    except (ValueError, *_MISSHAPEN) as error:
+        raise ValueError(f"{path}: {brief(error)}") from error
 
 # %% ../../nbs/03_deepaa/07_policy_file.ipynb #bacfb6f9
 def load_policy(
@@ -177,16 +201,19 @@ def load_policy(
     Raises ValueError if the file is truncated, edited, of another schema or kind, or made for
     another space.
     """
+    check_regular(path)
     if zipfile.is_zipfile(path):
         return load_released(path, space)
     content = _checked_content(path)
-    space = _file_space(content, path, space)
     kind = content.get("kind", "layers")
-    if kind not in KINDS:
-        raise ValueError(f"{path}: kind {kind!r} is unknown; allowed: {', '.join(KINDS)}")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"{path}: kind {brief(kind)} is unknown; allowed: {', '.join(KINDS)}")
     try:
+        space = _file_space(content, path, space)
         return named(KINDS[kind])(content, space)
     except KeyError as error:
-        raise ValueError(f"{path} lacks {error}: it is incomplete") from error
-    except (TypeError, AttributeError, IndexError, OverflowError) as error:
-        raise ValueError(f"{path} is no policy of kind {kind!r}: {error}") from error
+        raise ValueError(f"{path} lacks {brief(error)}: it is incomplete") from error
+    except (ValueError, *_MISSHAPEN) as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path} is no policy of kind {kind!r}: {brief(error)}") from error

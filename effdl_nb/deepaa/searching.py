@@ -20,15 +20,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 import effdl_nb
+from ..checkpoints import read_tensors, write_tensors
 from .policy import Augmentation, single_policy
 from .space import SearchSpace, cifar_space
-from ..files import atomic_write, carries, lock, settings_hash
+from ..files import brief, carries, lock, settings_hash
 from ..networks import build
 from ..optimization import TrainConfig
 from ..prepared import ImageDataset, Split, normalize
@@ -198,20 +197,26 @@ def alone(what: str) -> None:
         raise RuntimeError(f"{what} is not there yet and is made by one process: {advice}")
 
 
+def _older_proxy(metadata: dict) -> dict:
+    "The seconds of a proxy that is older than seals."
+    return {"seconds": float(metadata["seconds"])}
+
+
 @carries
 def _read_proxy(model: nn.Module, path: Path) -> float:
     "Fill a network from a file and return the seconds of its training."
-    with safe_open(path, "pt") as file:
-        model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-        return float(file.metadata()["seconds"])
+    tensors, header = read_tensors(path, "proxy", before=_older_proxy)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{path} is not this proxy ({brief(error)}); delete it") from error
+    return header["seconds"]
 
 
 @carries
 def _write_proxy(model: nn.Module, path: Path, seconds: float) -> None:
     "Keep a network and the seconds of its training."
-    tensors = {name: t.cpu().contiguous() for name, t in model.state_dict().items()}
-    with atomic_write(path) as part:
-        save_file(tensors, part, metadata={"seconds": repr(seconds)})
+    write_tensors(path, model.state_dict(), {"seconds": seconds}, "proxy")
 
 # %% ../../nbs/03_deepaa/14_searching.ipynb #12fbdc20
 def kept_proxy(
@@ -313,9 +318,12 @@ class SearchFailed(RuntimeError):
 @carries
 def save_state(path: Path, tensors: dict[str, Tensor], header: dict) -> None:
     "Write tensors and a JSON header as one safetensors file, atomically."
-    copies = {name: value.detach().contiguous().clone() for name, value in tensors.items()}
-    with atomic_write(path) as part:
-        save_file(copies, part, metadata={"search": json.dumps(header)})
+    write_tensors(path, tensors, header, "search state")
+
+
+def _older_search(metadata: dict) -> dict:
+    "The header of a search state that is older than seals."
+    return json.loads(metadata["search"])
 
 # %% ../../nbs/03_deepaa/14_searching.ipynb #4e338b02
 @carries
@@ -325,14 +333,11 @@ def load_state(
     may_change: Sequence[str] = (),  # settings that may differ
 ) -> tuple[dict[str, Tensor], dict]:
     "Read tensors and header. Raises SearchStateError if the file is not whole or not this search."
-    try:
-        with safe_open(path, "pt") as file:
-            header = json.loads(file.metadata()["search"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        advice = "name another file, or delete it to start again if a search wrote it"
-        message = f"{path} is not a whole search state ({error}); {advice}"
-        raise SearchStateError(message) from error
+    advice = "; name another file, or delete it to start again if a search wrote it"
+    how = {"error": SearchStateError, "before": _older_search}
+    tensors, header = read_tensors(path, "search state", advice, **how)
+    if not isinstance(header.get("fingerprint"), dict):
+        raise SearchStateError(f"{path} is not a whole search state (no fingerprint){advice}")
     check_same_search(str(path), header["fingerprint"], fingerprint, may_change)
     return tensors, header
 

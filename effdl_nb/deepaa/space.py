@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OPERATIONS', 'GEOMETRIC', 'ENHANCERS', 'STANDARD_RANGES', 'CONTINUOUS_RANGES', 'WITHOUT_MAGNITUDE', 'TRANSLATIONS',
-           'CROPS', 'SPACES', 'Transform', 'Magnitudes', 'standard_transforms', 'wide_transforms', 'SearchSpace',
-           'check_space', 'check_transform', 'operation_indices', 'space_hash', 'map_key', 'cifar_space',
+           'CROPS', 'LARGEST', 'SPACES', 'Transform', 'Magnitudes', 'standard_transforms', 'wide_transforms',
+           'SearchSpace', 'check_space', 'check_transform', 'operation_indices', 'space_hash', 'map_key', 'cifar_space',
            'imagenet_space', 'wide_space', 'search_space', 'space_of', 'space_to_dict', 'space_from_dict']
 
 # %% ../../nbs/03_deepaa/01_space.ipynb #a5e3cb06
@@ -15,8 +15,8 @@ from dataclasses import astuple, dataclass, fields, replace
 from functools import cached_property
 from typing import NamedTuple
 
-from ..files import settings_hash
-from ..settings import at_least, one_of
+from ..files import brief, settings_hash
+from ..settings import one_of, whole_numbers
 
 # %% ../../nbs/03_deepaa/01_space.ipynb #490ec77f
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ def wide_transforms() -> tuple[Transform, ...]:
 # %% ../../nbs/03_deepaa/01_space.ipynb #102310f8
 TRANSLATIONS = ("fraction", "whole", "pixels")
 CROPS = ("pad", "resized")
+LARGEST = 4096  # pad, side of Cutout and magnitude: an image of that side is the largest there is
 
 
 @dataclass(frozen=True)
@@ -174,14 +175,18 @@ class SearchSpace:
 # %% ../../nbs/03_deepaa/01_space.ipynb #c2b9e2e9
 def check_space(space: SearchSpace) -> None:
     "Raises ValueError unless the constants make sense and every transform can be applied."
-    if unknown := sorted({t.name for t in space.transforms} - set(OPERATIONS)):
-        raise ValueError(f"operations {unknown} are unknown; allowed: {', '.join(OPERATIONS)}")
+    if unknown := [t.name for t in space.transforms if t.name not in list(OPERATIONS)]:
+        known = ", ".join(OPERATIONS)
+        raise ValueError(f"operations {brief(unknown)} are unknown; allowed: {known}")
     if not space.transforms:
         raise ValueError("transforms must be at least one, not ()")
     one_of(space, "translate", TRANSLATIONS)
     one_of(space, "crop", CROPS)
-    at_least(space, 0, "pad")
-    at_least(space, 1, "cutout")
+    whole_numbers(space, 0, "pad")
+    whole_numbers(space, 1, "cutout")
+    for name in ("pad", "cutout"):
+        if getattr(space, name) > LARGEST:
+            raise ValueError(f"{name} must be at most {LARGEST}, not {getattr(space, name)}")
     for name in ("fill", "crop_fill"):
         colour = getattr(space, name)
         if colour is not None and not _is_colour(colour):
@@ -192,11 +197,19 @@ def check_space(space: SearchSpace) -> None:
 
 def _is_colour(colour) -> bool:
     "Whether this is (R, G, B) of bytes."
-    return len(colour) == 3 and all(0 <= value <= 255 for value in colour)
+    whole = all(isinstance(value, int) for value in colour)
+    return whole and len(colour) == 3 and all(0 <= value <= 255 for value in colour)
 
 # %% ../../nbs/03_deepaa/01_space.ipynb #c6fc5d7f
 def check_transform(t: Transform) -> None:
     "Raises ValueError unless the magnitude is one that the operation can have."
+    if not isinstance(t.magnitude, int | float | None) or isinstance(t.magnitude, bool):
+        seen = brief(t.magnitude)
+        raise ValueError(f"magnitude of {t.name} must be a number or None, not {seen}")
+    if not isinstance(t.level, int | None):
+        raise ValueError(f"level of {t.name} must be a whole number or None, not {brief(t.level)}")
+    if t.magnitude is not None and not abs(t.magnitude) <= LARGEST:
+        raise ValueError(f"magnitude of {t.name} must be at most {LARGEST}, not {t.magnitude}")
     if t.name == "Cutout":
         if t.magnitude is not None and not 0.0 <= t.magnitude <= 1.0:
             raise ValueError(

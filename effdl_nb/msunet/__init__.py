@@ -11,6 +11,7 @@ _FACES = {
     "deploy": "deployment",
     "save_packed": "packing",
     "load_packed": "packing",
+    "export": "exporting",
 }
 __all__ = list(_FACES)
 

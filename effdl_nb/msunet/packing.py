@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..files import atomic_write
@@ -375,7 +375,7 @@ def save_packed(
     text = '",' + json.dumps(record, separators=(",", ":"), allow_nan=False)[1:]
     with atomic_write(path) as part:
         checked = '{"sha256":"' + _digest(text, stored.tensors) + text
-        save_file(stored.tensors, part, metadata={PACKED_FORMAT: checked})
+        part.write_bytes(save(stored.tensors, metadata={PACKED_FORMAT: checked}))
     return stored.coded
 
 # %% ../../nbs/02_msunet/11_packing.ipynb #b0cc785e

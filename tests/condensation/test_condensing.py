@@ -243,7 +243,7 @@ def test_a_damaged_set_in_the_work_folder_is_an_error(tmp_path):
     run("random", work=tmp_path)
     (path,) = tmp_path.glob("random-*.safetensors")
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(ValueError, match="not a whole safetensors"):
+    with pytest.raises(ValueError, match="not a whole condensed set"):
         run("random", work=tmp_path)
 
 

@@ -11,6 +11,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from effdl_nb import files
+from effdl_nb.checkpoints import write_tensors
 from effdl_nb.condensation import experts as module
 from effdl_nb.condensation.experts import ExpertConfig, Experts, train_expert, train_experts
 from effdl_nb.training import NonFiniteLoss
@@ -82,13 +84,12 @@ def test_experts_of_other_images_are_not_mixed(tmp_path):
 def test_a_full_disk_leaves_no_expert_and_the_next_call_resumes(tmp_path, monkeypatch):
     make(tmp_path / "whole")
 
-    def full(tensors, path, metadata):
-        path.write_bytes(b"half")
+    def full(file):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as m:
-        m.setattr(module, "save_file", full)
-        with pytest.raises(OSError, match="No space"):
+        m.setattr(files.os, "fsync", full)
+        with pytest.raises(OSError, match="No space.*cut"):
             make(tmp_path / "cut")
     assert not list((tmp_path / "cut").glob("expert_*")) and not list(
         (tmp_path / "cut").glob("*.part")
@@ -133,6 +134,9 @@ def test_damaged_or_foreign_files_are_named(tmp_path):
     with pytest.raises(ValueError, match="not a whole expert"):
         make(tmp_path, 1)
     path.write_bytes(whole.replace(b'\\"version\\": 2', b'\\"version\\": 7'))
+    with pytest.raises(ValueError, match="not a whole expert.*altered"):
+        make(tmp_path, 1)
+    write_tensors(path, {"w": torch.zeros(2)}, {"version": 7}, "expert")
     with pytest.raises(ValueError, match="of version 2, but of 7"):
         make(tmp_path, 1)
 

@@ -1,11 +1,14 @@
 """The loop that all learned sets share: resuming, skipped steps, what checkpoints agree with."""
 
+import json
 import math
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from effdl_nb.checkpoints import read_tensors, write_tensors
 from effdl_nb.condensation.learning import (
     Learned,
     NonFiniteSteps,
@@ -145,13 +148,21 @@ def test_a_checkpoint_agrees_with_settings_images_and_choice():
 
 
 def test_a_checkpoint_without_a_mark_is_of_another_run(tmp_path):
-    from safetensors.torch import save_file
-
     path = tmp_path / "a.safetensors"
-    save_file({"x": torch.zeros(1)}, path)
+    write_tensors(path, {"x": torch.zeros(1)}, {}, "checkpoint of a condensation")
     run = Run(progress=False, checkpoint=path)
     with pytest.raises(ValueError, match="other settings"):
         learn(fresh(), 2, step, lambda s: None, "m", run, "t")
+
+
+def test_a_checkpoint_that_is_older_than_seals_is_resumed(tmp_path):
+    run = Run(progress=False, checkpoint=tmp_path / "new.safetensors", checkpoint_every=1)
+    learn(fresh(), 2, step, lambda s: None, "m", run, "t")
+    tensors, header = read_tensors(run.checkpoint, "checkpoint of a condensation")
+    save_file(tensors, tmp_path / "old.safetensors", {"learned": json.dumps(header)})
+    older = replace(run, checkpoint=tmp_path / "old.safetensors")
+    both = [learn(fresh(), 3, step, lambda s: s["x"].clone(), "m", r, "t") for r in (run, older)]
+    assert torch.equal(*both)
 
 
 @pytest.mark.parametrize(("count", "every"), [(0, 1), (1, 1), (200, 1), (201, 2), (1000, 5)])

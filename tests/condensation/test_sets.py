@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from effdl_nb.checkpoints import read_tensors, write_tensors
 from effdl_nb.condensation.images import ChannelWhitening, MissingWhitening, fit_zca
-from effdl_nb.condensation.sets import CondensedSet
+from effdl_nb.condensation.sets import SET_FORMAT, CondensedSet, _digest
 
 
 def toy(zca=False, soft=False):
@@ -34,13 +34,30 @@ def test_round_trip(tmp_path, zca, soft):
         assert getattr(t, name) == getattr(s, name), name
 
 
-def test_the_header_keeps_the_key_of_older_files(tmp_path):
+def first_version(s: CondensedSet, path, **changes) -> tuple[dict, dict]:
+    "Write a set as the first version did; with its metadata and tensors."
+    s.save(path)
+    tensors, content = read_tensors(path, "condensed set")
+    header = json.dumps(content, sort_keys=True)
+    metadata = {"format": SET_FORMAT, "version": "1", "header": header}
+    metadata |= {"digest": _digest(header, tensors)} | changes
+    save_file(tensors, path, {k: v for k, v in metadata.items() if v is not None})
+    return metadata, tensors
+
+
+def test_files_of_the_first_version_are_read(tmp_path):
     s, _ = toy()
-    s.save(tmp_path / "s.safetensors")
-    with safe_open(tmp_path / "s.safetensors", "pt") as f:
-        metadata = f.metadata()
+    metadata, _ = first_version(s, tmp_path / "s.safetensors")
     header = json.loads(metadata["header"])
-    assert (metadata["version"], header["rate"]) == ("1", s.lr) and "lr" not in header
+    assert header["rate"] == s.lr and "lr" not in header
+    t = CondensedSet.load(tmp_path / "s.safetensors")
+    assert torch.equal(s.images, t.images) and s.lr == t.lr and s.details == t.details
+
+
+def test_equal_sets_are_equal_bytes(tmp_path):
+    for name in ("a", "b"):
+        toy()[0].save(tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 @pytest.mark.parametrize("keep", [0, 10, 200, 0.5, 0.99])
@@ -51,35 +68,28 @@ def test_truncated(tmp_path, keep):
     (tmp_path / "s.safetensors").write_bytes(
         data[: int(keep * len(data)) if 0 < keep < 1 else keep]
     )
-    with pytest.raises(ValueError, match="not a whole safetensors"):
+    with pytest.raises(ValueError, match="not a whole condensed set|not a condensed set"):
         CondensedSet.load(tmp_path / "s.safetensors")
 
 
 def test_tampered_in_a_way_that_stays_well_formed(tmp_path):
     s, _ = toy()
     path = tmp_path / "s.safetensors"
-    s.save(path)
-    with safe_open(path, "pt") as f:
-        metadata = f.metadata()
-    tensors = load_file(path)
-    save_file({**tensors, "labels": 1 - tensors["labels"]}, path, metadata)
-    with pytest.raises(ValueError, match="altered"):
-        CondensedSet.load(path)
-    header = {**json.loads(metadata["header"]), "rate": 9.0}
-    save_file(tensors, path, {**metadata, "header": json.dumps(header, sort_keys=True)})
-    with pytest.raises(ValueError, match="altered"):
-        CondensedSet.load(path)
-    save_file(tensors, path, {**metadata, "version": "99"})
-    with pytest.raises(ValueError, match="version '99'"):
-        CondensedSet.load(path)
-    save_file(tensors, path, {k: v for k, v in metadata.items() if k != "header"})
-    with pytest.raises(ValueError, match="altered"):
-        CondensedSet.load(path)
-    save_file({k: v for k, v in tensors.items() if k != "pixels"}, path, metadata)
-    with pytest.raises(ValueError, match="altered"):
-        CondensedSet.load(path)
-    save_file(tensors, path)
-    with pytest.raises(ValueError, match="not a condensed set"):
+    metadata, tensors = first_version(s, path)
+    edited = json.dumps({**json.loads(metadata["header"]), "rate": 9.0}, sort_keys=True)
+    for damage, words in (
+        ((tensors | {"labels": 1 - tensors["labels"]}, metadata), "altered"),
+        ((tensors, {**metadata, "header": edited}), "altered"),
+        ((tensors, {**metadata, "version": "99"}), "version '99'"),
+        ((tensors, {k: v for k, v in metadata.items() if k != "header"}), "altered"),
+        (({k: v for k, v in tensors.items() if k != "pixels"}, metadata), "altered"),
+        ((tensors,), "not a condensed set"),
+    ):
+        save_file(damage[0], path, *damage[1:])
+        with pytest.raises(ValueError, match=words):
+            CondensedSet.load(path)
+    write_tensors(path, tensors, {"method": "mtt"}, "condensed set")  # sealed by somebody else
+    with pytest.raises(ValueError, match="s.safetensors is not a condensed set"):
         CondensedSet.load(path)
     with pytest.raises(FileNotFoundError):
         CondensedSet.load(tmp_path / "nothing")

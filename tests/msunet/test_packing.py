@@ -205,7 +205,7 @@ def test_half_precision_refuses_what_a_half_cannot_hold(tmp_path):
 
 def test_a_failed_save_leaves_the_old_file(packed, tmp_path, monkeypatch):
     (tmp_path / "a").write_bytes(b"old")
-    monkeypatch.setattr(packing, "save_file", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr(packing, "save", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_packed(packed[0], tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1

@@ -58,7 +58,8 @@ class Toy:
 
     def __init__(self, root: Path):
         self.root, self.rows = root, root / "reports" / "toy" / "rows" / "table_9_1"
-        (root / "workflow" / "profiles").mkdir(parents=True)
+        for folder in ("workflow", "config"):
+            (root / folder).mkdir(parents=True)
         (root / "nbs" / "05_reproduction").mkdir(parents=True)
         (root / "toy_draws.py").write_text(EXPERIMENT)
         (root / "workflow" / "tables.yaml").write_text(
@@ -82,7 +83,7 @@ class Toy:
         )
 
     def profile(self, more: str = "", jobs: str = "table", changed: str = "remake"):
-        (self.root / "workflow" / "profiles" / "toy.yaml").write_text(
+        (self.root / "config" / "toy.yaml").write_text(
             f"title: A toy\nthreads: 1\njobs: {jobs}\nchanged: {changed}\nfirst: "
             f"[table_9_1]\ntables: {{table_9_1: {{seeds: [0, 1]{more}}}}}\n"
         )
@@ -325,12 +326,14 @@ def test_rows_as_jobs_and_kept_rows(toy):
         (", settings: {sizes: 3}", "'sizes' is unknown; allowed: size, wait"),
         (", rows: [two]", "row 'two' is unknown; allowed: one, three, seven"),
         (", seed: [1]", "'seed' is unknown; allowed: seeds, rows, columns"),
+        (", rows: one", "tables.table_9_1.rows must be a list, not 'one'"),
     ],
 )
 def test_a_wrong_profile_is_refused_before_anything_runs(toy, profile, words):
     toy.profile(profile)
     status, output = toy.run()
-    assert status != 0 and words in output and toy.calls() == [], output
+    assert status == 1 and words in output and toy.calls() == [], output
+    assert "Traceback" not in output
 
 
 def test_a_parameter_that_the_notebook_lacks_is_refused(toy):
