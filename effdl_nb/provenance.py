@@ -436,4 +436,5 @@ def provenance(root: Path | None = None) -> dict:
         "processor_kind": torch.cuda.get_device_name() if cuda else processor_kind(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE") or 1),  # that trained together
     }
