@@ -264,10 +264,7 @@ def read_kept(
         return content
     content = {key: value for key, value in content.items() if key != "seal"}
     if version != SEALED or seal != _seal(content):
-        raise KeptError(
-            f"{path} was changed after it was written: its seal is {brief(seal)}, and its content "
-            f"of version {brief(version)} has {_seal(content)}{advice}"
-        )
+        raise KeptError(f"{path} was altered: its content does not match its seal{advice}")
     return {key: value for key, value in content.items() if key != "kept"}
 
 # %% ../nbs/01_foundations/00_files.ipynb #9bf055a6

@@ -7,6 +7,7 @@ __all__ = ['measure', 'measure_row', 'RowsFailed', 'Outcome', 'run', 'write_plan
            'ExplainOptions', 'explain_setting', 'main']
 
 # %% ../nbs/01_foundations/20_study.ipynb #72602384
+import contextlib
 import dataclasses
 import functools
 import math
@@ -20,7 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import spec
-from .files import read_json, settings_hash, write_json
+from effdl_nb.files import (
+    is_first,
+    lock,
+    read_json,
+    settings_hash,
+    until_safe,
+    write_json,
+    write_kept,
+)
 from .machine import keep_memory, peak_memory
 from .provenance import code_hash, code_when_loaded, provenance
 from .rows import PlannedRow, Unit, place, row_state, summary, work_folder, write_row
@@ -104,11 +113,6 @@ def measure(
     }
 
 # %% ../nbs/01_foundations/20_study.ipynb #33a45157
-def _writes() -> bool:
-    "Whether this process writes what it measured: of those that torchrun starts, only the first."
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _short(metrics: dict[str, list]) -> str:
     "A result in a few words."
     means = {key: summary({0: values}, "none")["mean"] for key, values in metrics.items()}
@@ -116,6 +120,24 @@ def _short(metrics: dict[str, list]) -> str:
     return ", ".join(f"{key} {word}" for key, word in list(words.items())[:3])
 
 # %% ../nbs/01_foundations/20_study.ipynb #622aa881
+def _one_at_a_time(path: Path):  # context manager
+    "Let one process measure what `path` will hold; those that torchrun starts measure together."
+    together = int(os.environ.get("WORLD_SIZE") or 1) > 1
+    return contextlib.nullcontext() if together else lock(path)
+
+
+def _measure_and_write(planned: PlannedRow, unit: Unit, say: Callable) -> dict:
+    "Measure one unit, and put it into the row's file."
+    work = work_folder(planned.table, planned.at)
+    record = measure(planned.table, unit, work, planned.profile.threads)
+    if is_first():
+        write_kept(planned.at.unit(unit), record)
+        name = f"{unit.table} {unit.row} seed {unit.seed}"
+        say(f"{name}: {_short(record['metrics'])} in {record['provenance']['seconds']:.0f} s")
+        write_row(planned, {unit.hash: record})
+    return record
+
+# %% ../nbs/01_foundations/20_study.ipynb #dbce313d
 def measure_row(
     planned: PlannedRow,
     seeds: Collection[int],  # only these; a cell is written when all seeds of the plan are there
@@ -123,20 +145,14 @@ def measure_row(
     say: Callable = print,  # called with a line per measurement
 ) -> bool:  # whether the row is whole now
     "Measure what is missing of one row; write every measurement, and every cell that is whole."
-    kept = planned.kept()
-    work = work_folder(planned.table, planned.at)
+    made = {}
     for unit in planned.units:
-        chosen = unit.seed in seeds and set(columns) & set(unit.columns)
-        if unit.hash in kept or not chosen:
-            continue
-        kept[unit.hash] = record = measure(planned.table, unit, work, planned.profile.threads)
-        if _writes():
-            write_json(planned.at.unit(unit), record)
-            name = f"{unit.table} {unit.row} seed {unit.seed}"
-            say(f"{name}: {_short(record['metrics'])} in {record['provenance']['seconds']:.0f} s")
-            write_row(planned, kept)
-    kept |= planned.kept()
-    if _writes():
+        if unit.seed in seeds and set(columns) & set(unit.columns):
+            with _one_at_a_time(planned.at.unit(unit)), until_safe():
+                if unit.hash not in planned.kept():
+                    made[unit.hash] = _measure_and_write(planned, unit, say)
+    kept = made | planned.kept()
+    if is_first():
         write_row(planned, kept)
     return all(unit.hash in kept for unit in planned.units)
 
@@ -237,6 +253,13 @@ def _write_wish(path: Path, wish: dict, again: bool):
     write_json(path, wish | {"asked": time.time()})
 
 
+def _no_future(path: Path):
+    "Date a file back that seems to come from the future: it would be newer than any wish."
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_mtime > (now := time.time()):
+            os.utime(path, (now, now))
+
+
 def _row_wish(planned: PlannedRow) -> dict:
     "What is wanted of a row."
     shown = [dataclasses.asdict(planned.table), planned.plan.columns]
@@ -255,6 +278,9 @@ def write_plans(
     plans, tables = load_profile(profile), load_tables()
     at = place(plans, reports)
     missing = {}
+    for outputs in ("done/*/*", "tables/*.csv", "figures/*.png"):
+        for path in at.folder.glob(outputs):
+            _no_future(path)
     for key, plan in plans.tables.items():
         states = {row: row_state(tables[key], plans, row, at) for row in plan.rows}
         missing[key] = [row for row, s in states.items() if s not in ("measured", "changed")]

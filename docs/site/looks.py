@@ -26,7 +26,7 @@ from effdl_nb.networks import build
 from effdl_nb.training import TrainConfig, train
 
 HERE = Path(__file__).resolve().parent
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 640, 280, 50, 40, 12
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 640, 300, 50, 40, 30
 EPOCHS, CHANNELS, LAYER = 10, 32, 1  # of the network whose second convolution is looked at
 BEYOND = 3.5  # standard deviations that the histogram shows
 
@@ -155,7 +155,7 @@ def ternary_look(weight: torch.Tensor, inputs: torch.Tensor, alphas: int = 51) -
     ticks = {at_x(v, -BEYOND, BEYOND): f"{v:g}" for v in (-3, -2, -1, 0, 1, 2, 3)}
     band = part("rect", "band", y=at_y(1), height=at_y(0) - at_y(1), fill="#D55E00",
                 fill_opacity=0.25, **shown["band"])  # fmt: skip
-    note = part("text", "note", shown["note"]["text"], x=LEFT + 8, y=TOP + 14)
+    note = part("text", "note", shown["note"]["text"], x=LEFT, y=16)
     words = axes("weight, in standard deviations", "share of the tallest bar", ticks)
     return picture([*bars, band, *words, note], frames, start)
 
@@ -189,8 +189,7 @@ def spectrum_look(spectra: list[Importance]) -> dict:
              **shown["energy"]),
         part("line", "share", **ends, **shown["share"], **line),
         part("line", "k", y1=at_y(0), y2=at_y(1), **shown["k"], **line),
-        part("text", "note", shown["note"]["text"], x=WIDTH - 14, y=at_y(0) - 10,
-             text_anchor="end"),
+        part("text", "note", shown["note"]["text"], x=LEFT, y=16),
     ]  # fmt: skip
     return picture(parts, frames, start)
 

@@ -105,7 +105,8 @@ def shown_notebook(
     if notes:
         note = nbformat.v4.new_markdown_cell(" ".join(notes))
         note.id = "where"
-        cells.insert(1, note)
+        kinds = [cell.cell_type for cell in cells]
+        cells.insert(kinds.index("markdown") + 1, note)
     notebook.cells = cells
     notebook.metadata = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
     return notebook
@@ -169,18 +170,24 @@ def write_documents(root: Path, target: Path):
 def write_reference(root: Path, target: Path):
     "Write a page per module; Sphinx fills it from docstrings and the comments of parameters."
     modules = items.module_files(root / "effdl_nb")
-    for name, path in modules.items():
-        text = path.read_text(encoding="utf-8")
-        source = re.search(r"File to edit: (?:\.\./)+(nbs/\S+\.ipynb)\.", text)[1]
+    sources = {
+        name: re.search(r"File to edit: (?:\.\./)+(nbs/\S+\.ipynb)\.", path.read_text("utf-8"))[1]
+        for name, path in modules.items()
+    }
+    modules = {name: modules[name] for name in sorted(modules, key=sources.get)}  # as they are read
+    for name, source in sources.items():
         write(
             target / "api" / f"{name}.md",
             f"# {name}\n\nDerived and tested in [{Path(source).stem}](../{source}).\n\n"
             f"```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```\n",
         )
-    words = [f"| [`{n}`]({n}.md) | {ast.get_docstring(ast.parse(p.read_text()))} |"
-             for n, p in modules.items()]  # fmt: skip
+    words = [
+        f"| [`{name}`]({name}.md) | {ast.get_docstring(ast.parse(path.read_text('utf-8')))} |"
+        for name, path in modules.items()
+    ]
     table = "| module | what it holds |\n|---|---|\n" + "\n".join(words) + "\n"
-    write(target / "api" / "index.md", toctree("Library", list(modules), table, hidden=True))
+    short = [f"{name.removeprefix('effdl_nb.')} <{name}>" for name in modules]
+    write(target / "api" / "index.md", toctree("Library", short, table, hidden=True))
 
 
 def _code(definition: items.Definition) -> str:

@@ -1,11 +1,18 @@
 "The site: citations become links, docstrings and notebooks pages; it needs no network."
 
+import base64
+import html
 import importlib
+import io
+import json
+import re
+import shutil
 import sys
 from pathlib import Path
 
 import nbformat
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "docs" / "site"
@@ -17,7 +24,7 @@ def path_to_site():
     sys.path.insert(0, str(SITE))
     yield
     sys.path.remove(str(SITE))
-    for name in ("check", "items", "pages", "extension"):
+    for name in ("check", "items", "looks", "pages", "extension"):
         sys.modules.pop(name, None)
 
 
@@ -155,3 +162,92 @@ def test_source_is_the_cell_that_derives_it(path_to_site):
     link = extension.source_cell("py", info)
     assert link.startswith("../nbs/02_msunet/01_ternary.html#cell-")
     assert extension.source_cell("py", info | {"fullname": "absent"}) is None
+
+
+def test_pictures_start_as_their_frames_say_and_frames_name_their_parts(path_to_site):
+    looks = json.loads((SITE / "looks.json").read_text())
+    pages = importlib.import_module("pages")
+    assert looks.keys() == pages.LOOKS.keys()
+    for look in looks.values():
+        for frame in look["frames"]:
+            for name in frame["parts"]:
+                assert f'data-part="{name}"' in look["svg"]
+        for attributes in look["frames"][look["start"]]["parts"].values():
+            for key, value in attributes.items():
+                shown = f">{html.escape(value)}<" if key == "text" else f'{key}="{value}"'
+                assert shown in look["svg"]
+
+
+def test_pictures_obey_the_laws_of_what_they_show(path_to_site):
+    looks = json.loads((SITE / "looks.json").read_text())
+    facts = {name: [frame["facts"] for frame in look["frames"]] for name, look in looks.items()}
+    zeros = [fact["zeros"] for fact in facts["ternary"]]
+    assert zeros[0] == 0 and zeros == sorted(zeros) and zeros[-1] > 0.9
+    assert all(fact["least"] <= fact["error"] + 1e-9 for fact in facts["ternary"])
+    ranks = [fact["k"] for fact in facts["spectrum"]]
+    assert ranks[0] == 1 and ranks == sorted(ranks) and ranks[-1] == 32
+    assert [fact["layer"] for fact in facts["policy"]] == [0, 1, 2, 3]
+
+
+def pixels(uri: str) -> bytes:
+    "The pixels of an image in a URI."
+    data = base64.b64decode(uri.partition("base64,")[2])
+    return Image.open(io.BytesIO(data)).convert("RGB").tobytes()
+
+
+def test_the_policy_of_the_picture_is_the_one_that_is_committed(path_to_site):
+    looks = importlib.import_module("looks")
+    kept = json.loads((SITE / "looks.json").read_text())["policy"]
+    made = looks.policy_look(ROOT / "docs" / "overview" / "policy.json")
+    for mine, theirs in zip(made["frames"], kept["frames"], strict=True):
+        for name, attributes in mine["parts"].items():
+            if name.startswith("name"):
+                assert attributes == theirs["parts"][name]
+            else:
+                one, other = (pixels(f["parts"][name]["href"]) for f in (mine, theirs))
+                assert one == other
+
+
+@pytest.fixture
+def moving(items, tmp_path) -> Path:
+    "The pages of pictures and of values, bare, with the site's script."
+    pages = importlib.import_module("pages")
+    pages.write_looks(tmp_path)
+    pages.write_values(ROOT, tmp_path, tmp_path)
+    for name in ("looks", "values"):
+        body = (tmp_path / f"{name}.md").read_text()
+        script = '<script defer src="look.js"></script><meta name="viewport" content="width=400">'
+        (tmp_path / f"{name}.html").write_text(f"<html><head>{script}</head>{body}</html>")
+    shutil.copy(SITE / "static" / "look.js", tmp_path)
+    return tmp_path
+
+
+def test_a_slider_moves_the_parts_of_its_picture(browser, moving):
+    browser.open((moving / "looks.html").as_uri())
+    note = "document.querySelector('#ternary [data-part=note]').textContent"
+    before = browser.ask(note)
+    browser.ask(
+        "(() => { const r = document.querySelector('#ternary input'); r.value = 0;"
+        "r.dispatchEvent(new Event('input')); })()"
+    )
+    assert browser.ask(note).startswith("zeros 0%") and not before.startswith("zeros 0%")
+    assert browser.ask("document.querySelector('#ternary output').textContent") == "alpha 0.00"
+    assert browser.ask("document.querySelectorAll('.control[hidden]').length") == 0
+    assert list(browser.complaints()) == []
+
+
+def test_the_values_are_filtered_by_a_column_and_by_words(browser, moving):
+    browser.open((moving / "values.html").as_uri())
+    lines = browser.ask("document.querySelectorAll('#values tbody tr').length")
+    shown = "document.querySelectorAll('#values tbody tr:not([hidden])').length"
+    assert lines == browser.ask(shown) > 20
+    browser.ask(
+        "(() => { const f = document.querySelector('.filters'); f.querySelector('select').value ="
+        " 'laptop'; f.querySelector('input').value = 'table 4.1 iatm';"
+        "f.querySelector('input').dispatchEvent(new Event('input')); })()"
+    )
+    assert browser.ask(shown) == 1
+    line = "document.querySelector('#values tbody tr:not([hidden])')"
+    assert "25.5" in browser.ask(f"{line}.textContent")
+    assert re.search(r"seed 0: .*\n.*commit [0-9a-f]{10}", browser.ask(f"{line}.title"))
+    assert list(browser.complaints()) == []

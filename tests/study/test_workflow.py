@@ -194,6 +194,21 @@ def test_run_repeat_and_delete(toy):
     ), output
 
 
+def test_results_are_told_to_others(toy):
+    toy.figures()
+    assert toy.run()[0] == 0
+    folder = toy.root / "reports" / "toy"
+    assert (folder / "results.csv").read_text().count("table_9_1") == 6  # three rows, two seeds
+    crate = json.loads((folder / "ro-crate-metadata.json").read_text())
+    assert "index.html" in [entity["@id"] for entity in crate["@graph"]]
+    page = toy.root / "snakemake.html"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "workflow" / "Snakefile"]
+    command += ["--cores", "1", "--config", "profile=toy", "planned=true", "--report", page]
+    done = subprocess.run(command, cwd=toy.root, env=toy.environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    assert "Chapter 9" in page.read_text() and "figure 9.1" in page.read_text()
+
+
 def test_figures_are_drawn_after_their_tables_and_again_when_these_change(toy):
     toy.figures()
     status, output = toy.run()
