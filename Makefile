@@ -1,7 +1,7 @@
 # make reproduce   set up, then run the study at PROFILE (quick) and render reports/quick/index.html
 # make test        set up, then run all tests: pytest, the notebooks, the workflow end to end
 # make evidence    measure what profile evidence still lacks, for as long as you let it
-# make check       export the notebooks, compare effdl_nb/ with git, lint, then test
+# make check       export the notebooks, compare effdl_nb/ with git, lint, check types, then test
 # make site        every notebook and the library as pages: build/site/html/index.html
 # make lab         JupyterLab on the notebooks
 # make benchmark   speed and memory against peers, side by side
@@ -27,7 +27,7 @@ PYTEST_ARGS ?=
 BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 BENCHMARK_ARGS ?=
 
-.PHONY: setup reproduce report evidence test check export lint tags lab site schema readme table method benchmark lock clean
+.PHONY: setup reproduce report evidence test check export lint types tags lab site schema readme table method benchmark lock clean
 
 setup: $(READY)
 
@@ -58,7 +58,7 @@ test: setup
 	$(TEST_ENV) $(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal --durations 12 \
 	  $(PYTEST_ARGS)
 
-check: export lint tags test
+check: export lint types tags test
 
 # The modules in effdl_nb/ are made from the notebooks: they must be what is committed.
 export: setup
@@ -68,6 +68,10 @@ export: setup
 lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check nbs tests workflow benchmarks
+
+# What is checked, and what is not yet, stands in pyproject.toml.
+types: setup
+	@$(BIN)/ty check
 
 # Without the tag papermill ignores the parameters it is passed.
 tags: setup

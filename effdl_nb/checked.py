@@ -13,6 +13,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping
+from typing import Any
 
 # %% ../nbs/01_foundations/01b_checked.ipynb #b76077b9
 FROM_FILE = {"extra": "forbid", "strict": True}  # what pydantic holds a dataclass to
@@ -20,7 +21,7 @@ BY_PLACE = {"by_place": True}  # metadata of a field that the place in a file gi
 
 
 def file_fields(
-    kind: type,  # a dataclass
+    kind: Any,  # a dataclass
 ) -> list[str]:
     "List the fields that a file may set."
     return [f.name for f in dataclasses.fields(kind) if f.metadata != BY_PLACE]
@@ -29,9 +30,9 @@ def file_fields(
 def add_place(
     kind: type,  # a dataclass
     where: str,  # where the mapping stands, for the error
-    content,  # field -> value, if it is a mapping
-    **given,  # what its place gives
-):  # the mapping with what its place gives; anything else as it is, for `checked` to tell
+    content: Any,  # field -> value, if it is a mapping
+    **given: Any,  # what its place gives
+) -> Any:  # the mapping with what its place gives; anything else as it is, for `checked` to tell
     "Add what the place of a mapping gives. Raises ValueError if the mapping sets it itself."
     if not isinstance(content, Mapping):
         return content
@@ -112,16 +113,17 @@ def _adapter(kind: type):
 def checked(
     kind: type,  # a dataclass with `FROM_FILE` as its `__pydantic_config__`
     where: str,  # where the content stands, for the error
-    content,  # what the file holds
-):  # an instance of `kind`
+    content: Any,  # what the file holds
+) -> Any:  # an instance of `kind`
     """Make a dataclass from what a file holds, without converting a value.
 
     Raises ValueError with place and value of everything that does not fit."""
-    adapter = _adapter(kind)
+    import pydantic
+
     _check_plain(where, content)
     try:
-        return adapter.validate_json(json.dumps(content))
-    except ValueError as error:
+        return _adapter(kind).validate_json(json.dumps(content))
+    except pydantic.ValidationError as error:
         faults = error.errors(include_url=False)
         told = "; ".join(_told_fault(kind, where, fault) for fault in faults)
         raise ValueError(told) from None

@@ -196,4 +196,4 @@ def load(
 
 # %% ../nbs/01_foundations/08_data.ipynb #4f9cb87f
 if __name__ == "__main__" and "__file__" in globals():  # a notebook has no __file__
-    sys.exit(importlib.import_module("effdl_nb.command.preparing").main())
+    sys.exit(importlib.import_module("effdl_nb.command.sets").main())

@@ -225,6 +225,9 @@ def _only_checks(function: ast.FunctionDef) -> bool:
 def _strip(statement: ast.stmt):
     "Leave `@experiment(...)` out, and the insides of what carries values or only checks them."
     for node in ast.walk(statement):
+        if isinstance(node, ast.ClassDef):  # what only a type checker reads shapes nothing
+            tests = [(part, names_used(getattr(part, "test", ast.Pass()))) for part in node.body]
+            node.body = [part for part, names in tests if names != {("TYPE_CHECKING",)}]
         if isinstance(node, FUNCTIONS):
             marks = [(d, {chain[-1] for chain in names_used(d)}) for d in node.decorator_list]
             node.decorator_list = [d for d, names in marks if "experiment" not in names]
@@ -445,4 +448,5 @@ def provenance(root: Path | None = None) -> dict:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE") or 1),  # that trained together
     }

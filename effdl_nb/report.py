@@ -12,6 +12,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -23,7 +24,7 @@ from .plots import INK, OURS, THESIS, Picture, plot_table, save_figure  # noqa: 
 from .provenance import project_root
 from .rows import Place, place, row_state
 from .shell import run_command
-from .spec import Profile, Table, figures_of, load_profile, load_tables
+from .spec import Profile, Table, check_profile, figures_of, load_profile, load_tables
 from .tabular import MEASURED, TEMPLATES, cells, committed_cells
 from .verdicts import CONTRADICTED, HOLDS, LEVEL
 
@@ -76,7 +77,7 @@ def write_table(
 
 def write_figure(
     key: str,  # "figure_3_4"
-    figure,  # a matplotlib figure
+    figure: Any,  # a matplotlib figure
     data: pd.DataFrame,  # exactly what it shows
     profile: str = "quick",  # profile name or path
     reports: str | Path | None = None,  # see `place`
@@ -200,7 +201,7 @@ def notebook_page(
     "Turn an executed notebook into a page. Raises ImportError without nbconvert, latex2mathml."
     import nbformat
     from nbconvert import HTMLExporter
-    from pygments.formatters import HtmlFormatter
+    from pygments.formatters import HtmlFormatter  # ty: ignore[missing-module-member]
 
     notebook, formulas = nbformat.read(path, as_version=4), []
     notebook.cells = [cell for cell in notebook.cells if _is_shown(cell)]
@@ -381,6 +382,7 @@ class ReportOptions:
 
 def render_report(options: ReportOptions) -> None:
     "Write the page and print where it is."
+    check_profile(options.profile)
     print(write_report(options.profile, options.reports))
 
 

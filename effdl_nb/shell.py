@@ -16,7 +16,8 @@ import re
 import sys
 import time
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 # %% ../nbs/01_foundations/01c_shell.ipynb #2358135b
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130  # exit codes
@@ -27,7 +28,7 @@ class UsageError(ValueError):
 
 
 @contextlib.contextmanager
-def usage_errors():
+def usage_errors() -> Generator[None]:
     "Turn a ValueError of the block into a UsageError."
     try:
         yield
@@ -77,7 +78,7 @@ class ProgressLines:
 
 
 @contextlib.contextmanager
-def readable_progress() -> Iterator[None]:
+def readable_progress() -> Generator[None]:
     "Let bars become lines for the block, unless a terminal shows stderr."
     before = sys.stderr
     if not before.isatty():
@@ -106,12 +107,12 @@ def parse_options(
     argv: Sequence[str],  # the words behind the command
     prog: str,  # the command, as help and errors call it
     named: bool = False,  # options without a default have a flag; else they are told by their place
-):  # an instance of `kind`
+) -> Any:  # an instance of `kind`
     "Read options. Raises UsageError for words that do not fit, SystemExit after `--help`."
     import tyro
 
     conf = tyro.conf
-    how = [conf.DisallowNone, conf.UseAppendAction, conf.FlagCreatePairsOff]
+    how: list = [conf.DisallowNone, conf.UseAppendAction, conf.FlagCreatePairsOff]
     if not named:
         how += [conf.PositionalRequiredArgs, conf.PositionalMetavarFromFieldName]
     heard = io.StringIO()
@@ -125,8 +126,8 @@ def parse_options(
 
 # %% ../nbs/01_foundations/01c_shell.ipynb #48ea9158
 def named_object(
-    name,  # "module:name"; what is no text stands for itself
-):
+    name: Any,  # "module:name"; what is no text stands for itself
+) -> Any:
     "Import what a name says."
     if not isinstance(name, str):
         return name

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'Column', 'RowSpec', 'Table', 'load_tables', 'table_named', 'load_thesis', 'thesis_value', 'Plan',
-           'Profile', 'profile_path', 'load_profile', 'figures_of', 'Task', 'Experiment', 'experiment', 'experiment_of',
-           'implemented_rows', 'code_roots', 'settings_layers', 'settings_of', 'explain']
+           'Profile', 'profile_path', 'load_profile', 'check_profile', 'figures_of', 'Task', 'Experiment', 'experiment',
+           'experiment_of', 'implemented_rows', 'code_roots', 'settings_layers', 'settings_of', 'explain']
 
 # %% ../nbs/01_foundations/18_spec.ipynb #2a6c1f30
 import dataclasses
@@ -22,6 +22,7 @@ import yaml
 from .checked import BY_PLACE, FROM_FILE, add_place, checked
 from .provenance import code_when_loaded, project_root
 from .settings import at_least, defaults_of, from_mapping, merge, trace
+from .shell import usage_errors
 
 # %% ../nbs/01_foundations/18_spec.ipynb #c9402ca8
 @dataclass(frozen=True)
@@ -232,6 +233,13 @@ def load_profile(
     plans = {k: _completed(f"{where}: {k}", tables[k], p) for k, p in profile.tables.items()}
     return dataclasses.replace(profile, tables=plans)
 
+# %% ../nbs/01_foundations/18_spec.ipynb #7b1c55aa
+def check_profile(name: str) -> None:
+    "Raise UsageError for a profile that is unknown, ValueError for one that is malformed."
+    with usage_errors():
+        profile_path(name, project_root())
+    load_profile(name)
+
 # %% ../nbs/01_foundations/18_spec.ipynb #838cae99
 def figures_of(profile: Profile, tables: dict[str, Table]) -> tuple[str, ...]:
     "List the figures that a profile draws: those of an idea, and those of tables it measures."
@@ -275,7 +283,7 @@ class Experiment:
 # %% ../nbs/01_foundations/18_spec.ipynb #8f87dc8e
 def experiment(
     settings: type,  # the dataclass of its settings
-    rows=None,  # keys that it can measure; None: every row of the table
+    rows: Any = None,  # keys that it can measure; None: every row of the table
     code: Callable | None = None,  # (row, settings) -> further roots, as for `code_hash`
     build: Callable | None = None,  # see Experiment; None: the class's own `build`, if it has one
     origins: Callable | None = None,  # likewise
@@ -314,7 +322,7 @@ def implemented_rows(table: Table) -> tuple[str, ...]:
 def code_roots(
     table: Table,
     row: str,  # row key
-    settings,  # of the row
+    settings: Any,  # of the row
 ) -> tuple[str, ...]:  # as for `code_hash`
     "List what a row depends on: the experiment, and what it names beside itself."
     code = experiment_of(table).code
@@ -344,7 +352,7 @@ def settings_of(
     plan: Plan,
     row: str,  # row key
     column: str,  # column key
-):  # an instance of the experiment's settings class
+) -> Any:  # an instance of the experiment's settings class
     "Build the settings of one cell. Raises ValueError naming the allowed ones if one is unknown."
     declared = experiment_of(table)
     known = implemented_rows(table)

@@ -10,7 +10,7 @@ __all__ = ['MEASURED', 'DATA', 'FIELDS', 'COMMITTED', 'HEAD', 'SPREAD_WORDS', 'T
 # %% ../nbs/01_foundations/21_tabular.ipynb #f9626761
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader
@@ -122,7 +122,7 @@ def cells(
 
 # %% ../nbs/01_foundations/21_tabular.ipynb #a8e131de
 def show_number(
-    value,  # a number, a word, a tick (True/False) or nothing
+    value: Any,  # a number, a word, a tick (True/False) or nothing
     digits: int = 2,  # decimals of a number
     signed: bool = False,  # whether positive numbers get a sign
 ) -> str:
@@ -140,8 +140,8 @@ def show_number(
 
 
 def show_pair(
-    value,  # as for `show_number`
-    spread,  # likewise; nothing leaves the value alone
+    value: Any,  # as for `show_number`
+    spread: Any,  # likewise; nothing leaves the value alone
     digits: int,  # decimals of both
 ) -> str:
     "Format `value ± spread`."

@@ -13,7 +13,7 @@ import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..shell import UsageError, usage_errors
 
@@ -55,7 +55,7 @@ def model_named(
     name: str,  # a packed file, module:function, a network of ours, or one of torchvision
     classes: int = 10,  # logits of a network that is built by its name
     image_size: int = 32,  # side of its images
-):  # a torch module in evaluation mode
+) -> Any:  # a torch module in evaluation mode
     "Find a network. Raises UsageError for a name that stands for none."
     from torch import nn
 
@@ -110,9 +110,10 @@ def score_network(options: ScoreOptions) -> None:
 
     model = model_named(options.network, options.classes, options.image_size)
     shape = (options.channels, options.image_size, options.image_size)
-    how = {"precision": options.bits, "on_unknown": options.unknown}
     with usage_errors():
-        score = micronet_score(model, shape, options.policy, **how)
+        score = micronet_score(
+            model, shape, options.policy, precision=options.bits, on_unknown=options.unknown
+        )
     if options.json:
         print(json.dumps(_counts(score, options.modules)))
     elif options.modules:

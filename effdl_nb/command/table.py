@@ -10,7 +10,7 @@ import dataclasses
 import sys
 import typing
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import effdl_nb
 from ..shell import DONE, USAGE, named_object, run_command
@@ -111,10 +111,11 @@ def usage_text() -> str:
 
 
 def flags_of(
-    options: type,  # a dataclass of options
+    options: Any,  # a dataclass of options
 ) -> dict[str, tuple]:  # flag -> the words that it allows, if they are known
     "List the flags of a command."
-    hints, flags = typing.get_type_hints(options), {"--help": ()}
+    hints = typing.get_type_hints(options)
+    flags: dict[str, tuple] = {"--help": ()}
     for f in dataclasses.fields(options):
         parts = (hints[f.name], *typing.get_args(hints[f.name]))
         literal = [part for part in parts if typing.get_origin(part) is typing.Literal]

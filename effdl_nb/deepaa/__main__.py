@@ -11,6 +11,7 @@ import json
 import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from .. import shell
 from . import finding
@@ -24,7 +25,7 @@ from ..files import check_target, plain_warnings
 from ..prepared import ImageDataset, Split
 
 # %% ../../nbs/03_deepaa/35_command.ipynb #301394fd
-def parsed_value(text: str):
+def parsed_value(text: str) -> Any:
     "Read a value of --set: JSON where it is, else the word itself."
     try:
         return json.loads(text)

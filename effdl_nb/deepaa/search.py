@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -376,7 +376,7 @@ class PolicySearch(Search):
         data: SearchData,  # proxy, images and normalisation
         space: SearchSpace,
         config: SearchConfig | None = None,  # None: the dissertation's settings
-        **progress,  # of `Search`: state, save_every, provenance
+        **progress: Any,  # of `Search`: state, save_every, provenance
     ):
         self.space = space
         self.config = config or SearchConfig()

@@ -7,13 +7,16 @@ __all__ = ['DESIGN_ZEROS', 'COUNTED', 'counting_policy', 'designed_zeros', 'coun
            'TechniqueSettings', 'techniques']
 
 # %% ../../nbs/02_msunet/15_experiments.ipynb #8e73e979
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from ..files import carries, settings_hash
 from .conversion import ternary_layers, zero_fraction
 from .network import msunet, variant_of
+from .packing import save_packed
 from .recipe import MSUNetSettings, consistency_form, switches
 from .score import Score, micronet_score
 from .stages import Trained, train_msunet
@@ -96,6 +99,15 @@ def _details(s: MSUNetSettings, trained: Trained, zeros: dict[str, float]) -> di
     }
 
 # %% ../../nbs/02_msunet/15_experiments.ipynb #fa39f09e
+@carries
+def _keep_network(task: Task, trained: Trained) -> None:
+    "Keep the trained network as a packed file, for who wants to carry it away."
+    key = settings_hash([task.seed, asdict(task.settings)])
+    precision = 16 if switches(task.settings).precision == 16 else 32
+    path = Path(task.work) / "msunet-networks" / f"{task.row}-{key}.safetensors"
+    save_packed(trained.model, path, precision)
+
+# %% ../../nbs/02_msunet/15_experiments.ipynb #88d23f0d
 @experiment(MSUNetSettings)
 def trained_and_counted(task: Task) -> dict:
     """Measure one row of Table 2.2, 2.3 or 2.A at one seed.
@@ -107,6 +119,7 @@ def trained_and_counted(task: Task) -> dict:
     stage1 = task.shared("msunet-stage1", "effdl_nb.msunet.stages:stage_one")
     stage2 = task.shared("msunet-stage2", "effdl_nb.msunet.stages:train_msunet")
     trained = train_msunet(s, task.seed, stage2, stage1, task.progress)
+    _keep_network(task, trained)
     zeros = zeros_by_layer(trained.model)
     designed, with_zeros = count(s), count(s, zeros)
     metrics = {"accuracy": trained.accuracy}

@@ -49,6 +49,7 @@ def _write_onnx(model: nn.Module, images: Tensor, path: Path) -> None:
     "Write an ONNX file."
     _module("onnxscript", "onnx")
     program = torch.onnx.export(_program(model, images), dynamo=True, verbose=False)
+    assert program is not None  # it is with dynamo
     program.save(str(path))
 
 

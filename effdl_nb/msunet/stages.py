@@ -45,9 +45,7 @@ def _precision(stage: FirstStage | SecondStage) -> str:
     return settled_precision(stage.precision, "cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _loss(
-    s: MSUNetSettings, stage: FirstStage | SecondStage
-) -> ConsistencyLoss | HalfLoss | None:
+def _loss(s: MSUNetSettings, stage: FirstStage | SecondStage) -> ConsistencyLoss | HalfLoss | None:
     "Return the loss that replaces cross-entropy, or None."
     loss, form = None, recipe.consistency_form(s)
     if form != "off":
@@ -116,9 +114,7 @@ def _stored(path: Path, model: nn.Module) -> dict:
     return history
 
 # %% ../../nbs/02_msunet/14_stages.ipynb #2d9f5a39
-def _constants(
-    s: MSUNetSettings, stage: FirstStage | SecondStage, data: ImageDataset
-) -> dict:
+def _constants(s: MSUNetSettings, stage: FirstStage | SecondStage, data: ImageDataset) -> dict:
     "Return the trainer's arguments that both stages share."
     normalize = {"mean": data.mean, "std": data.std}
     return normalize | {"augment": recipe.AUGMENTATIONS[s.augment], "loss": _loss(s, stage)}

@@ -74,7 +74,7 @@ def test_the_version_is_the_package_s():
         ("score", 2, "NETWORK"),
         ("score lenet", 2, "network 'lenet' is unknown"),
         ("score nowhere.safetensors", 1, "there is no file nowhere.safetensors"),
-        ("score resnet-18 --image-size big", 2, "--image-size: invalid literal"),
+        ("score resnet-18 --image-size big", 2, "Error parsing --image-size: "),
         ("score resnet-18 --imagesize 32", 2, "perhaps you meant --image-size"),
         ("score resnet-18 --image-size 4", 2, "network 'resnet-18' is unknown"),
         ("score os:nothing", 2, "cannot be made"),
@@ -113,8 +113,8 @@ def test_a_reader_that_leaves_is_no_error():
 
 def test_a_function_in_the_working_folder_is_scored(tmp_path):
     (tmp_path / "mynets.py").write_text(
-        "from torch import nn\ndef small():\n    return nn.Sequential(nn.Conv2d(3, 4, 3, bias=False),"
-        " nn.Flatten(), nn.Linear(4 * 36, 2, bias=False))\n"
+        "from torch import nn\ndef small():\n    first = nn.Conv2d(3, 4, 3, bias=False)\n"
+        "    return nn.Sequential(first, nn.Flatten(), nn.Linear(4 * 36, 2, bias=False))\n"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     words = ["score", "mynets:small", "--image-size", "8", "--json"]

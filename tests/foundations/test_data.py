@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from effdl_nb import data, provenance
+from effdl_nb.command.sets import main as prepare
 from effdl_nb.data import DATASETS, Entry, Source
 from effdl_nb.files import read_json
 from effdl_nb.prepared import write_prepared
@@ -111,13 +112,13 @@ def test_a_damaged_folder_raises(prepared, damage, words):
 
 
 def test_verify_finds_one_changed_pixel(prepared, capsys):
-    assert data.main(["cifar10", "--root", str(prepared), "--verify"]) == 0
+    assert prepare(["cifar10", "--root", str(prepared), "--verify"]) == 0
     path = prepared / "cifar10" / "train_images.npy"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert data.main(["cifar10", "--root", str(prepared)]) == 0
-    assert data.main(["cifar10", "--root", str(prepared), "--verify"]) == 1
+    assert prepare(["cifar10", "--root", str(prepared)]) == 0
+    assert prepare(["cifar10", "--root", str(prepared), "--verify"]) == 1
     assert "SHA-256" in capsys.readouterr().err
 
 
@@ -333,7 +334,7 @@ def test_one_entry_is_a_data_set(toy, tmp_path, capsys):
         loaded.train.images.permute(0, 2, 3, 1), torch.from_numpy(toy["train_images"])
     )
     assert loaded.source == f"prepared folder {tmp_path / 'toy'}, from a drawing"
-    assert data.main(["toy", "--root", str(tmp_path), "--verify"]) == 0
+    assert prepare(["toy", "--root", str(tmp_path), "--verify"]) == 0
     assert "6 training and 2 test images of 8 x 8 in 2 classes" in capsys.readouterr().out
 
 

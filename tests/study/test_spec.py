@@ -91,7 +91,7 @@ def test_a_malformed_profile_is_refused_with_path_and_value(toy, capsys, change,
     malformed(root, change, plan)
     assert study.main(["table_9_1", "--profile", "toy"]) == 1
     error = capsys.readouterr().err
-    assert words in error and error.startswith("profile toy") and error.count("\n") == 1
+    assert words in error and error.startswith("error: profile toy") and error.count("\n") == 1
 
 
 def test_all_faults_of_a_profile_are_told_at_once(toy):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from effdl_nb import rows, study
-from effdl_nb.files import read_json, write_json
+from effdl_nb.files import read_json, read_kept, write_json, write_kept
 from effdl_nb.spec import load_profile, load_tables
 
 
@@ -52,9 +52,17 @@ def test_columns_with_equal_settings_share_a_measurement(toy):
     assert cells["value"]["thesis"] == {"printed": 1.5, "corrected": 2.5, "why": "slip"}
 
 
+def test_a_rank_without_other_processes_is_no_rank(toy, monkeypatch):
+    root, _ = toy
+    monkeypatch.setenv("RANK", "1")  # of some scheduler, not of torchrun
+    study.run("table_9_1", "toy", rows="b", say=lambda line: None).check()
+    assert len(list((root / "reports").rglob("rows/*/*.json"))) == 1
+
+
 def test_of_several_processes_only_the_first_writes(toy, monkeypatch):
     root, _ = toy
-    monkeypatch.setenv("RANK", "1")  # as torchrun sets it
+    monkeypatch.setenv("RANK", "1")  # as torchrun sets them
+    monkeypatch.setenv("WORLD_SIZE", "2")
     said = []
     study.run("table_9_1", "toy", rows="b", say=said.append).check()
     import study_draws
@@ -234,11 +242,10 @@ def test_a_row_that_holds_something_else_is_named(toy, content):
     study.run("table_9_1", "toy", rows="b", say=quiet).check()
     path = root / "reports" / "toy" / "rows" / "table_9_1" / "b.json"
     path.write_text(content)
-    with pytest.raises(
-        study.RowsFailed, match="1 of 2 rows.*\n.*b.json is not a row of the study.*delete it"
-    ):
+    words = "b.json (is not a row of the study|must hold a record).*delete it"
+    with pytest.raises(study.RowsFailed, match=f"1 of 2 rows.*\n.*{words}"):
         study.run("table_9_1", "toy", say=quiet).check()
-    with pytest.raises(ValueError, match="b.json is not a row of the study"):
+    with pytest.raises(ValueError, match=words):
         study.write_plans("toy", root / "reports")
 
 
@@ -249,7 +256,8 @@ def test_seeds_measured_at_the_same_time_make_one_row(toy, monkeypatch):
 
     def measure(*given):
         if not others:  # as if another process measured seed 1 meanwhile
-            others.append(study.run("table_9_1", "toy", rows="b", seeds="1", say=quiet))
+            others.append("at work")
+            study.run("table_9_1", "toy", rows="b", seeds="1", say=quiet).check()
         return own(*given)
 
     monkeypatch.setattr(study, "measure", measure)
@@ -262,10 +270,11 @@ def test_a_column_that_old_measurements_cannot_fill_is_measured(toy):
     profile("{seeds: [0], rows: [b]}")
     study.run("table_9_1", "toy", say=quiet).check()
     path = root / "reports" / "toy" / "rows" / "table_9_1" / "b.json"
-    record = read_json(path)
+    record = read_kept(path)
     for m in record["measurements"]:
         m["metrics"].pop("size")
-    path.write_text(json.dumps(record))
+    record["cells"] = [cell for cell in record["cells"] if cell["column"] != "size"]
+    write_kept(path, record)
     study.run("table_9_1", "toy", say=quiet).check()
     assert all("size" in m["metrics"] for m in row(root, "b")["measurements"])
 
@@ -289,6 +298,30 @@ def test_rows_in_the_repository_are_whole_and_honest():
                 if m["hash"] in cell["measurements"]
             ):
                 assert cell["values"].get(key, value) == value, path
+
+
+def test_a_mean_that_no_measurement_gave_is_no_result(toy):
+    root, _ = toy
+    study.run("table_9_1", "toy", rows="b", say=quiet).check()
+    path = root / "reports" / "toy" / "rows" / "table_9_1" / "b.json"
+    record = read_kept(path)
+    means = [cell["mean"] for cell in record["cells"]]
+    for cell in record["cells"]:
+        cell["mean"], cell["spread"] = 99.99, 0.0
+    write_json(path, record)  # without a seal, as rows were before
+    assert [cell["mean"] for cell in rows.read_row(path)["cells"]] == means
+    path.write_text(path.read_text().replace('"metric": "value"', '"matric": "value"'))
+    with pytest.raises(ValueError, match="b.json is not a row of the study.*'metric'"):
+        rows.read_row(path)
+
+
+def test_an_altered_row_or_unit_is_not_read(toy):
+    root, _ = toy
+    study.run("table_9_1", "toy", rows="b", say=quiet).check()
+    path = root / "reports" / "toy" / "rows" / "table_9_1" / "b.json"
+    path.write_text(path.read_text().replace('"hash"', '"hash" ').replace("7.0", "7.5"))
+    with pytest.raises(ValueError, match="b.json was altered.*delete it"):
+        rows.read_row(path)
 
 
 def test_write_json_refuses_a_row_with_nan(tmp_path):
