@@ -438,6 +438,7 @@ class CellRecord:
     spread_kind: Literal["deviation", "interval", "none"]
     thesis: PrintedValue | None  # None: the dissertation has no such value
     measurements: tuple[str, ...]  # hashes
+    better: str | None = None  # "higher" or "lower"; None: neither, or a row of old
 
 # %% ../nbs/01_foundations/19_rows.ipynb #4360eef9
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ CHAPTERS = {
     "03_deepaa": "Deep AutoAugment",
     "04_condensation": "Dataset condensation",
     "05_reproduction": "Tables and figures",
+    "06_command": "The command",
 }
 CHAPTERS_OF = {2: "MSUNet", 3: "Deep AutoAugment", 4: "Dataset condensation"}
 # caption of the map -> pages

@@ -65,6 +65,14 @@ def test_every_item_of_the_dissertation_is_named_in_words_and_cited_by_code(item
     assert [item for item, entry in entries.items() if not entry.code] == []
 
 
+def test_an_equation_is_measured_by_the_rows_whose_code_reaches_it(items):
+    entries = items.index(ROOT)
+    items.add_rows(entries)
+    rows = entries["Equation 4.12"].measured["table_4_1"]
+    assert "iatm" in rows and not {"random", "dm", "dc"} & set(rows)
+    assert not entries["Equation 2.3"].measured.keys() & {"table_3_2", "table_4_1"}
+
+
 def test_a_citation_leads_to_the_cell_that_the_code_is_exported_from(items):
     entry = items.index(ROOT)["Equation 4.12"]
     code = {definition.name: definition for definition in entry.code}
