@@ -1,9 +1,11 @@
 # make reproduce   set up, then run the study at PROFILE (quick) and render reports/quick/index.html
 # make test        set up, then run all tests: pytest, the notebooks, the workflow end to end
 # make evidence    measure what profile evidence still lacks, for as long as you let it
-# make check       export the notebooks, compare effdl_nb/ with git, lint, then test
+# make check       export the notebooks, compare effdl_nb/ with git, lint, check types, then test
+# make site        every notebook and the library as pages: build/site/html/index.html
 # make lab         JupyterLab on the notebooks
 # make benchmark   speed and memory against peers, side by side
+# make schema      docs/schema/, what rows, profiles and tables may hold
 # make readme      README.md and RESULTS.md from their notebooks and the rows that are there
 # make table KEY=table_5_1 EXPERIMENT=module:function   the files of a new table
 # make method NAME=mymethod FAMILY=matching             the notebook of a new method of Chapter 4
@@ -14,6 +16,7 @@ CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN := .venv/bin
 READY := .venv/.ready
 PEERS := .venv/.peers
+SITE := .venv/.site
 # Two one-thread processes do more than one with two threads; tests and notebooks run side by side,
 # one a core. The path may hold a blank.
 TEST_ENV := OMP_NUM_THREADS=1 EFFDL_ROOT="$(CURDIR)"
@@ -24,7 +27,7 @@ PYTEST_ARGS ?=
 BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 BENCHMARK_ARGS ?=
 
-.PHONY: setup reproduce report evidence test check export lint tags lab readme table method benchmark lock clean
+.PHONY: setup reproduce report evidence test check export lint types tags lab site schema readme table method benchmark lock clean
 
 setup: $(READY)
 
@@ -42,6 +45,7 @@ reproduce: setup
 
 report: setup
 	@$(BIN)/python -m effdl_nb.report --profile "$(PROFILE)"
+	@$(BIN)/python -m effdl_nb.records --profile "$(PROFILE)"
 
 # What PROFILE (evidence) still lacks, the most wanted first, at the lowest priority; stopped at
 # any moment, the same command resumes: make evidence CORES=1 HOURS=2
@@ -54,7 +58,7 @@ test: setup
 	$(TEST_ENV) $(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal --durations 12 \
 	  $(PYTEST_ARGS)
 
-check: export lint tags test
+check: export lint types tags test
 
 # The modules in effdl_nb/ are made from the notebooks: they must be what is committed.
 export: setup
@@ -65,12 +69,28 @@ lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check nbs tests workflow benchmarks
 
+# What is checked, and what is not yet, stands in pyproject.toml.
+types: setup
+	@$(BIN)/ty check
+
 # Without the tag papermill ignores the parameters it is passed.
 tags: setup
 	@$(BIN)/python -m pytest -q tests/foundations/test_repository.py -k parameters
 
 lab: setup
 	@$(BIN)/jupyter lab --notebook-dir nbs
+
+schema: setup
+	@$(BIN)/python workflow/schema.py
+
+$(SITE): $(READY)
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[site]'
+	@touch $@
+
+# Warnings are errors; then every page is looked at, in Chromium where it is installed.
+site: $(SITE)
+	@$(TEST_ENV) $(BIN)/python docs/site/build.py
+	@$(BIN)/python docs/site/check.py
 
 # README.md is the index notebook, with the outputs that are stored in it; RESULTS.md is every
 # table that has been measured here.
@@ -100,7 +120,7 @@ benchmark: $(PEERS)
 # New versions of everything, as far as pyproject.toml admits them.
 lock: setup
 	@$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
-	  --extra dev --extra grid --extra onnx --extra search --extra bench --upgrade pyproject.toml --output-file constraints.txt
+	  --extra dev --extra grid --extra onnx --extra edge --extra search --extra site --extra bench --upgrade pyproject.toml --output-file constraints.txt
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .snakemake

@@ -8,6 +8,7 @@ __all__ = ['Labelled', 'accuracy_of']
 # %% ../nbs/01_foundations/14_accuracy.ipynb #b34c1fb6
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,10 +76,10 @@ def accuracy_of(
     images: Tensor,  # (N, C, H, W): uint8 or floats, as for `train`; passed in the model's type
     labels: Tensor,  # (N,) classes, or (N, classes) probabilities, whose largest counts
     *,
-    mean=None,  # of the channels of uint8 images in [0, 1]
-    std=None,  # likewise
+    mean: Any = None,  # of the channels of uint8 images in [0, 1]
+    std: tuple[float, ...] | list[float] = None,  # likewise
     batch_size: int = 500,
-    device=None,  # None: where the model is
+    device: torch.device | str | None = None,  # None: where the model is
 ) -> float:  # percent of images whose largest logit is their class's
     "Measure the accuracy in percent. Raises ValueError for no images or arguments that do not fit."
     data = Labelled(images, labels, mean, std)

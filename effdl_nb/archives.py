@@ -41,7 +41,7 @@ def _digest(path: str | Path, like: str) -> str:
 def check_digest(
     path: str | Path,  # what was fetched; it is removed if the digest is another
     digest: str,  # its expected MD5 (32 digits) or SHA-256 (64 digits)
-):
+) -> None:
     "Compare a file's digest. Raises ValueError if it is not `digest`."
     actual = _digest(path, digest)
     if actual != digest:
@@ -136,7 +136,7 @@ def _too_long(part: Path, name: str, size: int) -> ConnectionError:
 def unpack(
     archive: str | Path,  # .zip, or a tar archive of any compression
     folder: str | Path,  # where its members go
-):
+) -> None:
     "Unpack an archive. Raises tarfile.TarError or zipfile.BadZipFile if it is damaged."
     if Path(archive).suffix == ".zip":
         with zipfile.ZipFile(archive) as zipped:

@@ -15,10 +15,11 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -52,7 +53,7 @@ def write_tensors(
     tensors: Mapping[str, Tensor],
     header: dict,  # anything JSON can hold
     form: str,  # what the file is: "checkpoint", "expert" ...
-):
+) -> None:
     "Write tensors that a later run reads as one sealed safetensors file, atomically."
     text = "0" * 64 + json.dumps({"form": form, "kept": SEALED, "header": header}, allow_nan=False)
     data = memoryview(save(_owned(tensors), {_ENTRY: text}))
@@ -93,7 +94,7 @@ def _compare_seal(path: Path) -> bool:
 class Kept:
     "An open file of tensors, whole and of the form that was asked for."
 
-    def __init__(self, file, header: dict):
+    def __init__(self, file: Any, header: dict):
         self.file, self.header = file, header
 
     def names(self) -> list[str]:
@@ -161,8 +162,8 @@ def no_words(
 def read_tensors(
     path: str | Path,  # what `write_tensors` wrote
     form: str,  # what it shall be
-    *how,  # as for `open_tensors`
-    **options,  # likewise
+    *how: Any,  # as for `open_tensors`
+    **options: Any,  # likewise
 ) -> tuple[dict[str, Tensor], dict]:  # tensors and header
     "Read a kept file whole. Raises as `open_tensors`."
     kept = open_tensors(path, form, *how, **options)
@@ -178,7 +179,7 @@ def save_checkpoint(
     path: Path,  # the file to make or replace
     tensors: dict[str, Tensor],
     header: dict,  # anything JSON can hold; `load_checkpoint` wants "settings" and "hash" in it
-):
+) -> None:
     "Write tensors and a JSON header as one sealed file, atomically."
     write_tensors(path, tensors, header, "checkpoint")
 
@@ -314,7 +315,7 @@ def join(
 # %% ../nbs/01_foundations/15_checkpoints.ipynb #e9a8b76e
 def check_alone(
     what: str,  # is made by one process
-):
+) -> None:
     "Raise RuntimeError under torchrun."
     if (processes := int(os.environ.get("WORLD_SIZE") or 1)) > 1:
         raise RuntimeError(
@@ -335,7 +336,7 @@ def stream_seed(
 def own_randomness(
     seed: int,  # of the run
     processes: Processes,
-):
+) -> Generator[None]:
     "Seed the global generators for the block and restore them after it; make cuDNN deterministic."
     device = processes.device
     global_seed = stream_seed(seed, f"global/{processes.rank}")
@@ -380,7 +381,7 @@ def restore_random_states(
     augment: torch.Generator,
     order: torch.Generator,
     processes: Processes,
-):
+) -> None:
     "Put this process's generators back."
 
     def state(name: str) -> Tensor:

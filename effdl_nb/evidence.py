@@ -103,7 +103,7 @@ def provenance_frame(
     for m in measurements(key, profile, reports):
         p = m["provenance"]
         line = {"row": m["row"], "seed": m["seed"], "seconds": p["seconds"]}
-        line["peak MiB"] = p["peak_memory_mib"]["host"]
+        line["peak MiB"] = p["peak_memory_mib"].get("host")
         line |= {"device": p["device"], "threads": p["threads"]}
         line["torch"] = p["packages"].get("torch")
         line["commit"] = (p["commit"] or "none")[:10] + ("+" if p["dirty"] else "")

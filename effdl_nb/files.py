@@ -21,10 +21,12 @@ import stat
 import sys
 import tempfile
 import time
+import typing
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 from filelock import SoftFileLock, Timeout, lock_descriptor
 
@@ -39,7 +41,7 @@ def carries(
 @contextlib.contextmanager
 def naming(
     path: str | Path,  # what is read or written in the block
-):
+) -> None:
     "Let errors of the system name a file: a full disk names none."
     try:
         yield
@@ -128,7 +130,7 @@ def _settle(part: Path, path: Path):
 @carries
 def atomic_write(
     path: str | Path,  # the file to make or replace; its folder is created
-):  # context manager
+) -> Iterator[Path]:  # context manager
     """Give a temporary path beside `path` to write to.
 
     It becomes `path` if the block ends well and is removed if the block raises. Raises OSError
@@ -140,7 +142,7 @@ def atomic_write(
 @carries
 def atomic_folder(
     path: str | Path,  # the folder to make; an empty one is replaced
-):  # context manager
+) -> Any:  # context manager
     "Give a temporary folder beside `path`, which becomes `path` as `atomic_write`'s file does."
     return _beside(path, True)
 
@@ -155,8 +157,8 @@ def _umask() -> int:
 @carries
 def write_json(
     path: str | Path,  # the file to make or replace
-    value,  # anything JSON can hold
-):
+    value: Any,  # anything JSON can hold
+) -> None:
     "Write `value` as indented JSON, atomically. Raises ValueError for NaN and infinities."
     text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
     with atomic_write(path) as part:
@@ -164,7 +166,7 @@ def write_json(
 
 # %% ../nbs/01_foundations/00_files.ipynb #0f7a5ee8
 def brief(
-    value,  # whatever a message quotes
+    value: Any,  # whatever a message quotes
 ) -> str:  # at most 200 characters of its repr
     "Quote a value in a message, shortened."
     form = reprlib.Repr()
@@ -178,7 +180,7 @@ def brief(
 @carries
 def check_regular(
     path: str | Path,  # a file to be read
-):
+) -> None:
     "Raise ValueError for a folder, a named pipe or a device, FileNotFoundError for nothing."
     if not stat.S_ISREG(os.stat(path).st_mode):
         kind = "a folder" if os.path.isdir(path) else "no regular file"
@@ -194,7 +196,7 @@ def _no_constant(word: str):
 def read_json(
     path: str | Path,  # a file that `write_json` wrote, or somebody else's
     advice: str = "",  # what to do about one that cannot be read, where that is known
-):
+) -> Any:
     "Read a JSON file. Raises ValueError with the path of one that cannot be parsed."
     check_regular(path)
     with naming(path):
@@ -206,7 +208,7 @@ def read_json(
 
 # %% ../nbs/01_foundations/00_files.ipynb #c037d9b1
 def settings_hash(
-    settings,  # anything JSON can hold
+    settings: Any,  # anything JSON can hold
 ) -> str:  # 16 hexadecimal digits
     "Hash `settings` in a way that does not depend on the order of keys."
     text = json.dumps(
@@ -242,7 +244,7 @@ def _seal(content: dict) -> str:
 def write_kept(
     path: str | Path,  # the file to make or replace
     content: dict,  # anything JSON can hold
-):
+) -> None:
     "Write a record that a later run reads, sealed, atomically."
     whole = json.loads(json.dumps(content, allow_nan=False)) | {"kept": SEALED}
     write_json(path, whole | {"seal": _seal(whole)})
@@ -319,7 +321,7 @@ def _soft_lock(path: Path, place: Path, timeout: float | None):
 def lock(
     path: str | Path,  # what is being made; the lock itself is a hidden file beside it
     timeout: float | None = None,  # seconds to wait; None waits for ever
-):
+) -> Iterator[typing.IO[str]]:
     """Hold the only lock on `path` among all processes of this machine.
 
     Gives the open lock file: a child process that inherits it (`pass_fds`) holds the lock as
@@ -354,7 +356,7 @@ def is_first() -> bool:
 @carries
 def release(
     path: str | Path,  # a file that only a restart would need
-):
+) -> None:
     "Let a file go once what was made of it is safe."
     if not is_first():
         return
@@ -366,7 +368,7 @@ def release(
 
 @carries
 @contextlib.contextmanager
-def until_safe():
+def until_safe() -> None:
     "Keep released files until the end of the block, and for good if it raises."
     if _RELEASED.get() is not None:
         yield
@@ -395,7 +397,7 @@ def is_writable(
 @carries
 def check_target(
     path: str | Path,  # a file that is to be made, or replaced
-):
+) -> None:
     "Raise ValueError unless a file can be made there; ask before the hours that it takes."
     path = Path(path)
     if path.is_dir():
@@ -408,7 +410,7 @@ def check_target(
 
 # %% ../nbs/01_foundations/00_files.ipynb #7d862a9c
 @contextlib.contextmanager
-def plain_warnings():
+def plain_warnings() -> Generator[None]:
     "Show each warning as a line `warning: ...`, without the place in the code."
     before = warnings.formatwarning
     warnings.formatwarning = lambda message, *place, **more: f"warning: {message}\n"

@@ -162,7 +162,7 @@ class Listing:
     test: list[tuple[Path, int]]  # empty if nothing is held out
     left_out: Files = field(default_factory=dict)  # of each kind
 
-    def say_what_is_left_out(self, folder: Path):
+    def say_what_is_left_out(self, folder: Path) -> None:
         "Warn of the files and folders that are not read, with their numbers and first names."
         words = [f"{kind}: {name_some(paths, folder)}" for kind, paths in self.left_out.items()]
         if words:

@@ -7,6 +7,7 @@ __all__ = ['HALF_IN_HARDWARE', 'PRECISIONS', 'processor_kind', 'processor_name',
            'settled_precision', 'keep_memory']
 
 # %% ../nbs/01_foundations/12_machine.ipynb #391e0f25
+import contextlib
 import ctypes
 import functools
 import platform
@@ -52,14 +53,27 @@ def processor_name() -> str:
     return _cpu_facts().get("model name") or platform.processor() or platform.machine()
 
 
-def peak_memory() -> dict:  # {"host": MiB, "gpu": MiB}, the latter where there is one
+def _peak_of_process() -> int | None:
+    "The most bytes that this process has held; None where the system does not say."
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        with contextlib.suppress(ImportError, AttributeError):
+            import psutil
+
+            return psutil.Process().memory_info().peak_wset
+        return None
+    unit = 1 if sys.platform == "darwin" else 2**10  # of ru_maxrss
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def peak_memory() -> dict:  # {"host": MiB, "gpu": MiB}, each where it is known
     "Measure the largest memory that this process has held so far."
-    import resource  # not on Windows
 
     import torch
 
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss, in MiB
-    peak = {"host": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)}
+    host = _peak_of_process()
+    peak = {} if host is None else {"host": round(host / 2**20)}
     if torch.cuda.is_available():
         peak["gpu"] = round(torch.cuda.max_memory_allocated() / 2**20)
     return peak

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -259,12 +260,12 @@ class Shake(torch.autograd.Function):
     "Forward alpha a + (1 - alpha) b; backward beta and 1 - beta times the gradient."
 
     @staticmethod
-    def forward(ctx, a, b, alpha, beta):
+    def forward(ctx: Any, a: Tensor, b: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
         ctx.save_for_backward(beta)
         return torch.lerp(b, a, alpha)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> Any:
         (beta,) = ctx.saved_tensors
         return beta * grad, (1 - beta) * grad, None, None
 

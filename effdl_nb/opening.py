@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +26,7 @@ ROUNDING = 1e-5  # of pixels that were decoded and clamped elsewhere
 
 def check_pixels(
     images: Tensor,  # (N, C, H, W) uint8, or floating point already in [0, 1]
-):
+) -> None:
     "Raise ValueError for another shape, type or range; nothing is copied."
     if not torch.is_tensor(images) or images.ndim != 4:
         shape = tuple(getattr(images, "shape", ())) or type(images).__name__
@@ -99,7 +100,7 @@ def _read_pairs(items, kind: str, progress: bool) -> tuple[Tensor, Tensor]:
 
 # %% ../nbs/01_foundations/09_opening.ipynb #924cc131
 def from_items(
-    items,  # with a length, of pairs (image, label), such as a torch data set
+    items: Any,  # with a length, of pairs (image, label), such as a torch data set
     progress: bool = True,
 ) -> data.ImageDataset:
     "Read a map-style data set as a whole. Raises ValueError for what is none."
@@ -123,7 +124,7 @@ def check_labels(
     labels: Tensor,  # (N,)
     num_classes: int | None,  # None: as many as the labels say
     where: str,  # whose they are
-):
+) -> None:
     "Raise ValueError unless labels are class numbers."
     kind = getattr(labels, "dtype", type(labels).__name__)
     if not torch.is_tensor(labels) or labels.is_floating_point() or labels.dtype == torch.bool:

@@ -10,6 +10,7 @@ import math
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -27,7 +28,7 @@ THESIS = "#D55E00"
 
 
 def save_figure(
-    figure,  # a matplotlib figure
+    figure: Any,  # a matplotlib figure
     data: pd.DataFrame,  # exactly what is plotted
     key: str,  # file name without ending
     at: Place,
@@ -101,7 +102,7 @@ def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
 def plot_table(
     table: Table,
     frame: pd.DataFrame,  # what `cells` made
-):  # a matplotlib figure, or None if no number was measured
+) -> Any:  # a matplotlib figure, or None if no number was measured
     "Draw ours with its spread and the dissertation's value, one panel per column that was run."
     from matplotlib.figure import Figure
 

@@ -13,6 +13,7 @@ import math
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ class ImageDataset:
         return self.train.images.shape[-1]
 
 # %% ../nbs/01_foundations/02_prepared.ipynb #0fde8e15
-def check_deviations(std):
+def check_deviations(std: tuple[float, ...] | list[float]) -> None:
     "Raise ValueError unless every channel's deviation is positive."
     values = [float(value) for value in std]
     if not all(0 < value < float("inf") for value in values):
@@ -73,8 +74,8 @@ def check_deviations(std):
 
 def normalize(
     images: Tensor,  # uint8 (N, 3, H, W)
-    mean,  # one number per channel, of pixels in [0, 1]
-    std,  # likewise
+    mean: tuple[float, ...] | list[float],  # one number per channel, of pixels in [0, 1]
+    std: tuple[float, ...] | list[float],  # likewise
 ) -> Tensor:  # float32 (N, 3, H, W)
     """Turn bytes into floats of mean 0 and variance 1.
 
@@ -96,7 +97,7 @@ LEAST_DEVIATION = 1 / 1024  # about a quarter of a grey level
 
 
 def divisible(
-    std,  # one number per channel, of pixels in [0, 1]
+    std: Any,  # one number per channel, of pixels in [0, 1]
     name: str,  # whose
 ) -> tuple[float, ...]:  # 1 for a channel that is constant
     "Replace deviations that cannot be divided by, and warn of their channels."
@@ -172,7 +173,7 @@ def _facts(arrays: Arrays) -> dict:
 @carries
 def check_free(
     folder: str | Path,  # where a prepared folder shall be
-):
+) -> None:
     "Raise ValueError if something else is there; an empty folder is replaced."
     folder = Path(folder)
     if not folder.exists() or (folder / "dataset.json").exists():
@@ -196,9 +197,9 @@ def _file_state(path: Path) -> list[int]:
 def write_prepared(
     folder: str | Path,  # the folder to make; nothing happens if it is there
     arrays: Arrays,
-    classes,  # class names in label order
+    classes: tuple[str, ...] | list[str],  # class names in label order
     source: str,  # where the images came from, in words
-):
+) -> None:
     """Write a prepared data set: the arrays as .npy, and dataset.json. All of it appears at once.
 
     Raises ValueError if the folder holds something else.

@@ -41,7 +41,7 @@ class Entry:
     # arrays and header from inside the package, instead of a prepared folder
     embedded: Callable[[], tuple[Arrays, dict]] | None = None
 
-    def check_counts(self, train: int, test: int):
+    def check_counts(self, train: int, test: int) -> None:
         "Raise ValueError if there are more or fewer images than the data set has."
         for split, expected, count in (("train", self.train, train), ("test", self.test, test)):
             if expected not in (None, count):
@@ -59,7 +59,7 @@ def _facts(entry: Entry) -> list:
     return [*facts, [source.where for source in entry.sources]]
 
 
-def register(entry: Entry):
+def register(entry: Entry) -> None:
     "Add a data set to those that `load` knows. Raises ValueError if another one has its name."
     if entry.name in DATASETS and _facts(DATASETS[entry.name]) != _facts(entry):
         raise ValueError(f"data set {entry.name!r} is registered already; choose another name")

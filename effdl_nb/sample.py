@@ -69,7 +69,7 @@ SAMPLE_FOLDER = Path(effdl_nb.__file__).parent / "cifar10_sample"
 def write_sample(
     folder: str | Path,  # where to write train.webp, test.webp and sample.json
     full: ImageDataset,  # all of CIFAR-10
-):
+) -> None:
     "Make the embedded sample from the full CIFAR-10."
     folder = Path(folder)
     header = {

@@ -12,6 +12,7 @@ import math
 import types
 import typing
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 # %% ../nbs/01_foundations/01_settings.ipynb #051de3ba
 def _values(config, names: Iterable[str]) -> Iterator[tuple[str, object]]:
@@ -29,10 +30,10 @@ def _is_number(value) -> bool:
 
 
 def one_of(
-    config,  # a dataclass
+    config: Any,  # a dataclass
     name: str,  # its field
     allowed: Iterable,  # the values that the field may have
-):
+) -> None:
     "Check a name. Raises ValueError naming the allowed values if the field has none of them."
     allowed = tuple(allowed)
     for _, value in _values(config, [name]):
@@ -42,10 +43,10 @@ def one_of(
 
 # %% ../nbs/01_foundations/01_settings.ipynb #299cfce9
 def at_least(
-    config,  # a dataclass
+    config: Any,  # a dataclass
     least: float,  # the smallest value allowed
     *names: str,  # its fields
-):
+) -> None:
     "Check counts. Raises ValueError if a field is below `least` or no number."
     for name, value in _values(config, names):
         if not _is_number(value) or not value >= least:
@@ -53,10 +54,10 @@ def at_least(
 
 
 def whole_numbers(
-    config,  # a dataclass
+    config: Any,  # a dataclass
     least: int,  # the smallest value allowed
     *names: str,  # its fields
-):
+) -> None:
     "Check counts of things. Raises ValueError if a field is no whole number from `least`."
     for name, value in _values(config, names):
         if not isinstance(value, int):
@@ -65,10 +66,10 @@ def whole_numbers(
 
 
 def finite(
-    config,  # a dataclass
+    config: Any,  # a dataclass
     *names: str,  # its fields
     least: float = 0.0,  # the smallest value allowed
-):
+) -> None:
     "Check magnitudes. Raises ValueError if a field is below `least`, infinite or no number."
     for name, value in _values(config, names):
         if not _is_number(value) or not least <= value < math.inf:
@@ -76,8 +77,8 @@ def finite(
 
 
 def milestones(
-    config,  # a dataclass with a field `milestones`
-):
+    config: Any,  # a dataclass with a field `milestones`
+) -> None:
     "Check the steps at which something changes. Raises ValueError for one that no step can be."
     for value in config.milestones or ():
         if not isinstance(value, int) or value < 0:
@@ -85,8 +86,8 @@ def milestones(
 
 # %% ../nbs/01_foundations/01_settings.ipynb #8640fde3
 def resolve(
-    config,  # a dataclass with a method `published() -> {field: value}`
-):  # of the same class
+    config: Any,  # a dataclass with a method `published() -> {field: value}`
+) -> Any:  # of the same class
     "Fill in what the method's paper says wherever a field is None."
     unset = {k: v for k, v in config.published().items() if getattr(config, k) is None}
     return dataclasses.replace(config, **unset)
@@ -139,9 +140,9 @@ def from_mapping(
     kind: type,  # a dataclass
     where: str,  # where the mapping stands, for the error
     content: Mapping,  # field -> value
-    base=None,  # an instance whose values hold where `content` says nothing; None: the defaults
-    **more,  # fields that `content` may not set
-):  # an instance of `kind`
+    base: Any = None,  # an instance whose values hold where `content` is silent; None: the defaults
+    **more: Any,  # fields that `content` may not set
+) -> Any:  # an instance of `kind`
     "Make a dataclass from a mapping. Raises ValueError if a key is unknown or missing."
     if not isinstance(content, Mapping):
         raise ValueError(f"{where} must be a mapping, not {content!r}")
@@ -222,7 +223,7 @@ def _told(path: str, steps: list) -> str:
 
 
 def trace(
-    config,  # a dataclass
+    config: Any,  # a dataclass
     name: str,  # a field's dotted path, or the end of it
     layers: Iterable[tuple[str, Mapping]],  # (source, nested mapping), the lowest first
 ) -> str:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'Column', 'RowSpec', 'Table', 'load_tables', 'table_named', 'load_thesis', 'thesis_value', 'Plan',
-           'Profile', 'profile_path', 'load_profile', 'figures_of', 'Task', 'Experiment', 'experiment', 'experiment_of',
-           'implemented_rows', 'code_roots', 'settings_layers', 'settings_of', 'explain']
+           'Profile', 'profile_path', 'load_profile', 'check_profile', 'figures_of', 'Task', 'Experiment', 'experiment',
+           'experiment_of', 'implemented_rows', 'code_roots', 'settings_layers', 'settings_of', 'explain']
 
 # %% ../nbs/01_foundations/18_spec.ipynb #2a6c1f30
 import dataclasses
@@ -15,41 +15,43 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import yaml
 
+from .checked import BY_PLACE, FROM_FILE, add_place, checked
 from .provenance import code_when_loaded, project_root
-from .settings import at_least, defaults_of, from_mapping, merge, one_of, trace
+from .settings import at_least, defaults_of, from_mapping, merge, trace
+from .shell import usage_errors
 
 # %% ../nbs/01_foundations/18_spec.ipynb #c9402ca8
 @dataclass(frozen=True)
 class Column:
     "One column of a table: which metric it shows, and how."
 
-    key: str
+    __pydantic_config__ = FROM_FILE
+    key: str = field(metadata=BY_PLACE)
     label: str
     unit: str = ""
     # the name under which an experiment returns it: numbers, or in a counted column a word
     metric: str | None = None
     scale: float = 1.0  # shown value = scale x measured value
     digits: int = 2  # decimals shown
-    better: str | None = None  # "higher" or "lower"
+    better: Literal["higher", "lower"] | None = None
     # follows from the network alone: the same for every seed, without spread
     counted: bool = False
-    settings: dict = field(default_factory=dict)  # what this column fixes of the settings
+    settings: dict[str, Any] = field(default_factory=dict)  # what this column fixes of them
 
-    def __post_init__(self):
-        one_of(self, "better", ("higher", "lower"))
-
-
+# %% ../nbs/01_foundations/18_spec.ipynb #5e1f0a77
 @dataclass(frozen=True)
 class RowSpec:
     "One row of a table."
 
-    key: str
+    __pydantic_config__ = FROM_FILE
+    key: str = field(metadata=BY_PLACE)
     label: str
     note: str = ""
-    settings: dict = field(default_factory=dict)  # what this row fixes of the settings
+    settings: dict[str, Any] = field(default_factory=dict)  # what this row fixes of them
     quoted: bool = False  # a value that the dissertation quotes, and that no study re-makes
 
 # %% ../nbs/01_foundations/18_spec.ipynb #c5758ec8
@@ -57,25 +59,22 @@ class RowSpec:
 class Table:
     "A table or a figure of the dissertation."
 
-    key: str
-    kind: str  # "table" or "figure"
+    __pydantic_config__ = FROM_FILE
+    key: str = field(metadata=BY_PLACE)
+    kind: Literal["table", "figure"]
     number: str  # as printed: "4.1"
     chapter: int
     title: str
     protocol: str = ""  # what the dissertation's numbers are
-    spread: str = "none"  # what stands after +-: "deviation", "interval" or "none"
+    spread: Literal["deviation", "interval", "none"] = "none"  # what stands after +-
     row_head: str = ""
     experiment: str | None = None  # module:function; None: not implemented yet
     rows: dict[str, RowSpec] = field(default_factory=dict)
     columns: dict[str, Column] = field(default_factory=dict)
     # figures: the tables whose rows they draw; none for a drawing of an idea
-    tables: tuple = ()
+    tables: tuple[str, ...] = ()
     drawn_by: str | None = None  # figures: the module that draws them; None: not implemented yet
-    notes: tuple = ()
-
-    def __post_init__(self):
-        one_of(self, "kind", ("table", "figure"))
-        one_of(self, "spread", ("deviation", "interval", "none"))
+    notes: tuple[str, ...] = ()
 
 # %% ../nbs/01_foundations/18_spec.ipynb #d123b8ea
 @functools.lru_cache(maxsize=32)
@@ -104,16 +103,16 @@ def load_tables(
     return {key: _table(f"{path.name}: {key}", key, c) for key, c in _read_yaml(path).items()}
 
 
-def _table(where: str, key: str, content: dict) -> Table:
+def _table(where: str, key: str, content) -> Table:
     "One table with its rows and columns."
-    parts = {
-        part: {
-            k: from_mapping(kind, f"{where}: {part}: {k}", v, key=k)
-            for k, v in (content.get(part) or {}).items()
-        }
-        for part, kind in (("rows", RowSpec), ("columns", Column))
-    }
-    return from_mapping(Table, where, content | parts, key=key)
+    content = add_place(Table, where, content, key=key)
+    for part, kind in (("rows", RowSpec), ("columns", Column)):
+        if isinstance(content, Mapping) and isinstance(parts := content.get(part), Mapping):
+            placed = {
+                k: add_place(kind, f"{where}: {part}.{k}", v, key=k) for k, v in parts.items()
+            }
+            content = {**content, part: placed}
+    return checked(Table, where, content)
 
 
 def table_named(
@@ -150,19 +149,20 @@ def thesis_value(
 class Plan:
     "What a profile runs of one table."
 
+    __pydantic_config__ = FROM_FILE
     seeds: tuple[int, ...]
     rows: tuple[str, ...] = ()  # row keys; empty: every row of the table
     columns: tuple[str, ...] = ()  # column keys; empty: every column
-    settings: dict = field(default_factory=dict)  # for every row and column
-    row_settings: dict = field(default_factory=dict)  # row key -> settings
-    column_settings: dict = field(default_factory=dict)  # column key -> settings
+    settings: dict[str, Any] = field(default_factory=dict)  # for every row and column
+    row_settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # by row key
+    column_settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # by column key
     remark: str = ""  # what a reader must know of these sizes; shown with the table
     # row key, or "other" -> core-hours that one measurement may take; a guess, until one is there
-    hours: dict = field(default_factory=dict)
+    hours: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
-        whole = all(isinstance(seed, int) and seed >= 0 for seed in self.seeds)
-        if not self.seeds or not whole or len(set(self.seeds)) < len(self.seeds):
+        several = len(set(self.seeds)) < len(self.seeds)
+        if not self.seeds or min(self.seeds) < 0 or several:
             raise ValueError(
                 f"seeds must be different whole numbers from 0, at least one, not {self.seeds!r}"
             )
@@ -172,17 +172,16 @@ class Plan:
 class Profile:
     "Which tables are run, at which sizes."
 
-    name: str
+    __pydantic_config__ = FROM_FILE
+    name: str = field(metadata=BY_PLACE)
     title: str  # one line on what the profile is for
     threads: int  # torch threads of one job
-    jobs: str  # what one job makes: a whole "table" or one "row"
-    changed: str  # a row whose code or settings changed since: "remake" it or "mark" it
+    jobs: Literal["table", "row"]  # what one job makes: a whole table, or one row
+    changed: Literal["remake", "mark"]  # what is done with a row whose code changed since
     first: tuple[str, ...] = ()  # tables to start with, as they take longest
     tables: dict[str, Plan] = field(default_factory=dict)
 
     def __post_init__(self):
-        one_of(self, "jobs", ("table", "row"))
-        one_of(self, "changed", ("remake", "mark"))
         at_least(self, 1, "threads")
         _check_keys("first", self.first, self.tables)
 
@@ -194,9 +193,8 @@ def _check_keys(what: str, keys, allowed):
             raise ValueError(f"{what} {key!r} is unknown; allowed: {', '.join(map(str, allowed))}")
 
 # %% ../nbs/01_foundations/18_spec.ipynb #3bb8e4ad
-def _plan(where: str, table: Table, content: dict) -> Plan:
-    "One table's plan, checked against the table. Raises ValueError for what the table lacks."
-    plan = from_mapping(Plan, where, content)
+def _completed(where: str, table: Table, plan: Plan) -> Plan:
+    "A plan with all its rows and columns named. Raises ValueError for what the table lacks."
     if table.experiment is None:
         raise ValueError(f"{where}: {table.kind} {table.number} has no experiment yet")
     _check_keys(f"{where}: row", (*plan.rows, *plan.row_settings), table.rows)
@@ -211,9 +209,9 @@ PROFILES = ("quick", "laptop", "evidence", "paper")
 
 def profile_path(name: str, root: Path) -> Path:
     "Find a profile's file. Raises ValueError naming the profiles if there is none."
-    path = Path(name) if name.endswith(".yaml") else root / "workflow" / "profiles" / f"{name}.yaml"
+    path = Path(name) if name.endswith(".yaml") else root / "config" / f"{name}.yaml"
     if not path.exists():
-        known = sorted(p.stem for p in (root / "workflow" / "profiles").glob("*.yaml"))
+        known = sorted(p.stem for p in (root / "config").glob("*.yaml"))
         raise ValueError(
             f"profile {name!r} is unknown; allowed: {', '.join(known)}, or the path of a YAML file"
         )
@@ -228,12 +226,19 @@ def load_profile(
     root = root or project_root()
     path = profile_path(name, root)
     content = _read_yaml(path)
-    tables = load_tables(root)
-    where = f"profile {path.stem}"
-    planned = content.pop("tables", None) or {}
-    _check_keys(f"{where}: table", planned, tables)
-    plans = {key: _plan(f"{where}: {key}", tables[key], p) for key, p in planned.items()}
-    return from_mapping(Profile, where, content, name=path.stem, tables=plans)
+    tables, where = load_tables(root), f"profile {path.stem}"
+    content = add_place(Profile, where, content, name=path.stem)
+    profile = checked(Profile, where, content)
+    _check_keys(f"{where}: table", profile.tables, tables)
+    plans = {k: _completed(f"{where}: {k}", tables[k], p) for k, p in profile.tables.items()}
+    return dataclasses.replace(profile, tables=plans)
+
+# %% ../nbs/01_foundations/18_spec.ipynb #7b1c55aa
+def check_profile(name: str) -> None:
+    "Raise UsageError for a profile that is unknown, ValueError for one that is malformed."
+    with usage_errors():
+        profile_path(name, project_root())
+    load_profile(name)
 
 # %% ../nbs/01_foundations/18_spec.ipynb #838cae99
 def figures_of(profile: Profile, tables: dict[str, Table]) -> tuple[str, ...]:
@@ -278,7 +283,7 @@ class Experiment:
 # %% ../nbs/01_foundations/18_spec.ipynb #8f87dc8e
 def experiment(
     settings: type,  # the dataclass of its settings
-    rows=None,  # keys that it can measure; None: every row of the table
+    rows: Any = None,  # keys that it can measure; None: every row of the table
     code: Callable | None = None,  # (row, settings) -> further roots, as for `code_hash`
     build: Callable | None = None,  # see Experiment; None: the class's own `build`, if it has one
     origins: Callable | None = None,  # likewise
@@ -317,7 +322,7 @@ def implemented_rows(table: Table) -> tuple[str, ...]:
 def code_roots(
     table: Table,
     row: str,  # row key
-    settings,  # of the row
+    settings: Any,  # of the row
 ) -> tuple[str, ...]:  # as for `code_hash`
     "List what a row depends on: the experiment, and what it names beside itself."
     code = experiment_of(table).code
@@ -347,7 +352,7 @@ def settings_of(
     plan: Plan,
     row: str,  # row key
     column: str,  # column key
-):  # an instance of the experiment's settings class
+) -> Any:  # an instance of the experiment's settings class
     "Build the settings of one cell. Raises ValueError naming the allowed ones if one is unknown."
     declared = experiment_of(table)
     known = implemented_rows(table)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from effdl_nb import report, rows, spec, study
+from effdl_nb import records, report, rows, spec, study
 from effdl_nb.files import lock
 from effdl_nb.provenance import project_root
 
@@ -141,7 +141,9 @@ def main() -> int:
             study.write_plans(options.profile, at.reports)
             first = [at.folder / "tables" / f"{key}.csv" for key in profile.first]
             status = snakemake(options.profile, options.cores, at, first, options.more, held)
+            records.write_results(options.profile, at.reports)
             page = report.write_report(options.profile, at.reports)
+            records.write_crate(options.profile, at.reports)
     except TimeoutError:
         print(
             f"another run of profile {options.profile} is at work in {at.folder}; wait for it, or "

@@ -9,6 +9,7 @@ import sys
 
 # the import raises ImportError, as if the package were not installed
 sys.modules["rfc3987_syntax"] = None
+sys.modules["pyarrow"] = None  # papermill would look for remote file systems with it
 
 from papermill.__main__ import papermill  # noqa: E402
 

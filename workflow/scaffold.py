@@ -153,7 +153,7 @@ def add_table(key: str, experiment: str, title: str = "") -> list[Path]:
     fields = {"KEY": key, "NUMBER": number, "CHAPTER": match[1], "TITLE": title}
     fields |= {"EXPERIMENT": experiment, "ROWS": rows}
     entry = re.sub("|".join(fields), lambda found: fields[found[0]], ENTRY)
-    tables, quick = ROOT / "workflow" / "tables.yaml", ROOT / "workflow/profiles/quick.yaml"
+    tables, quick = ROOT / "workflow" / "tables.yaml", ROOT / "config" / "quick.yaml"
     insert_table(tables, key, entry)
     with open(quick, "a", encoding="utf-8") as file:
         file.write(f"  {key}:\n    seeds: [0]\n")

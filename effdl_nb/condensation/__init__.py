@@ -1,6 +1,13 @@
 """Dataset condensation: a few images per class that train networks nearly as well as thousands."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the same names, for editors and type checkers
+    from .condensing import condense as condense, make_set as make_set
+    from .evaluation import evaluate as evaluate
+    from .methods import METHODS as METHODS, defaults as defaults
+    from .sets import CondensedSet as CondensedSet
 
 _FACES = {
     "condense": "condensing",
@@ -13,7 +20,7 @@ _FACES = {
 __all__ = list(_FACES)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     "Hand out a face from its module, which is imported only then."
     if name not in _FACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,9 +10,10 @@ import contextlib
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,10 +32,10 @@ from ..opening import name_of, open_dataset
 
 # %% ../../nbs/04_condensation/18_condensing.ipynb #79675986
 def check_network(
-    config,  # settings of a method
+    config: Any,  # settings of a method
     num_classes: int,
     shape: tuple[int, int, int],  # of one image, (C, H, W)
-):
+) -> None:
     "Raise ValueError for a network that cannot be built, or that the method cannot use."
     if not hasattr(config, "width"):  # random and kip have no network
         return
@@ -45,7 +46,7 @@ def check_network(
 
 # %% ../../nbs/04_condensation/18_condensing.ipynb #e40fd63d
 def memory_needed(
-    config,  # settings of a method
+    config: Any,  # settings of a method
     num_classes: int,
     shape: tuple[int, int, int],  # of one image, (C, H, W)
 ) -> dict[str, int]:  # mode of `memory` -> bytes of the inner loop at its peak; empty if none
@@ -60,7 +61,7 @@ def memory_needed(
 # %% ../../nbs/04_condensation/18_condensing.ipynb #81932fc3
 def set_path(
     work: str | Path,  # folder that keeps sets
-    config,  # settings of a method
+    config: Any,  # settings of a method
     dataset: data.ImageDataset,
     whitening: str = "auto",
     start: CondensedSet | None = None,  # the set that it begins with
@@ -83,7 +84,7 @@ def _name(config, shaped: dict, origin: Mapping, shape: tuple[int, ...]) -> str:
 
 # %% ../../nbs/04_condensation/18_condensing.ipynb #81d99086
 @contextlib.contextmanager
-def _folder(work: str | Path | None) -> Iterator[Path]:
+def _folder(work: str | Path | None) -> Generator[Path]:
     "The work folder, or one that is gone afterwards."
     if work is not None:
         yield Path(work)
@@ -100,10 +101,10 @@ def _details(real: real_data.RealImages, config) -> dict:
 
 def check_resources(
     dataset: data.ImageDataset,
-    config,  # settings of a method
+    config: Any,  # settings of a method
     whitening: str,  # one of `real.WHITENINGS`
     experts: str | Path,  # folder of experts
-):
+) -> None:
     "Raise MemoryError or OSError if real images or experts need more than is free."
     origin, shape = real_data.origin_of(dataset, whitening), tuple(dataset.train.images.shape)
     device = dataset.train.images.device
@@ -163,7 +164,7 @@ def _make(path: Path, real: real_data.RealImages, config, run: Run, again: bool)
 # %% ../../nbs/04_condensation/18_condensing.ipynb #f8dc8a46
 def make_set(
     dataset: data.ImageDataset,
-    config,  # settings of a method, from `configure`
+    config: Any,  # settings of a method, from `configure`
     *,
     whitening: str = "auto",  # one of `real.WHITENINGS`
     work: str | Path,  # folder that keeps the set and the whitening
@@ -211,13 +212,13 @@ def condense(
     work: str | Path | None = None,  # folder that keeps what took time; None: nothing is kept
     image_size: int = 32,  # of a folder's images
     channels: int | None = None,  # of a folder's images: 3, 1; None: 1 if all files are grey
-    device=None,  # None: a GPU if one is available
+    device: torch.device | str | None = None,  # None: a GPU if one is available
     progress: bool = True,  # bars with the time left
     checkpoint_every: int = 100,  # iterations between saves in `work`
     on_iteration: Callable | None = None,  # (iteration, state) -> None, see `Run`
     again: bool = False,  # make a finished set once more, for what `on_iteration` would see
     # of the method, see `defaults`; a set as `init` begins with its images instead of real ones
-    **options,
+    **options: Any,
 ) -> CondensedSet:
     """Condense a data set into `ipc` images per class. Deterministic on one device.
 

@@ -6,7 +6,9 @@
 __all__ = ['HALF', 'IN_CACHE', 'average_pool', 'instance_norm', 'ByHand', 'by_hand', 'fast_passes', 'single']
 
 # %% ../../nbs/04_condensation/06_derivatives.ipynb #ec19c8fd
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -207,7 +209,7 @@ class ByHand(TorchFunctionMode):
 def by_hand(
     device: torch.device | str | None,  # where the network runs; None: a GPU where available
     twice: bool,  # for gradients that are differentiated again
-):  # a context manager
+) -> Any:  # a context manager
     "Open `ByHand` on a CPU, elsewhere a context that changes nothing."
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     return ByHand(twice) if device.type == "cpu" else nullcontext()
@@ -218,7 +220,7 @@ def fast_passes(
     device: torch.device,  # where the network runs
     twice: bool,  # for gradients that are differentiated again
     precision: str = "fp32",  # of activations: "fp32" or "bf16"
-):
+) -> Iterator[None]:
     "Run networks inside with `by_hand`, and in bf16 with activations in half precision."
     with by_hand(device, twice):
         if precision == "fp32":

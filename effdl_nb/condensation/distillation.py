@@ -135,7 +135,7 @@ class DistillationConfig:
 _FROM_ONE = ("ipc", "iterations", "steps", "epochs", "reset_every", "batch_real", "max_skipped")
 
 
-def check_distillation(c: DistillationConfig):
+def check_distillation(c: DistillationConfig) -> None:
     "Raise ValueError for settings that make no sense, naming the value and those allowed."
     settings.one_of(c, "method", DISTILLED)
     settings.one_of(c, "start", STARTS)

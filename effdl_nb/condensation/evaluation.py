@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -146,7 +147,7 @@ def train_fresh(
     condensed: CondensedSet,  # with its whitening
     config: EvaluationConfig,
     index: int = 0,  # which network
-    device=None,  # None: a GPU if one is available
+    device: torch.device | str | None = None,  # None: a GPU if one is available
 ) -> nn.Module:
     "Train a fresh network on a set."
     plan, shape = training_of(config, condensed.lr, index), tuple(condensed.images.shape[1:])
@@ -192,9 +193,9 @@ def evaluate(
     *,
     whitening: spaces.Whitening
     | None = None,  # of a Split; None: the data set's channel statistics
-    device=None,  # None: a GPU if one is available
+    device: torch.device | str | None = None,  # None: a GPU if one is available
     progress: bool = True,
-    **options,  # fields of EvaluationConfig, over `config`
+    **options: Any,  # fields of EvaluationConfig, over `config`
 ) -> Evaluation:
     """Train fresh networks on the set and test each of them once, at the end.
 
@@ -245,7 +246,7 @@ def cross_architecture(
     networks: Mapping[str, str] = ARCHITECTURES,  # column -> network
     widths: Mapping[str, int] | None = None,  # network -> channels; its own where absent
     on_result: Callable | None = None,  # (column, Evaluation) -> None, as each one stands
-    **options,  # of `evaluate`
+    **options: Any,  # of `evaluate`
 ) -> dict[str, Evaluation]:  # by column
     """Evaluate one set with several networks (Table 4.4).
 
@@ -310,7 +311,7 @@ def rank(
     dataset: ImageDataset,
     full: float | Evaluation,  # accuracy of all real images, in percent, from `evaluate`
     weight: float = 0.5,  # w of the score, in 0..1
-    **options,  # of `evaluate`
+    **options: Any,  # of `evaluate`
 ) -> Ranking:
     """Compute HLR, IOR and LRS of DD-Ranking (Li et al. 2025).
 

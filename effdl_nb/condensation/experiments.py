@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
@@ -155,7 +156,7 @@ def _dataset(name: str, train_size: int | None, test_size: int | None) -> data.I
     return data.load(name, train_size=train_size, test_size=test_size)
 
 
-def dataset_of(settings) -> data.ImageDataset:
+def dataset_of(settings: Any) -> data.ImageDataset:
     "Load the data set of some settings."
     return _dataset(settings.dataset, settings.train_size, settings.test_size)
 

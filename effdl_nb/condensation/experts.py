@@ -140,7 +140,7 @@ def train_expert(
     num_classes: int,
     config: ExpertConfig,
     index: int = 0,  # which expert: its seed is config.seed + index
-    device=None,  # None: a GPU where available
+    device: torch.device | str | None = None,  # None: a GPU where available
     progress: bool = False,  # a bar over this expert's steps
     on_epoch: Callable | None = None,  # called after each epoch with its number
     scratch: str | Path | None = None,  # folder to resume from and to continue; None: in memory
@@ -243,7 +243,9 @@ class Experts:
             self.handles[expert] = _open_whole(self.files[expert])
         return self.handles[expert]
 
-    def parameters(self, expert: int, epoch: int, device="cpu") -> Parameters:
+    def parameters(
+        self, expert: int, epoch: int, device: torch.device | str | None = "cpu"
+    ) -> Parameters:
         "Read an expert's float32 weights after an epoch. Raises IndexError if they were not kept."
         if not self.config.first <= epoch <= self.config.epochs:
             kept = f"{self.config.first}..{self.config.epochs}"
@@ -333,7 +335,7 @@ def check_disk(
     config: ExpertConfig,
     num_classes: int,
     shape: tuple[int, int, int],  # of one image, (C, H, W)
-):
+) -> None:
     "Raise OSError if the experts that `folder` lacks need more space than is free."
     folder = Path(folder).absolute()
     missing = count - len(list(folder.glob("expert_*.safetensors"))[:count])
@@ -371,7 +373,7 @@ def train_experts(
     config: ExpertConfig | None = None,  # None: the published protocol
     # what identifies the images, kept with the experts; None: their `length_of`
     data: dict | None = None,
-    device=None,  # None: a GPU where available
+    device: torch.device | str | None = None,  # None: a GPU where available
     progress: bool = True,  # a bar over epochs, with the time left
 ) -> Experts:
     """Train the experts and epochs that `folder` lacks; interrupted, the same call resumes.

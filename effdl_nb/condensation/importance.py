@@ -107,7 +107,7 @@ def input_matrix(
 def whitening_factor(
     X: Tensor,  # (in, columns)
 ) -> tuple[Tensor, float]:  # S (in, in) with S S^T = X X^T + jitter I, in float64; the jitter
-    "Factorise X X^T (Algorithm 4.1, line 15). Raises ValueError if the inputs are all zero."
+    "Factorise X X^T (Eq 4.3; Algorithm 4.1, line 15). Raises ValueError if all inputs are zero."
     G = X.double() @ X.double().T
     scale = float(G.diagonal().mean())
     if not scale > 0:
@@ -146,6 +146,9 @@ def importance(
     padding: int | tuple[int, int] | None = None,
 ) -> Importance:  # in float64; nothing is differentiable
     """Rank a weight's components by what the output loses without them (Theorems 1 and 2).
+
+    As a Frobenius norm is a trace (Lemma 1, Eqs 4.5-4.7), the loss of a component is its singular
+    value (Eq 4.8), and that of two the root of the sum of squares (Eq 4.9).
 
     Raises ValueError on shapes that do not fit, an unknown `whitening`, or (Cholesky) zero inputs.
     """

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..networks import build
 
 # %% ../../nbs/04_condensation/03_initial.ipynb #554822d7
-def check_ipc(ipc: int):
+def check_ipc(ipc: int) -> None:
     "Raise ValueError unless `ipc` is a whole number from 1."
     if not isinstance(ipc, int) or isinstance(ipc, bool) or ipc < 1:
         raise ValueError(f"ipc must be a whole number from 1, not {ipc!r}")

@@ -86,7 +86,7 @@ def kernel_loss(
     targets: Tensor,  # (m, C, H, W)
     y_t: Tensor,  # (m, classes)
     ridge: float = 1e-6,
-    **kernel,  # depth, weight_std, bias_std of `ntk`
+    **kernel: Tensor,  # depth, weight_std, bias_std of `ntk`
 ) -> Tensor:
     "KIP's loss: half the mean squared length of the error on the targets."
     predicted = ridge_regression(

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -135,12 +136,12 @@ def _read(path: Path, mark: str) -> tuple[dict, dict[str, Tensor]]:
     return kept.header, kept.tensors()
 
 # %% ../../nbs/04_condensation/05_learning.ipynb #bdb4f479
-def is_open_ended(config) -> bool:
+def is_open_ended(config: Any) -> bool:
     "Tell whether a run of these settings is the beginning of a longer one."
     return hasattr(config, "iterations") and getattr(config, "open_ended", True)
 
 
-def shaping(config) -> dict:
+def shaping(config: Any) -> dict:
     "Give the settings that shape the steps: all, without the iterations of an open-ended run."
     left_out = ("iterations",) if is_open_ended(config) else ()
     return {k: v for k, v in asdict(config).items() if k not in left_out}
@@ -176,7 +177,7 @@ def _load(learned: Learned, path: Path, mark: str):
         setattr(learned, name, header[name])
 
 
-def run_mark(config, images: Tensor, index: list[int], *more) -> str:
+def run_mark(config: Any, images: Tensor, index: list[int], *more: Any) -> str:
     "Hash what a checkpoint must agree with: settings, real images, the choice among them."
     settings = json.loads(json.dumps(shaping(config)))
     return settings_hash([type(config).__name__, settings, length_of(images), index, *more])
@@ -215,7 +216,7 @@ def learn(
     mark: str,  # hash of all that shapes the run; a checkpoint with another one raises
     run: Run,
     name: str,  # of the bar
-):  # what `finish` returns
+) -> Any:  # what `finish` returns
     """Iterate to the end, from a checkpoint if there is one.
 
     Raises ValueError for a checkpoint that is damaged or of another run.
@@ -256,7 +257,7 @@ def curve(
 
 def facts(
     learned: Learned,
-    config,  # a dataclass of settings
+    config: Any,  # a dataclass of settings
     run: Run,
 ) -> dict:
     "Collect what is kept with a learned set: details, settings, the curve, skipped steps."

@@ -270,7 +270,7 @@ class MatchingConfig:
             values["milestones"] = (1200, 1600, 1800)
         return values
 
-    def check_network(self, model: nn.Module, shape: tuple[int, int, int]):
+    def check_network(self, model: nn.Module, shape: tuple[int, int, int]) -> None:
         "Raise ValueError for a network (on the meta device) without layers for CAFE to match."
         if self.method.startswith("cafe"):
             layer_outputs(model, torch.empty(1, *shape, device="meta"))
@@ -290,7 +290,7 @@ _FROM_ONE = (
 _FROM_ZERO = ("net_lr", "image_lr", "image_momentum", "beta", "tolerance")
 
 # %% ../../nbs/04_condensation/08_matching.ipynb #829b3911
-def check_matching(config: MatchingConfig):
+def check_matching(config: MatchingConfig) -> None:
     "Raise ValueError for settings that make no sense, naming the value and those allowed."
     settings.one_of(config, "method", PUBLISHED)
     settings.one_of(config, "image_optimizer", OPTIMIZERS)

@@ -168,7 +168,7 @@ def check_whitening(
     kind: str,  # "zca" or "channel"
     copy: bool = True,  # see `whitening_memory`
     device: torch.device | str = "cpu",  # where the images are
-):
+) -> None:
     "Raise MemoryError if real images in model space need more than is free, naming what fits."
     free, needed = free_memory(device), whitening_memory(shape, kind, copy)
     if free is None or needed <= free:

@@ -10,6 +10,7 @@ import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any
 
 import torch
 
@@ -99,7 +100,7 @@ PRESETS = ("paper", "small")
 # %% ../../nbs/04_condensation/17_methods.ipynb #5d110f7f
 def load_named(
     name: str,  # "module:name"
-):
+) -> Any:
     "Import an object by the name of its module and its own."
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
@@ -218,7 +219,7 @@ def configure(
     dataset: str = "cifar10",  # a name; the schedule of trajectory matching depends on it
     preset: str = "paper",  # one of PRESETS
     options: Mapping | None = None,  # what the caller says; nested mappings for nested settings
-):  # an instance of the method's settings class
+) -> Any:  # an instance of the method's settings class
     """Settle all settings of a run.
 
     Raises ValueError for an option that the method does not have or for a value that makes no

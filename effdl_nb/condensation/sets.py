@@ -10,9 +10,10 @@ __all__ = ['SET_FORMAT', 'SET_VERSION', 'CondensedSet', 'save_condensed', 'load_
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 from zipfile import is_zipfile
 
 import torch
@@ -36,8 +37,7 @@ class CondensedSet:
     whitening: Whitening  # pixels -> model space; a `MissingWhitening` if the file left it out
     lr: float | None = None  # learned learning rate, if the method learns one
     seed: int = 0  # of the run that made it
-    # JSON-able: data set, settings, versions, curves
-    details: Mapping = field(default_factory=dict)
+    details: Mapping = field(default_factory=dict)  # JSON-able: data set, settings, curves
     pixels: Tensor | None = None  # (n, C, H, W) about [0, 1]; kept when the whitening is not
 
     def __post_init__(self):
@@ -49,10 +49,7 @@ class CondensedSet:
         return len(self.images)
 
     def to_raw(self) -> Tensor:
-        """Give pixels in [0, 1], (n, C, H, W): to look at, or for another library.
-
-        Raises ValueError if neither the whitening nor the pixels are known.
-        """
+        "Give pixels in [0, 1], (n, C, H, W). Raises ValueError if they cannot be known."
         missing = isinstance(self.whitening, MissingWhitening) and self.pixels is not None
         raw = self.pixels if missing else self.whitening.decode(self.images)
         return raw.clamp(0, 1)
@@ -60,6 +57,15 @@ class CondensedSet:
     def as_dataset(self) -> torch.utils.data.TensorDataset:
         "Give a torch data set of (image in model space, label)."
         return torch.utils.data.TensorDataset(self.images, self.labels)
+
+    if TYPE_CHECKING:  # what is assigned below, for editors and type checkers
+        from_tensors: ClassVar[Callable[..., "CondensedSet"]]
+
+        def save(self, path: str | Path, whitening: bool | None = None) -> None: ...
+        def refit(self, images: Tensor) -> "CondensedSet": ...
+        def merge(self, two: "CondensedSet") -> "CondensedSet": ...
+        @staticmethod
+        def load(path: str | Path) -> "CondensedSet": ...
 
 # %% ../../nbs/04_condensation/02_sets.ipynb #ba173ea3
 def _validate(s: CondensedSet):
@@ -123,7 +129,7 @@ def save_condensed(
     path: str | Path,  # the file to make or replace
     # store the whitening itself; None: unless it is ZCA, whose matrix is large
     whitening: bool | None = None,
-):
+) -> None:
     "Write one safetensors file, atomically. Raises ValueError if there is no whitening to store."
     fitted = condensed.whitening
     pixels = condensed.pixels

@@ -130,13 +130,15 @@ class MTTConfig:
         "Give images and steps of the inner loop, by which its memory is estimated."
         return min(self.student_batch, self.ipc * num_classes), self.student_steps
 
-    def check_disk(self, folder: Path, origin: Mapping, num_classes: int, shape):
+    def check_disk(
+        self, folder: Path, origin: Mapping, num_classes: int, shape: tuple[int, ...]
+    ) -> None:
         "Raise OSError if the experts that `folder` lacks do not fit on its disk."
         where, wanted = experts_folder(folder, self, origin), expert_config(self)
         check_disk(where, self.experts.count, wanted, num_classes, shape)
 
 # %% ../../nbs/04_condensation/16_trajectory.ipynb #8f980d80
-def check_trajectory(c: MTTConfig):
+def check_trajectory(c: MTTConfig) -> None:
     "Raise ValueError for settings that make no sense, naming the value and those allowed."
     settings.one_of(c, "image_optimizer", _OPTIMIZERS)
     settings.one_of(c, "memory", MEMORY)

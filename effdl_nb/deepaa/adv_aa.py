@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -219,13 +220,13 @@ class Adversary(BatchCopies):
         settings = ", ".join(f"{k}={v!r}" for k, v in asdict(self.config).items())
         return f"Adversary({settings}, space {self.space.hash()})"
 
-    def on_step(self, model, step: int, epoch: float) -> None:
+    def on_step(self, model: nn.Module, step: int, epoch: float) -> None:
         "Begin a step, and a window if one is due; `on_step` of `train`."
         _meet(self, epoch)
         self.begin(step)
         self.in_epoch += 1
 
-    def on_epoch(self, model, epoch: int) -> None:
+    def on_epoch(self, model: nn.Module, epoch: int) -> None:
         "Update the controller and keep the state; `on_epoch` of `train`."
         if epoch > 0:
             _close(self)
@@ -403,7 +404,9 @@ class AdvAA(Search):
     restore = _restore
     policy = _found
 
-    def __init__(self, images: SearchImages, space: SearchSpace, config: AdvAAConfig, **progress):
+    def __init__(
+        self, images: SearchImages, space: SearchSpace, config: AdvAAConfig, **progress: Any
+    ):
         super().__init__(searching.own_fingerprint(images, space, config), **progress)
         self.images = images
         self.steps = config.epochs
@@ -438,7 +441,7 @@ class AdversaryReplay(BatchCopies):
     def __repr__(self) -> str:
         return f"AdversaryReplay({self.schedule!r}, {self.epochs} epochs, seed {self.seed})"
 
-    def on_step(self, model, step: int, epoch: float) -> None:
+    def on_step(self, model: nn.Module, step: int, epoch: float) -> None:
         "Take the policies of this share of the training; `on_step` of `train`."
         at = min(epoch * self.schedule.epochs / self.epochs, self.schedule.epochs - 1e-6)
         windows = self.windows[int(at)]

@@ -25,7 +25,7 @@ class ContinuousPolicy(Augmentation):
 
     def __init__(
         self,
-        probabilities,  # (K, T)
+        probabilities: Tensor,  # (K, T)
         # index of a transform: lowest and highest magnitude
         ranges: Mapping[int, tuple[float, float]],
         space: SearchSpace,  # what the T columns mean

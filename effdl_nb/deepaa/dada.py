@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -427,7 +427,7 @@ class DADA(Search):
         images: SearchImages,  # `fit` trains the network, `guide` validates
         space: SearchSpace,  # of the data: its constants and default operations
         config: DADAConfig,
-        **progress,  # of `Search`: state, save_every, provenance
+        **progress: Any,  # of `Search`: state, save_every, provenance
     ):
         super().__init__(searching.own_fingerprint(images, space, config), **progress)
         keep_memory()

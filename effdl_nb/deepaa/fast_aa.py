@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -421,7 +421,7 @@ class FastAA(Search):
         images: SearchImages,  # `fit` and `guide` together are the images of the folds
         space: SearchSpace,  # of the data: its constants and default operations
         config: FastAAConfig,
-        **progress,  # of `Search`: state, save_every, provenance
+        **progress: Any,  # of `Search`: state, save_every, provenance
     ):
         if config.sampler == "tpe":
             _load_optuna()

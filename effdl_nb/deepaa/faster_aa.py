@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -305,7 +305,7 @@ class FasterAA(Search):
     seen = _seen
 
     def __init__(
-        self, images: SearchImages, space: SearchSpace, config: FasterAAConfig, **progress
+        self, images: SearchImages, space: SearchSpace, config: FasterAAConfig, **progress: Any
     ):
         super().__init__(searching.own_fingerprint(images, space, config), **progress)
         keep_memory()

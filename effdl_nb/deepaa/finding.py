@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -82,8 +82,8 @@ def search_job(
     seed: int = 0,  # decides the division, the networks and all draws
     options: dict | None = None,  # of the method's settings
     proxy_epochs: int | None = None,  # None: the preset's
-    device=None,  # None: a GPU if one is available
-    **more,  # fields of `SearchJob`: space, image_size, guide_share, x_from
+    device: torch.device | str | None = None,  # None: a GPU if one is available
+    **more: Any,  # fields of `SearchJob`: space, image_size, guide_share, x_from
 ) -> SearchJob:
     "Settle what is asked for. Raises ValueError for what makes no sense, naming what is allowed."
     unused = {"proxy_epochs": proxy_epochs, "x_from": more.get("x_from", "guide")}
@@ -220,7 +220,7 @@ def prepare_search(
         return named(method.source)(seen.looked_at, space, seen.config, **run)
 
 # %% ../../nbs/03_deepaa/28_finding.ipynb #6deb4750
-def open_images(dataset, image_size: int = 32, progress: bool = True) -> ImageDataset:
+def open_images(dataset: Any, image_size: int = 32, progress: bool = True) -> ImageDataset:
     "Open what is searched on. Raises ValueError for fewer than two classes, or no colour bytes."
     if isinstance(dataset, Path):
         images = load_folder(dataset, image_size, progress)
@@ -262,9 +262,9 @@ def search_policy(
     seed: int = 0,  # decides the division, the networks and all draws
     work: str | Path | None = None,  # folder that keeps the policy and what a restart needs
     image_size: int = 32,  # of a folder's images
-    device=None,  # None: a GPU if one is available
+    device: torch.device | str | None = None,  # None: a GPU if one is available
     progress: bool = True,  # bars with the time left
-    **options,  # guide_share, x_from, proxy_epochs, and the method's own: see `search_defaults`
+    **options: Any,  # guide_share, x_from, proxy_epochs; the method's own: see `search_defaults`
 ) -> Augmentation:
     """Search an augmentation policy for a data set. Deterministic on one device.
 

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -183,7 +184,7 @@ def _is_share(value) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 # %% ../../nbs/03_deepaa/09_mixtures.ipynb #e86d9ce3
-def check_sub_policies(listed) -> list[list[tuple[str, float, float]]]:
+def check_sub_policies(listed: Any) -> list[list[tuple[str, float, float]]]:
     "Return lists of (operation, probability, level). Raises ValueError naming what is wrong."
     lists = (list, tuple)
     if not isinstance(listed, lists) or not listed or not all(isinstance(s, lists) for s in listed):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -355,7 +356,9 @@ class PBA(Search):
     restore = _restore
     policy = _found
 
-    def __init__(self, images: SearchImages, space: SearchSpace, config: PBAConfig, **progress):
+    def __init__(
+        self, images: SearchImages, space: SearchSpace, config: PBAConfig, **progress: Any
+    ):
         super().__init__(searching.own_fingerprint(images, space, config), **progress)
         keep_memory()
         self.images = images

@@ -14,6 +14,7 @@ import warnings
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from .space import GEOMETRIC, SearchSpace, Transform
 
 # %% ../../nbs/03_deepaa/06_policy.ipynb #3bd4326d
 def check_probabilities(
-    probabilities,  # (K, T) numbers
+    probabilities: Tensor,  # (K, T) numbers
     space: SearchSpace,  # fixes T
 ) -> Tensor:
     "Return float64 on the CPU. Raises ValueError unless every row is a distribution over space."
@@ -130,9 +131,9 @@ def _is_clip(image) -> bool:
 def augment_one(
     policy: "Augmentation",
     # RGB PIL image, uint8 tensor (3, H, W) or (N, 3, H, W), or clip (..., T, 3, H, W)
-    image,
+    image: Any,
     draw: PolicyDraw,  # of one image, of the N, or of each clip
-):
+) -> Any:
     "Apply a draw and return the image in the form it came in. Raises TypeError for other forms."
     samples.find_image(image)
     if isinstance(image, Image.Image):
@@ -157,7 +158,7 @@ def _cuts(policy: "Augmentation") -> bool:
     return policy.cuts
 
 
-def warn_if_filled(policy: "Augmentation", image) -> None:
+def warn_if_filled(policy: "Augmentation", image: Any) -> None:
     "Warn when a Cutout that can be drawn is larger than the image, PIL or tensor."
     side = min(image.size if isinstance(image, Image.Image) else image.shape[-2:])
     cutout = policy.space.cutout
@@ -184,7 +185,7 @@ class PolicyTransform(nn.Module):
         super().__init__()
         self.policy = policy
 
-    def forward(self, *inputs):
+    def forward(self, *inputs: Any) -> Any:
         """Augment the one image of a sample and pass on what came beside it.
 
         Raises TypeError for a sample without an image, and for boxes, masks and second images.
@@ -228,7 +229,9 @@ class Augmentation:
         keys = np.array([[seed, epoch, int(index)] for index in indices], dtype=np.int64)
         return self._draw(torch.from_numpy(keyed_uniform(keys.reshape(-1, 3), self.numbers)))
 
-    def draw_one(self, generator=None) -> list[tuple[Transform, tuple[float, float]]]:
+    def draw_one(
+        self, generator: torch.Generator | None = None
+    ) -> list[tuple[Transform, tuple[float, float]]]:
         "Draw for a single image: its transforms with their noise."
         draw = self.sample(1, generator)
         return list(zip(self.transforms(draw)[0], map(tuple, draw.noise[0].tolist()), strict=True))
@@ -259,7 +262,7 @@ class Policy(Augmentation):
 
     def __init__(
         self,
-        probabilities,  # (K, T): row k is layer k+1's distribution
+        probabilities: Tensor,  # (K, T): row k is layer k+1's distribution
         space: SearchSpace,  # what the T columns mean
         provenance: Mapping | None = None,  # JSON-able: where the numbers come from
     ):
@@ -284,7 +287,9 @@ class Policy(Augmentation):
         indices = _invert(self._cumulated.to(uniform.device), uniform[..., 0])
         return PolicyDraw(indices, uniform[..., 1:])
 
-    def draw_one(self, generator=None) -> list[tuple[Transform, tuple[float, float]]]:
+    def draw_one(
+        self, generator: torch.Generator | None = None
+    ) -> list[tuple[Transform, tuple[float, float]]]:
         "Draw for a single image, without the tensors whose overhead one image would feel."
         return _draw_one(self._rows, self.space, generator)
 
@@ -385,10 +390,10 @@ class Augmented(Dataset):
 
     def __init__(
         self,
-        dataset,  # map-style: dataset[i] is an image, or a sample of any form that has one
+        dataset: Any,  # map-style: dataset[i] is an image, or a sample of any form that has one
         policy: Augmentation,
         seed: int = 0,  # another seed, another augmentation of every image
-        then=None,  # applied to the augmented image: normalisation and the like
+        then: Any = None,  # applied to the augmented image: normalisation and the like
     ):
         self.dataset = dataset
         self.policy = policy

@@ -12,6 +12,7 @@ import json
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,7 @@ _MISSHAPEN = (TypeError, AttributeError, IndexError, OverflowError, RecursionErr
 
 def named(
     source: str,  # "module:name"
-):  # a function, class or value
+) -> Any:  # a function, class or value
     "Import what a string names."
     module, _, name = source.partition(":")
     return getattr(importlib.import_module(module), name)

@@ -8,6 +8,7 @@ __all__ = ['search_cost', 'random_policy', 'affordable_pairs', 'affordable_candi
 # %% ../../nbs/03_deepaa/17_random_search.ipynb #4dd4df45
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,7 +159,7 @@ class RandomSearch(Search):
         # of the search whose cost is spent; layers, pairs' images, chains and seed count here too
         config: SearchConfig,
         candidates: int | None = None,  # policies to draw; None: as many as fit on 32 pairs
-        **progress,  # of `Search`: state, save_every, provenance
+        **progress: Any,  # of `Search`: state, save_every, provenance
     ):
         searching.check_device(config.precision, config.compile, data.device)
         count = affordable_candidates(config, space) if candidates is None else candidates

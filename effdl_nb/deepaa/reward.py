@@ -13,7 +13,7 @@ import contextlib
 import copy
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from functools import lru_cache, partial
 
 import torch
@@ -129,7 +129,7 @@ def frozen_copy(model: nn.Module) -> nn.Module:
 
 # %% ../../nbs/03_deepaa/13_reward.ipynb #bc441777
 @contextlib.contextmanager
-def frozen(model: nn.Module) -> Iterator[nn.Module]:
+def frozen(model: nn.Module) -> Generator[nn.Module]:
     "Give `frozen_copy(model)`, without autocast inside the block."
     with torch.autocast(next(model.parameters()).device.type, enabled=False):
         yield frozen_copy(model)

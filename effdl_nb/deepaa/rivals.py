@@ -9,6 +9,7 @@ __all__ = ['RIVALS', 'Rival', 'rival', 'operation_sequences', 'sequence_entropy'
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .policy import Augmentation
 from .policy_file import named
@@ -50,7 +51,7 @@ def rival(
     policy: Augmentation | None = None,  # of a row that is searched: the policy found
     # "fast_aa", "faster_aa" and "dada": sub-policies, see `mixtures.read_sub_policies`
     file: str | Path | None = None,
-    **options,  # of the method: layers, magnitude, probability, defaults, name, before
+    **options: Any,  # of the method: layers, magnitude, probability, defaults, name, before
 ) -> Augmentation:
     "Make the augmentation of a row. Raises ValueError if it is unknown or lacks what it needs."
     if row not in RIVALS:

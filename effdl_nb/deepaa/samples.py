@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -49,7 +49,7 @@ class Leaf(NamedTuple):
     kinds: tuple  # classes of the containers on the way, and of the value
 
 
-def leaves(sample) -> Iterator[Leaf]:
+def leaves(sample: Any) -> Iterator[Leaf]:
     "List the leaves of a sample from left to right; a container inside itself is left out."
 
     def walk(value, path, kinds, above):
@@ -137,7 +137,7 @@ def _shown(leaf: Leaf) -> str:
     return f"{name} at sample{''.join(f'[{key!r}]' for key in leaf.path)}" if leaf.path else name
 
 
-def find_image(sample) -> Leaf:
+def find_image(sample: Any) -> Leaf:
     """Return the one image of a sample: a PIL image, a tensor, or a clip.
 
     Raises TypeError if there is none or something beside it has a place in the picture.
@@ -158,10 +158,10 @@ def find_image(sample) -> Leaf:
 
 # %% ../../nbs/03_deepaa/05_samples.ipynb #841512f9
 def with_image(
-    sample,
+    sample: Any,
     path: tuple,  # of the image that is replaced
-    image,
-):  # a sample of the same form
+    image: Any,
+) -> Any:  # a sample of the same form
     "Put another image in the place of one, in copies of the containers around it."
     if not path:
         return image

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -284,7 +284,7 @@ def step_cost(config: SearchConfig, space: SearchSpace, layer: int) -> int:
 
 # %% ../../nbs/03_deepaa/16_search.ipynb #6820968b
 def _advance(self) -> dict:
-    "One step of the current layer; returns its record. Raises SearchFailed for too many skips."
+    "Ascend one step (Eqs 3.2 and 3.11); its record. Raises SearchFailed for too many skips."
     begin = time.perf_counter()
     current = Policy(self.logits.softmax(0)[None], self.space)
     generator = searching.step_generator(self.config.seed, self.layer, self.step)
@@ -376,7 +376,7 @@ class PolicySearch(Search):
         data: SearchData,  # proxy, images and normalisation
         space: SearchSpace,
         config: SearchConfig | None = None,  # None: the dissertation's settings
-        **progress,  # of `Search`: state, save_every, provenance
+        **progress: Any,  # of `Search`: state, save_every, provenance
     ):
         self.space = space
         self.config = config or SearchConfig()

@@ -9,6 +9,7 @@ __all__ = ['SEARCHES', 'PRESETS_OF_SEARCH', 'TRAINING_SEARCHES', 'SearchMethod',
 # %% ../../nbs/03_deepaa/27_search_methods.ipynb #6f057d90
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from . import searching
 from .policy import Policy, deep_ta_policy
@@ -63,7 +64,7 @@ class RandomLayers(Search):
     title = "DeepTA"
     steps = 0
 
-    def __init__(self, data: SearchData, space: SearchSpace, config: SearchConfig, **progress):
+    def __init__(self, data: SearchData, space: SearchSpace, config: SearchConfig, **progress: Any):
         super().__init__({"layers": config.layers}, **progress)
         self.space = space
 
@@ -95,7 +96,7 @@ def configure_search(
     key: str,  # one of SEARCHES
     preset: str = "paper",  # one of PRESETS_OF_SEARCH
     options: Mapping | None = None,  # what the caller says
-):  # an instance of the method's settings class
+) -> Any:  # an instance of the method's settings class
     "Settle a search's settings. Raises ValueError for an unknown option or a senseless value."
     method = search_method(key)
     if preset not in PRESETS_OF_SEARCH:

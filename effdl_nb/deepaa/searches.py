@@ -9,7 +9,7 @@ __all__ = ['PROXY_ROOTS', 'HeldOutConfig', 'PolicySettings', 'searched_images', 
 # %% ../../nbs/03_deepaa/29_searches.ipynb #2de486ae
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -72,7 +72,7 @@ class PolicySettings:
         at_least(self, 1, "candidates")
         self.configured()
 
-    def configured(self):
+    def configured(self) -> Any:
         "Settle the settings of the search: `search`, or those of one that has its own."
         if "seed" in self.options:
             raise ValueError(f"options must leave the seed to search.seed, not {self.options}")
@@ -88,7 +88,7 @@ class PolicySettings:
 def searched_images(
     settings: PolicySettings,
     data: ImageDataset,  # what is trained on
-    **sizes,  # of `load`: train_size, test_size
+    **sizes: Any,  # of `load`: train_size, test_size
 ) -> ImageDataset:
     "Load what is searched on. Raises ValueError if its images differ in size from `data`'s."
     if settings.searched_on in (None, data.name):

@@ -13,11 +13,11 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +130,7 @@ class SearchImages:
         "Make float inputs, on the device, of (N, 3, H, W) uint8 images."
         return normalize(images.to(self.device), self.mean, self.std)
 
-    def fresh_network(self, seed: int, **options) -> nn.Module:
+    def fresh_network(self, seed: int, **options: Any) -> nn.Module:
         "Build a network with the initial weights of a seed; options of `build`: norm, width."
         size = self.fit.images.shape[-1]
         with torch.random.fork_rng(devices=[]):
@@ -151,7 +151,7 @@ def pretrain_proxy(
     *,
     num_classes: int,
     augment: bool = True,  # crop, flip and Cutout while it trains
-    **run,  # of `train`: device, checkpoint, progress
+    **run: Any,  # of `train`: device, checkpoint, progress
 ) -> nn.Module:
     "Train a network on the images (section 3.4.1): in evaluation mode, without gradients."
     with torch.random.fork_rng(devices=[]):
@@ -251,7 +251,7 @@ PRODUCT_PRECISIONS = {
 
 
 @contextmanager
-def float32_products(precision: str):
+def float32_products(precision: str) -> Iterator[None]:
     "Compute a GPU's float32 products as `precision` says inside the block, and only there."
     places = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
     before = [place.fp32_precision for place in places]
@@ -296,12 +296,12 @@ def _fingerprint(looked_at, space: SearchSpace, config, model: nn.Module, *parts
     }
 
 # %% ../../nbs/03_deepaa/14_searching.ipynb #80c62fe8
-def search_fingerprint(data: SearchData, space: SearchSpace, config) -> dict:
+def search_fingerprint(data: SearchData, space: SearchSpace, config: Any) -> dict:
     "Collect plain values that change with anything a search's result depends on."
     return _fingerprint(data, space, config, data.model, data.train, data.validation)
 
 
-def own_fingerprint(images: SearchImages, space: SearchSpace, config) -> dict:
+def own_fingerprint(images: SearchImages, space: SearchSpace, config: Any) -> dict:
     "Collect the same for a search that trains its own networks: `config` has their seed."
     model = images.fresh_network(config.seed)
     return _fingerprint(images, space, config, model, images.fit, images.guide)

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..files import brief, settings_hash
 from ..settings import one_of, whole_numbers
@@ -303,7 +303,7 @@ def search_space(
 def space_of(
     name: str,
     operations: Mapping[str, Sequence[float] | None],  # its magnitudes, None where it has none
-    **constants,  # the other fields of `SearchSpace`
+    **constants: Any,  # the other fields of `SearchSpace`
 ) -> SearchSpace:
     "Make a space from operations and their magnitudes. Raises ValueError if one cannot be."
     transforms = []

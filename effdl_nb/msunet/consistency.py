@@ -224,7 +224,7 @@ def _loss_on(
     partner: Tensor,  # (N,)
     lam: float,  # share of the first image
 ) -> Tensor:
-    "Return the loss of a mixed batch; a scalar."
+    "Return the loss of a mixed batch, its labels mixed as in Equation 2.5; a scalar."
     if loss.weight:
         outputs, logits = _both_sides(model, loss, mixed, inputs, partner)
     else:

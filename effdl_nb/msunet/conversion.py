@@ -11,6 +11,7 @@ __all__ = ['ALREADY', 'EMPTIED', 'WRAPPERS', 'ConversionReport', 'is_squeeze_exc
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +119,7 @@ def unwrapped(
 
 # %% ../../nbs/02_msunet/02_conversion.ipynb #8d41c64a
 def arguments(
-    inputs,  # a model's arguments: a tensor, a tuple or list of them, or a dictionary by keyword
+    inputs: Any,  # a model's arguments: a tensor, a tuple or list of them, or a dict by keyword
 ) -> tuple[tuple, dict]:
     "Return positional and keyword arguments. Raises ValueError for another type."
     if isinstance(inputs, Tensor):

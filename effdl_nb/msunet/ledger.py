@@ -10,7 +10,7 @@ __all__ = ['storage_key', 'extent', 'Bytes', 'distinct', 'LayerCount', 'Terms', 
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -258,7 +258,7 @@ def derive(
     name: str,  # of an operation on tensors that depend on no input
     args: tuple,  # its arguments
     kwargs: dict,  # by keyword
-    out,  # its results
+    out: Any,  # its results
 ) -> None:
     "Remember what a constant was computed from."
     operands = list(costs.tensors([args, kwargs]))

@@ -21,7 +21,7 @@ from ..augmentation import crop_flip
 from ..data import load
 from .network import Variant, variant_of
 from .ternary import ALPHA_HALF
-from ..optimization import TrainConfig, steps_per_epoch
+from ..optimization import TRAIN_CHOICES, TrainConfig, steps_per_epoch
 from ..prepared import ImageDataset, Split
 from ..settings import at_least, finite, one_of
 
@@ -95,7 +95,7 @@ class FirstStage:
     schedule: str = "step"  # "step": gamma at each milestone; "cosine": to zero
     warmup: float = 5 / EPOCHS  # until here the learning rate rises
     milestones: tuple[float, ...] = tuple(e / EPOCHS for e in range(300, 1001, 100))  # for "step"
-    precision: str = "fp32"  # of the activations: "fp32", "bf16" or "fp16"
+    precision: str = "fp32"  # of the activations: "fp32", "bf16", "fp16" or "auto"
     alpha: float = ALPHA_HALF  # final threshold of ternary layers, in standard deviations
     # the threshold starts to rise, and is final
     alpha_ramp: tuple[float, float] = (20 / EPOCHS, 400 / EPOCHS)
@@ -133,7 +133,7 @@ class SecondStage:
 def _check_stage(stage: FirstStage | SecondStage) -> None:
     "Check what both stages have. Raises ValueError naming the field and what is allowed."
     one_of(stage, "schedule", ("step", "cosine"))
-    one_of(stage, "precision", ("fp32", "bf16", "fp16"))
+    one_of(stage, "precision", TRAIN_CHOICES["precision"])
     _check_fractions("warmup", stage.warmup)
     _check_fractions("milestones", *stage.milestones)
 

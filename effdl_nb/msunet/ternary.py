@@ -12,6 +12,7 @@ import math
 import sys
 from statistics import NormalDist
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ ALPHA_HALF = NormalDist().inv_cdf(0.75)
 def _standardised(
     w: Tensor,  # float32 or float64
 ) -> Tensor:
-    "Divide weights minus their mean by their unbiased deviation; zeros if they have no spread."
+    "Centre weights and divide by their unbiased deviation (Listing 2.1); zeros without spread."
     exponent = w.abs().amax().clamp_min(torch.finfo(w.dtype).tiny).log2().floor().clamp(-126, 126)
     w = w * torch.exp2(-exponent)
     centred = w - w.mean()
@@ -152,15 +153,15 @@ class StraightThrough(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(weight, quantized):
+    def forward(weight: Tensor, quantized: Tensor) -> Tensor:
         return quantized.view_as(quantized)
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         pass
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         return gradient, None
 
 # %% ../../nbs/02_msunet/01_ternary.ipynb #213d420f
@@ -331,7 +332,7 @@ class TernaryConv2d(TernaryLayer, nn.Conv2d):
     `alpha` None: the mode's default.
     Input (N, C_in, H, W), output as nn.Conv2d. Raises ValueError for alpha or mode."""
 
-    def __init__(self, *args, alpha: float | None = None, mode: str = "msunet", **kwargs):
+    def __init__(self, *args: Any, alpha: float | None = None, mode: str = "msunet", **kwargs: Any):
         super().__init__(*args, **kwargs)
         _add_state(self, alpha, mode)
 
@@ -345,7 +346,7 @@ class TernaryLinear(TernaryLayer, nn.Linear):
     Takes the arguments of nn.Linear (Eqs 2.1-2.3). `alpha` None: the mode's default.
     Input (..., in_features), output (..., out_features). Raises ValueError for alpha or mode."""
 
-    def __init__(self, *args, alpha: float | None = None, mode: str = "msunet", **kwargs):
+    def __init__(self, *args: Any, alpha: float | None = None, mode: str = "msunet", **kwargs: Any):
         super().__init__(*args, **kwargs)
         _add_state(self, alpha, mode)
 

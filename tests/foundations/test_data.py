@@ -22,6 +22,7 @@ from PIL import Image
 
 from effdl_nb import data, provenance
 from effdl_nb import prepared as module
+from effdl_nb.command.sets import main as prepare
 from effdl_nb.data import DATASETS, Entry, Source
 from effdl_nb.files import read_json
 from effdl_nb.prepared import write_prepared
@@ -113,12 +114,12 @@ def test_a_damaged_folder_raises(prepared, damage, words):
 
 
 def test_one_changed_pixel_is_found(prepared, capsys):
-    assert data.main(["cifar10", "--root", str(prepared), "--verify"]) == 0
+    assert prepare(["cifar10", "--root", str(prepared), "--verify"]) == 0
     path = prepared / "cifar10" / "train_images.npy"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    assert data.main(["cifar10", "--root", str(prepared)]) == 1
+    assert prepare(["cifar10", "--root", str(prepared)]) == 1
     assert "train_images.npy has SHA-256" in capsys.readouterr().err
 
 
@@ -129,10 +130,10 @@ def test_a_large_array_is_hashed_if_it_is_not_as_it_was_written(prepared, monkey
     content[-1] ^= 1
     path.write_bytes(content)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert data.main(["cifar10", "--root", str(prepared)]) == 0
-    assert data.main(["cifar10", "--root", str(prepared), "--verify"]) == 1
+    assert prepare(["cifar10", "--root", str(prepared)]) == 0
+    assert prepare(["cifar10", "--root", str(prepared), "--verify"]) == 1
     os.utime(path)
-    assert data.main(["cifar10", "--root", str(prepared)]) == 1
+    assert prepare(["cifar10", "--root", str(prepared)]) == 1
 
 
 def test_a_changed_statistic_is_found(prepared):
@@ -369,7 +370,7 @@ def test_one_entry_is_a_data_set(toy, tmp_path, capsys):
         loaded.train.images.permute(0, 2, 3, 1), torch.from_numpy(toy["train_images"])
     )
     assert loaded.source == f"prepared folder {tmp_path / 'toy'}, from a drawing"
-    assert data.main(["toy", "--root", str(tmp_path), "--verify"]) == 0
+    assert prepare(["toy", "--root", str(tmp_path), "--verify"]) == 0
     assert "6 training and 2 test images of 8 x 8 in 2 classes" in capsys.readouterr().out
 
 

@@ -95,10 +95,11 @@ table_9_1:
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    (tmp_path / "workflow" / "profiles").mkdir(parents=True)
+    for folder in ("workflow", "config"):
+        (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "workflow" / "tables.yaml").write_text(TABLES)
     (tmp_path / "workflow" / "thesis.yaml").write_text("table_9_1: {values: {a: {value: 60.0}}}")
-    (tmp_path / "workflow" / "profiles" / "toy.yaml").write_text(
+    (tmp_path / "config" / "toy.yaml").write_text(
         "title: T\nthreads: 1\njobs: table\nchanged: remake\ntables: {table_9_1: {seeds: [0, 1], "
         "columns: [value]}}\n"
     )
@@ -158,7 +159,7 @@ def test_figures_hold_what_they_plot(toy):
 
 
 def test_heads_of_panels_stay_inside_and_apart(toy):
-    path = toy / "workflow" / "profiles" / "toy.yaml"
+    path = toy / "config" / "toy.yaml"
     path.write_text(path.read_text().replace("columns: [value]", "columns: [value, other]"))
     study.run("table_9_1", "toy", say=lambda line: None).check()
     profile, table = study.load_profile("toy"), study.load_tables()["table_9_1"]
@@ -200,7 +201,7 @@ def test_a_word_stands_for_itself(toy, monkeypatch):
 
 
 def test_a_row_of_which_one_column_is_measured(toy):
-    path = toy / "workflow" / "profiles" / "toy.yaml"
+    path = toy / "config" / "toy.yaml"
     path.write_text(
         path.read_text().replace(
             "columns: [value]}", "columns: [value, other], column_settings: {other: {size: 2}}}"

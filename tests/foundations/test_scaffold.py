@@ -33,9 +33,8 @@ def draw(task):
 @pytest.fixture
 def checkout(tmp_path):
     "What the script reads and writes, and a module with an experiment."
-    shutil.copytree(ROOT / "workflow", tmp_path / "workflow")
-    for folder in ("04_condensation", "05_reproduction"):
-        shutil.copytree(ROOT / "nbs" / folder, tmp_path / "nbs" / folder)
+    for folder in ("workflow", "config", "nbs/04_condensation", "nbs/05_reproduction"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / "settings.ini", tmp_path)
     (tmp_path / "new_draws.py").write_text(EXPERIMENT)
     return tmp_path

@@ -285,7 +285,7 @@ def test_prose_docstrings_and_messages_use_the_words_of_the_field(chapter):
 def test_reproduction_notebooks_and_texts_use_the_words_of_the_field():
     texts = {
         str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-        for pattern in ("workflow/*.yaml", "workflow/*.py", "workflow/profiles/*.yaml")
+        for pattern in ("workflow/*.yaml", "workflow/*.py", "config/*.yaml")
         for path in sorted(ROOT.glob(pattern))
     }
     texts |= {path.name: path.read_text() for path in ROOT.glob("*.md") if path.name != "STYLE.md"}
@@ -336,7 +336,7 @@ def test_no_line_is_longer_than_100_columns(folder):
 
 YAML = [
     path
-    for pattern in ("workflow/**/*.yaml", "tests/profiles/*.yaml")
+    for pattern in ("workflow/*.yaml", "config/*.yaml", "tests/profiles/*.yaml")
     for path in sorted(ROOT.glob(pattern))
 ]
 

@@ -17,6 +17,7 @@ from effdl_nb.msunet.experiments import (
     zeros_by_layer,
 )
 from effdl_nb.msunet.network import msunet
+from effdl_nb.msunet.packing import load_packed
 from effdl_nb.msunet.recipe import FirstStage, MSUNetSettings, SecondStage
 from effdl_nb.provenance import code_hash
 from effdl_nb.spec import Task
@@ -45,7 +46,7 @@ METRICS = {
 
 
 @pytest.mark.parametrize("kind", ["none", "binary", "ternary"])
-def test_rows_are_json_and_leave_only_the_shared_stage(tmp_path, kind):
+def test_rows_are_json_and_leave_the_shared_stage_and_the_packed_network(tmp_path, kind):
     settings = dataclasses.replace(TINY, quantization=kind, pruning="full")
     result = trained_and_counted(Task("any", settings, 3, tmp_path, progress=False))
     json.dumps(result, allow_nan=False)
@@ -54,7 +55,10 @@ def test_rows_are_json_and_leave_only_the_shared_stage(tmp_path, kind):
     assert len(result["details"]["zeros_by_layer"]) == 36
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.suffix for path in files} <= {".safetensors", ".lock"}
+    (packed,) = (path for path in files if path.parent.name == "msunet-networks")
+    files.remove(packed)
     assert {path.parent.name.rpartition("-")[0] for path in files} == {"msunet-stage1"}
+    assert load_packed(packed).layer_roles()
     same = math.isclose(result["flops"], result["flops_trained"], rel_tol=2e-3)
     assert same == (kind != "ternary"), "only ternary zeros are not by design"
 

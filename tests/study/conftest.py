@@ -53,7 +53,8 @@ def draw(task):
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    (tmp_path / "workflow" / "profiles").mkdir(parents=True)
+    for folder in ("workflow", "config"):
+        (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "workflow" / "tables.yaml").write_text(TABLES)
     (tmp_path / "workflow" / "thesis.yaml").write_text(
         "table_9_1: {values: {a: {value: {printed: 1.5, corrected: 2.5, why: slip}}}}"
@@ -69,7 +70,7 @@ def toy(tmp_path, monkeypatch):
         text = (
             "\n".join(f"{k}: {v}" for k, v in lines.items()) + f"\ntables: {{table_9_1: {plan}}}\n"
         )
-        (tmp_path / "workflow" / "profiles" / "toy.yaml").write_text(text)
+        (tmp_path / "config" / "toy.yaml").write_text(text)
 
     profile()
     yield tmp_path, profile

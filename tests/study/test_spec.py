@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from effdl_nb import rows, spec
+from effdl_nb import rows, spec, study
 
 
 @pytest.mark.parametrize(
@@ -13,7 +13,7 @@ from effdl_nb import rows, spec
     [
         ("{seeds: []}", "at least one"),
         ("{seeds: [-1]}", "whole numbers from 0"),
-        ("{seeds: [a]}", "whole numbers"),
+        ("{seeds: [a]}", r"table_9_1.seeds\[0\] must be a whole number, not 'a'"),
         ("{}", "seeds missing"),
         ("{seeds: [0], rows: [c]}", "row 'c' is unknown; allowed: a, b"),
         ("{seeds: [0], columns: [c]}", "column 'c' is unknown"),
@@ -44,9 +44,86 @@ def test_wrong_profiles_are_refused(toy, more, words):
         spec.load_profile("toy")
 
 
+MALFORMED = [  # one change of a valid profile, and the words that tell place and value
+    ("threads: two", "threads must be a whole number, not 'two'"),
+    ("threads: 0", "threads must be at least 1, not 0"),
+    ("title: 5", "title must be text, not 5"),
+    ("first: table_9_1", "first must be a list, not 'table_9_1'"),
+    ("tables: [table_9_1]", "tables must be a mapping, not ['table_9_1']"),
+    ("tables: {table_9_1: quick}", "tables.table_9_1 must be a mapping, not 'quick'"),
+    ("colour: 1", "'colour' is unknown; allowed: title, threads, jobs"),
+    ("name: mine", "'name' is unknown; allowed: title, threads, jobs"),
+    ("1: 2", "a key must be text, not 1"),
+    ("title: 2026-01-01", "title must be text, a number, a list or a mapping, not datetime.date"),
+]
+MALFORMED_PLANS = [
+    ("seeds: 3", "seeds must be a list, not 3"),
+    ("seeds: [true]", "seeds[0] must be a whole number, not True"),
+    ('seeds: ["0"]', "seeds[0] must be a whole number, not '0'"),
+    ("rows: a", "rows must be a list, not 'a'"),
+    ("settings: [1, 2]", "settings must be a mapping, not [1, 2]"),
+    ("row_settings: [a]", "row_settings must be a mapping, not ['a']"),
+    ("row_settings: {a: 3}", "row_settings.a must be a mapping, not 3"),
+    ("remark: 7", "remark must be text, not 7"),
+    ("hours: {a: long}", "hours.a must be a number, not 'long'"),
+    ("colour: 1", "tables.table_9_1: 'colour' is unknown; allowed: seeds, rows"),
+]
+
+
+def malformed(root: Path, change: str, plan: str = "") -> None:
+    "Write a profile that is valid but for a line of it, or of its plan."
+    lines = {"title": "T", "threads": "1", "jobs": "table", "changed": "remake"}
+    seeds = "" if plan.startswith("seeds") else "seeds: [0], "
+    lines["tables"] = f"{{table_9_1: {{{seeds}{plan}}}}}"
+    if change:
+        key, _, value = change.partition(": ")
+        lines[key] = value
+    text = "".join(f"{key}: {value}\n" for key, value in lines.items())
+    (root / "config" / "toy.yaml").write_text(text)
+
+
+CASES = [(c, "", w) for c, w in MALFORMED] + [("", p, w) for p, w in MALFORMED_PLANS]
+
+
+@pytest.mark.parametrize("change, plan, words", CASES, ids=lambda x: x[:24])
+def test_a_malformed_profile_is_refused_with_path_and_value(toy, capsys, change, plan, words):
+    root, _ = toy
+    malformed(root, change, plan)
+    assert study.main(["table_9_1", "--profile", "toy"]) == 1
+    error = capsys.readouterr().err
+    assert words in error and error.startswith("error: profile toy") and error.count("\n") == 1
+
+
+def test_all_faults_of_a_profile_are_told_at_once(toy):
+    root, _ = toy
+    malformed(root, "threads: two", "seeds: 3")
+    with pytest.raises(ValueError, match="threads must be .*; profile toy: tables.table_9_1.seeds"):
+        spec.load_profile("toy")
+
+
+@pytest.mark.parametrize(
+    "old, new, words",
+    [
+        ("{label: A}", "{label: 1}", "table_9_1: rows.a.label must be text, not 1"),
+        ("{label: A}", "{key: b, label: A}", "table_9_1: rows.a: 'key' is unknown; allowed: label"),
+        ("{label: A}", "A", "table_9_1: rows.a must be a mapping, not 'A'"),
+        ("chapter: 9", "chapter: nine", "table_9_1: chapter must be a whole number, not 'nine'"),
+        ("kind: table", "kind: tabel", "table_9_1: kind 'tabel' is unknown; allowed: table, fig"),
+        ('number: "9.1"', "number: 9.1", "table_9_1: number must be text, not 9.1"),
+        ("counted: true", "counted: 1", "columns.size.counted must be true or false, not 1"),
+    ],
+)
+def test_a_malformed_table_is_refused_with_path_and_value(toy, old, new, words):
+    path = toy[0] / "workflow" / "tables.yaml"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ValueError) as error:
+        spec.load_tables()
+    assert words in str(error.value)
+
+
 def test_a_table_without_experiment_cannot_be_planned(toy):
     root, _ = toy
-    (root / "workflow" / "profiles" / "toy.yaml").write_text(
+    (root / "config" / "toy.yaml").write_text(
         "title: T\nthreads: 1\njobs: table\nchanged: mark\ntables: {table_9_2: {seeds: [0]}}\n"
     )
     with pytest.raises(ValueError, match="9.2 has no experiment yet"):
@@ -180,8 +257,8 @@ def test_a_setting_is_explained_layer_by_layer(toy):
         "size = 4",
         "    1    default of Settings",
         "    100  workflow/tables.yaml: table_9_1.columns.large.settings.size",
-        "    3    workflow/profiles/toy.yaml: table_9_1.settings.size",
-        "  > 4    workflow/profiles/toy.yaml: table_9_1.column_settings.large.size",
+        "    3    config/toy.yaml: table_9_1.settings.size",
+        "  > 4    config/toy.yaml: table_9_1.column_settings.large.size",
     ]
     every = spec.explain("table_9_1", "b", "size", "toy")
     assert "column value, size\nsize = 3" in every and "column large\nsize = 4" in every

@@ -333,8 +333,8 @@ def test_the_command_explains_a_setting(toy, capsys):
     _, profile = toy
     profile("{seeds: [0], settings: {size: 3}}")
     assert study.main(["explain", "table_9_1", "b", "size", "--profile", "toy"]) == 0
-    assert "> 3  workflow/profiles/toy.yaml: table_9_1.settings.size" in capsys.readouterr().out
-    assert study.main(["explain", "table_9_1", "b", "sizes", "--profile", "toy"]) == 1
+    assert "> 3  config/toy.yaml: table_9_1.settings.size" in capsys.readouterr().out
+    assert study.main(["explain", "table_9_1", "b", "sizes", "--profile", "toy"]) == 2
     assert "setting 'sizes' is unknown; allowed: size, bad" in capsys.readouterr().err
 
 
@@ -343,7 +343,7 @@ def test_the_command_measures_a_row(toy, capsys):
     assert study.main(["table_9_1", "--row", "b", "--seed", "1", "--profile", "toy"]) == 0
     assert study.main(["table_9_1", "--row", "b", "--profile", "toy"]) == 0
     assert row(root, "b")["cells"][0]["values"] == {"0": [7, 8], "1": [8, 9]}
-    assert study.main(["table_9_1", "--row", "c", "--profile", "toy"]) == 1
+    assert study.main(["table_9_1", "--row", "c", "--profile", "toy"]) == 2
     assert "row 'c' is unknown; allowed: all, a, b" in capsys.readouterr().err
 
 

@@ -58,7 +58,8 @@ class Toy:
 
     def __init__(self, root: Path):
         self.root, self.rows = root, root / "reports" / "toy" / "rows" / "table_9_1"
-        (root / "workflow" / "profiles").mkdir(parents=True)
+        for folder in ("workflow", "config"):
+            (root / folder).mkdir(parents=True)
         (root / "nbs" / "05_reproduction").mkdir(parents=True)
         (root / "toy_draws.py").write_text(EXPERIMENT)
         (root / "workflow" / "tables.yaml").write_text(
@@ -82,7 +83,7 @@ class Toy:
         )
 
     def profile(self, more: str = "", jobs: str = "table", changed: str = "remake"):
-        (self.root / "workflow" / "profiles" / "toy.yaml").write_text(
+        (self.root / "config" / "toy.yaml").write_text(
             f"title: A toy\nthreads: 1\njobs: {jobs}\nchanged: {changed}\nfirst: "
             f"[table_9_1]\ntables: {{table_9_1: {{seeds: [0, 1]{more}}}}}\n"
         )
@@ -191,6 +192,21 @@ def test_run_repeat_and_delete(toy):
         and toy.calls() == ["three:0", "three:1"]
         and toy.there() == ["one", "seven", "three"]
     ), output
+
+
+def test_results_are_told_to_others(toy):
+    toy.figures()
+    assert toy.run()[0] == 0
+    folder = toy.root / "reports" / "toy"
+    assert (folder / "results.csv").read_text().count("table_9_1") == 6  # three rows, two seeds
+    crate = json.loads((folder / "ro-crate-metadata.json").read_text())
+    assert "index.html" in [entity["@id"] for entity in crate["@graph"]]
+    page = toy.root / "snakemake.html"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", ROOT / "workflow" / "Snakefile"]
+    command += ["--cores", "1", "--config", "profile=toy", "planned=true", "--report", page]
+    done = subprocess.run(command, cwd=toy.root, env=toy.environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
+    assert "Chapter 9" in page.read_text() and "figure 9.1" in page.read_text()
 
 
 def test_figures_are_drawn_after_their_tables_and_again_when_these_change(toy):
@@ -310,12 +326,14 @@ def test_rows_as_jobs_and_kept_rows(toy):
         (", settings: {sizes: 3}", "'sizes' is unknown; allowed: size, wait"),
         (", rows: [two]", "row 'two' is unknown; allowed: one, three, seven"),
         (", seed: [1]", "'seed' is unknown; allowed: seeds, rows, columns"),
+        (", rows: one", "tables.table_9_1.rows must be a list, not 'one'"),
     ],
 )
 def test_a_wrong_profile_is_refused_before_anything_runs(toy, profile, words):
     toy.profile(profile)
     status, output = toy.run()
-    assert status != 0 and words in output and toy.calls() == [], output
+    assert status == 1 and words in output and toy.calls() == [], output
+    assert "Traceback" not in output
 
 
 def test_a_parameter_that_the_notebook_lacks_is_refused(toy):
