@@ -9,7 +9,7 @@ import time
 import pytest
 
 from effdl_nb import backlog, rows, spec, study
-from effdl_nb.files import read_json, write_json
+from effdl_nb.files import read_kept, write_kept
 from effdl_nb.machine import processor_kind
 
 
@@ -67,10 +67,10 @@ def test_rows_of_a_seed_wait_for_the_processor_that_measured_the_first(described
     mine = [job for job in backlog.backlog(profile, at) if job.unit.table == "table_2_1"]
     assert {job.waits_for for job in mine} == {processor_kind()}
     path = at.row("table_2_1", "v0")
-    record = read_json(path)
+    record = read_kept(path)
     for measurement in record["measurements"]:
         measurement["provenance"]["processor_kind"] = "another"
-    write_json(path, record)
+    write_kept(path, record)
     mine = [job for job in backlog.backlog(profile, at) if job.unit.table == "table_2_1"]
     assert {job.waits_for for job in mine} == {"another"}
 
