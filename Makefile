@@ -1,6 +1,7 @@
 # make reproduce   set up, then run the study at PROFILE (quick) and render reports/quick/index.html
 # make test        set up, then run all tests: pytest, the notebooks, the workflow end to end
 # make evidence    measure what profile evidence still lacks, for as long as you let it
+# make reproduce EXECUTOR=slurm JOBS=16   the same on a cluster: workflow/profiles/
 # make merge FROM=folder   join the rows of another machine's reports folder
 # make check       export the notebooks, compare effdl_nb/ with git, lint, check types, then test
 # make site        every notebook and the library as pages: build/site/html/index.html
@@ -42,7 +43,8 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 reproduce: setup
-	@$(BIN)/python workflow/reproduce.py --profile "$(PROFILE)" --cores $(CORES)
+	@$(BIN)/python workflow/reproduce.py --profile "$(PROFILE)" --cores $(CORES) \
+	  $(if $(EXECUTOR),--executor $(EXECUTOR)) $(if $(JOBS),-- --jobs $(JOBS))
 
 report: setup
 	@$(BIN)/python -m effdl_nb.report --profile "$(PROFILE)"
