@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from . import spec
 from .files import KeptError, brief, lock, read_kept, settings_hash, write_kept
-from .provenance import code_hash, project_root
+from .provenance import code_hash, packaged_study, project_root
 from .spec import Column, Plan, Profile, Table, Task
 
 # %% ../nbs/01_foundations/19_rows.ipynb #a88ef33b
@@ -158,7 +158,9 @@ def place(
     reports: str | Path | None = None,  # default: $EFFDL_REPORTS, else reports/ of the checkout
 ) -> Place:
     "Say where a profile's results are kept."
-    folder = reports or os.environ.get("EFFDL_REPORTS") or project_root() / "reports"
+    # an installed package is no place for results
+    home = Path.cwd() if project_root() == packaged_study() else project_root()
+    folder = reports or os.environ.get("EFFDL_REPORTS") or home / "reports"
     return Place(Path(folder), profile.name)
 
 
