@@ -123,6 +123,8 @@ def _header(sealed: bool, metadata: dict, form: str, before: Callable | None) ->
             return header
         raise KeptError(f"its header must be a record, not {brief(header)}")
     record = json.loads(metadata[_ENTRY][64:])
+    if not isinstance(record["header"], dict):
+        raise KeptError(f"its header must be a record, not {brief(record['header'])}")
     if record["form"] != form or record["kept"] != SEALED:
         seen = f"{brief(record['form'])} of version {brief(record['kept'])}"
         raise KeptError(f"it must be {form!r} of version {SEALED}, not {seen}")

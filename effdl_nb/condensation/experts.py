@@ -189,6 +189,9 @@ def _open_whole(path: Path) -> Kept:
         raise ValueError(
             f"{path} must be an expert of version {EXPERT_VERSION}, but of {version!r}"
         )
+    first, losses = (kept.header.get(key) for key in ("first", "losses"))
+    if not isinstance(first, int) or not isinstance(losses, list):
+        raise ValueError(f"{path} must have a first epoch and losses{advice}")
     return kept
 
 # %% ../../nbs/04_condensation/13_experts.ipynb #9173da2e
