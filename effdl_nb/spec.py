@@ -23,7 +23,7 @@ from typing import Any, Literal
 import yaml
 
 from .checked import BY_PLACE, FROM_FILE, add_place, checked
-from .files import brief, check_regular
+from .files import brief, check_regular, shortened
 from .provenance import code_when_loaded, project_root
 from .settings import at_least, defaults_of, from_mapping, merge, trace
 from .shell import usage_errors
@@ -262,9 +262,12 @@ def load_profile(
     where = f"profile {path.stem} ({path})" if name.endswith(".yaml") else f"profile {path.stem}"
     tables = load_tables(root)
     content = add_place(Profile, where, content, name=path.stem)
-    profile = checked(Profile, where, content)
-    _check_keys(f"{where}: table", profile.tables, tables)
-    plans = {k: _completed(f"{where}: {k}", tables[k], p) for k, p in profile.tables.items()}
+    try:
+        profile = checked(Profile, where, content)
+        _check_keys(f"{where}: table", profile.tables, tables)
+        plans = {k: _completed(f"{where}: {k}", tables[k], p) for k, p in profile.tables.items()}
+    except ValueError as error:
+        raise ValueError(shortened(str(error))) from error
     return dataclasses.replace(profile, tables=plans)
 
 # %% ../nbs/01_foundations/18_spec.ipynb #7b1c55aa

@@ -95,7 +95,7 @@ class Outcome:
         except (ValueError, FileNotFoundError) as error:
             self.errors += 1
             named = type(error) is not UnicodeDecodeError and path.name in str(error)
-            if not named or len(str(error)) > 4000:
+            if not named or len(str(error)) > max(4000, 2 * path.stat().st_size):
                 self.findings.append(f"{reader.name}: {type(error).__name__}: {error!s:.300}")
         except BaseException as error:
             self.findings.append(f"{reader.name}: {type(error).__name__}: {error!s:.300}")
