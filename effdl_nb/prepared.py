@@ -10,9 +10,7 @@ __all__ = ['LEAST_DEVIATION', 'Arrays', 'ARRAYS', 'Split', 'ImageDataset', 'chec
 import contextlib
 import hashlib
 import importlib
-import os
-import shutil
-import tempfile
+import math
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .files import carries, read_json, write_json
+from effdl_nb.files import (
+    KeptError,
+    atomic_folder,
+    brief,
+    carries,
+    check_regular,
+    read_kept,
+    write_kept,
+)
 
 # %% ../nbs/01_foundations/02_prepared.ipynb #4a4da78b
 @dataclass(frozen=True)
@@ -196,6 +202,12 @@ def check_free(
         )
 
 # %% ../nbs/01_foundations/02_prepared.ipynb #40e749f0
+def _file_state(path: Path) -> list[int]:
+    "Size and time of a file."
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
 @carries
 def write_prepared(
     folder: str | Path,  # the folder to make; nothing happens if it is there
@@ -211,38 +223,50 @@ def write_prepared(
     if (folder / "dataset.json").exists():
         return
     check_free(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with atomic_folder(folder) as part:
         for key in ARRAYS:
             np.save(part / f"{key}.npy", np.ascontiguousarray(arrays[key]))
         header = {"name": folder.name, "classes": list(classes), "source": source}
-        write_json(part / "dataset.json", header | _facts(arrays))
-        part.chmod(0o755)
-        os.rename(part, folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        header["states"] = {key: _file_state(part / f"{key}.npy") for key in ARRAYS}
+        write_kept(part / "dataset.json", header | _facts(arrays))
 
 # %% ../nbs/01_foundations/02_prepared.ipynb #4828c953
+_UNREADABLE = (  # what numpy raises for a damaged file
+    ValueError,
+    EOFError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+)
+
+
 @carries
 def _read_array(folder: Path, key: str) -> np.ndarray:
     "Read one array, memory-mapped if it holds images. Raises ValueError if it cannot be read."
+    path = folder / f"{key}.npy"
     try:
-        return np.load(folder / f"{key}.npy", mmap_mode="c" if key.endswith("images") else None)
-    except (ValueError, EOFError, OSError) as error:
+        check_regular(path)
+        array = np.load(path, mmap_mode="c")  # mapped: a header that promises too much raises
+        return array if key.endswith("images") else np.array(array)
+    except _UNREADABLE as error:
         raise ValueError(
-            f"{folder}/{key}.npy cannot be read ({error}); move {folder} away to have it prepared "
-            "again"
+            f"{path} cannot be read ({brief(error)}); move {folder} away to have it prepared again"
         ) from error
 
 # %% ../nbs/01_foundations/02_prepared.ipynb #032ee5ef
 def _check_split(folder: Path, split: str, images: np.ndarray, labels: np.ndarray, header: dict):
     "Raises ValueError for images and labels that are not what `header` promises."
     form = images.dtype == np.uint8 and images.ndim == 4 and images.shape[-1] == 3
+    form = form and labels.ndim == 1 and labels.dtype.kind in "iu"
     if not (form and len(images) == len(labels) == header[split]):
         raise ValueError(
-            f"{folder}: {split} images are {images.dtype} {images.shape} with {len(labels)} "
-            f"labels; dataset.json promises {header[split]} images of uint8 (N, H, W, 3)"
+            f"{folder}: {split} images are {images.dtype} {images.shape} with labels "
+            f"{labels.dtype} {labels.shape}; dataset.json promises {header[split]} images of uint8 "
+            "(N, H, W, 3) and labels of integers (N,)"
         )
     classes = len(header["classes"])
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
@@ -252,34 +276,70 @@ def _check_split(folder: Path, split: str, images: np.ndarray, labels: np.ndarra
         )
 
 # %% ../nbs/01_foundations/02_prepared.ipynb #4f03aa66
+def _check_header(folder: Path, header: dict):
+    "Raises KeptError for a header that lacks what a data set needs."
+    sizes = [header.get(key) for key in ("train", "test")]
+    digests, classes = header.get("sha256"), header.get("classes")
+    fine = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    fine = fine and isinstance(digests, dict) and set(ARRAYS) <= digests.keys()
+    fine = fine and all(isinstance(size, int) for size in sizes)
+    for key in ("mean", "std"):
+        values = header.get(key, [0.0])
+        numbers = isinstance(values, list) and all(type(v) in (int, float) for v in values)
+        fine = fine and numbers and all(math.isfinite(v) for v in values)
+    if not fine:
+        raise KeptError(
+            f"{folder}/dataset.json must hold classes, train, test, sha256 of {', '.join(ARRAYS)}, "
+            f"and numbers as mean and std; move {folder} away to have it prepared again"
+        )
+
+# %% ../nbs/01_foundations/02_prepared.ipynb #735d06f1
+_LARGE = 4 << 30  # bytes of an array that is not hashed if its file is as it was written
+_VERIFIED: dict[Path, list[int]] = {}  # arrays that this process has hashed, and their state then
+
+
 @carries
-def _verify(folder: Path, arrays: Arrays, header: dict):
+def _is_verified(path: Path, header: dict) -> bool:
+    "Whether an array need not be hashed again."
+    state, noted = _file_state(path), header.get("states")
+    if _VERIFIED.get(path.absolute()) == state:
+        return True
+    return state[0] > _LARGE and isinstance(noted, dict) and noted.get(path.stem) == state
+
+
+@carries
+def _verify(folder: Path, arrays: Arrays, header: dict, again: bool):
     "Raises ValueError if an array has another digest than `header` says."
     for key in ARRAYS:
+        path = folder / f"{key}.npy"
+        if not again and _is_verified(path, header):
+            continue
+        _VERIFIED[path.absolute()] = _file_state(path)
         digest = array_digest(arrays[key])
         if digest != header["sha256"][key]:
-            raise ValueError(
-                f"{folder}/{key}.npy has SHA-256 {digest}, dataset.json says "
-                f"{header['sha256'][key]}; move {folder} away to have it prepared again"
+            del _VERIFIED[path.absolute()]
+            raise KeptError(
+                f"{path} has SHA-256 {digest}, dataset.json says "
+                f"{brief(header['sha256'][key])}; move {folder} away to have it prepared again"
             )
 
 
 @carries
 def read_prepared(
     folder: str | Path,  # a folder that `write_prepared` made, or one of the same form
-    verify: bool = False,  # also compute every array's SHA-256 and compare
+    verify: bool = False,  # hash arrays that were hashed before, too
 ) -> tuple[Arrays, dict]:  # arrays with memory-mapped images, and the header
     "Read a prepared folder. Raises ValueError if it is damaged."
     folder = Path(folder)
     advice = f"; move {folder} away to have it prepared again"
-    header = read_json(folder / "dataset.json", advice)
+    header = read_kept(folder / "dataset.json", advice)
+    _check_header(folder, header)
     arrays = {key: _read_array(folder, key) for key in ARRAYS}
     for split in ("train", "test"):
         _check_split(folder, split, arrays[f"{split}_images"], arrays[f"{split}_labels"], header)
-    if verify:
-        _verify(folder, arrays, header)
+    _verify(folder, arrays, header, verify)
     if "mean" not in header:
         header["mean"], header["std"] = channel_statistics(arrays["train_images"])
         with contextlib.suppress(OSError):  # a read-only folder: measured again next time
-            write_json(folder / "dataset.json", header)
+            write_kept(folder / "dataset.json", header)
     return arrays, header

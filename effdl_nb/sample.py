@@ -97,7 +97,7 @@ def read_sample() -> tuple[Arrays, dict]:
     record = read_json(SAMPLE_FOLDER / "sample.json")
     arrays = {}
     for split in SAMPLE_PER_CLASS:
-        with Image.open(SAMPLE_FOLDER / f"{split}.webp") as sheet:
+        with Image.open(SAMPLE_FOLDER / f"{split}.webp", formats=["WEBP"]) as sheet:
             arrays[f"{split}_images"] = from_sheet(sheet)
         arrays[f"{split}_labels"] = np.array(record[split]["labels"], np.int64)
         if array_digest(arrays[f"{split}_images"]) != record[split]["sha256"]:

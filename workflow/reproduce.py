@@ -3,7 +3,7 @@
 
     python workflow/reproduce.py                              # profile quick on all cores
     python workflow/reproduce.py --profile laptop --cores 2
-    python workflow/reproduce.py --profile paper -- --executor slurm --jobs 16
+    python workflow/reproduce.py --profile paper --executor slurm -- --jobs 16
 
 What stands after `--` goes to Snakemake. The exit status is 0 only if every row and figure of the
 profile is there; the report is made in any case, and the same command resumes an interrupted run.
@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import psutil
+from executors import executor_of, profile_of
 
 from effdl_nb import records, report, rows, spec, study
 from effdl_nb.files import lock
@@ -38,7 +39,7 @@ def snakemake(
         "--snakefile",
         str(Path(__file__).with_name("Snakefile")),
         # a cluster's jobs are not bound by this machine's cores
-        *([] if "--executor" in more else ["--cores", str(cores)]),
+        *([] if executor_of(more) else ["--cores", str(cores)]),
         "--config",
         f"profile={profile}",
         f"reports={at.reports}",
@@ -127,6 +128,9 @@ def main() -> int:
         "--reports", help="where results go (default: $EFFDL_REPORTS, else reports/)"
     )
     parser.add_argument(
+        "--executor", help="where jobs run: a folder of workflow/profiles, such as slurm"
+    )
+    parser.add_argument(
         "more", nargs="*", metavar="-- SNAKEMAKE OPTIONS", help="passed on to Snakemake"
     )
     options, start = parser.parse_args(), time.monotonic()
@@ -135,6 +139,10 @@ def main() -> int:
     try:
         if options.profile.endswith(".yaml"):
             options.profile = str(Path(options.profile).absolute())
+        if options.executor:
+            folder = str(profile_of(options.executor))
+            os.environ["EFFDL_EXECUTOR"] = folder  # for commands beside its options
+            options.more = ["--workflow-profile", folder, *options.more]
         profile = spec.load_profile(options.profile)
         at = rows.place(profile, Path(options.reports).absolute() if options.reports else None)
         with lock(at.folder / "reproduce", timeout=0) as held:

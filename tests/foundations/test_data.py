@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from effdl_nb import data, provenance
+from effdl_nb import prepared as module
 from effdl_nb.command.sets import main as prepare
 from effdl_nb.data import DATASETS, Entry, Source
 from effdl_nb.files import read_json
@@ -69,6 +70,7 @@ def test_a_folder_without_statistics_gets_them(prepared):
     header = read_json(path)
     mean, std = header.pop("mean"), header.pop("std")
     header.pop("source")
+    header.pop("seal"), header.pop("kept")  # as somebody else would write it
     path.write_text(json.dumps(header))
     loaded = data.load("cifar10", prepared)
     assert (list(loaded.mean), list(loaded.std)) == (mean, std)
@@ -111,15 +113,49 @@ def test_a_damaged_folder_raises(prepared, damage, words):
         data.load("cifar10", prepared)
 
 
-def test_verify_finds_one_changed_pixel(prepared, capsys):
+def test_one_changed_pixel_is_found(prepared, capsys):
     assert prepare(["cifar10", "--root", str(prepared), "--verify"]) == 0
     path = prepared / "cifar10" / "train_images.npy"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
+    assert prepare(["cifar10", "--root", str(prepared)]) == 1
+    assert "train_images.npy has SHA-256" in capsys.readouterr().err
+
+
+def test_a_large_array_is_hashed_if_it_is_not_as_it_was_written(prepared, monkeypatch, capsys):
+    monkeypatch.setattr(module, "_LARGE", 0)
+    path = prepared / "cifar10" / "train_images.npy"
+    content, stat = bytearray(path.read_bytes()), path.stat()
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert prepare(["cifar10", "--root", str(prepared)]) == 0
     assert prepare(["cifar10", "--root", str(prepared), "--verify"]) == 1
-    assert "SHA-256" in capsys.readouterr().err
+    os.utime(path)
+    assert prepare(["cifar10", "--root", str(prepared)]) == 1
+
+
+def test_a_changed_statistic_is_found(prepared):
+    path = prepared / "cifar10" / "dataset.json"
+    path.write_text(path.read_text().replace('"mean": [\n  0.', '"mean": [\n  0.1'))
+    with pytest.raises(ValueError, match="dataset.json was altered.*move .* away"):
+        data.load("cifar10", prepared)
+
+
+def test_a_download_that_does_not_end_is_stopped(tmp_path):
+    from effdl_nb import archives
+
+    class Endless:
+        status, headers = 200, {}
+
+        def read(self, count):
+            return b"a" * count
+
+    part = tmp_path / "a.part"
+    with pytest.raises(ConnectionError, match="must have 1,000,000 bytes, and more came"):
+        archives._receive(Endless(), part, 0, "a", 1_000_000)
+    assert not part.exists()
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=5), st.integers(0, 3), st.data())
