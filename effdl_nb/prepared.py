@@ -10,6 +10,7 @@ __all__ = ['LEAST_DEVIATION', 'Arrays', 'ARRAYS', 'Split', 'ImageDataset', 'chec
 import contextlib
 import hashlib
 import math
+import tokenize
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -226,6 +227,7 @@ _UNREADABLE = (  # what numpy raises for a damaged file
     OverflowError,
     MemoryError,
     RecursionError,
+    tokenize.TokenError,
 )
 
 

@@ -11,13 +11,13 @@ import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..provenance import packaged_study, project_root
+from ..machine import run_child
+from ..places import packaged_study, project_root
 from ..settings import flatten
 from ..shell import INTERRUPTED
 
@@ -79,11 +79,9 @@ def reproduce(options: ReproduceOptions) -> int:
     words += ["--", *options.more] if options.more else []
     command = [sys.executable, str(root / "workflow" / "reproduce.py"), *words]
     environment = os.environ | {"EFFDL_ROOT": str(root)}
-    process = subprocess.Popen(command, env=environment)
     try:
-        return process.wait()
-    except KeyboardInterrupt:  # the terminal told the child, too; it tells what is kept
-        process.wait()
+        return run_child(command, env=environment)
+    except KeyboardInterrupt:  # the child tells what is kept
         return INTERRUPTED
 
 # %% ../../nbs/06_command/03_study.ipynb #0bfb2b4a

@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from ..checkpoints import Kept, no_words, open_tensors, read_tensors, write_tens
 from .derivatives import by_hand
 from .images import STRATEGY, draw_augmentation, length_of, siamese_augment
 from .unroll import Parameters, parameters_of
-from ..files import Held, carries, lock, read_kept, settings_hash, write_kept
+from ..files import Held, brief, carries, lock, read_kept, settings_hash, write_kept
 from ..machine import settled_precision
 from ..networks import build
 from ..settings import at_least
@@ -187,8 +188,11 @@ def _open_whole(path: Path) -> Kept:
     kept = open_tensors(path, "expert", advice, before=_older_expert)
     if (version := kept.header.get("version")) != EXPERT_VERSION:
         raise ValueError(
-            f"{path} must be an expert of version {EXPERT_VERSION}, but of {version!r}"
+            f"{path} must be an expert of version {EXPERT_VERSION}, but of {brief(version)}"
         )
+    first, losses = (kept.header.get(key) for key in ("first", "losses"))
+    if not isinstance(first, int) or not isinstance(losses, list):
+        raise ValueError(f"{path} must have a first epoch and losses{advice}")
     return kept
 
 # %% ../../nbs/04_condensation/13_experts.ipynb #9173da2e
@@ -243,9 +247,7 @@ class Experts:
             self.handles[expert] = _open_whole(self.files[expert])
         return self.handles[expert]
 
-    def parameters(
-        self, expert: int, epoch: int, device: torch.device | str | None = "cpu"
-    ) -> Parameters:
+    def parameters(self, expert: int, epoch: int, device: Any = "cpu") -> Parameters:
         "Read an expert's float32 weights after an epoch. Raises IndexError if they were not kept."
         if not self.config.first <= epoch <= self.config.epochs:
             kept = f"{self.config.first}..{self.config.epochs}"

@@ -284,12 +284,16 @@ def _released(path, labels, index: int) -> tuple[Tensor, Tensor]:
     if labels is not None:
         pair = (content, _torch_file(labels))
     elif isinstance(content, Mapping) and content.get("data"):
-        pair = content["data"][index][:2]
+        try:
+            pair = content["data"][index][:2]
+        except (TypeError, IndexError, KeyError) as error:
+            raise ValueError(f"{path} holds no set of index {index} ({brief(error)})") from error
     else:
         form = "data: [[images, labels], ...], or come with a file of labels"
         raise ValueError(f"{path} must hold {form}")
-    if not all(torch.is_tensor(part) for part in pair):
-        raise ValueError(f"{path} must hold tensors, not {type(pair[0]).__name__}")
+    if len(pair) != 2 or not all(torch.is_tensor(part) for part in pair):
+        kinds = ", ".join(type(part).__name__ for part in pair)
+        raise ValueError(f"{path} must hold tensors, not {brief(kinds)[1:-1]}")
     return pair
 
 # %% ../../nbs/04_condensation/02_sets.ipynb #569b9e90
@@ -303,6 +307,16 @@ def read_released(
 ) -> CondensedSet:
     "Read a set of the released codes; no code is run. Raises ValueError for another file."
     images, targets = _released(path, labels, index)
+    try:
+        return _from_released(images, targets, classes, whitening)
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a released set: {brief(error)}") from error
+
+
+def _from_released(
+    images: Tensor, targets: Tensor, classes: tuple[str, ...] | None, whitening: Whitening | None
+) -> CondensedSet:
+    "Put a set together from images and labels of a released file."
     targets = targets if targets.is_floating_point() and targets.ndim == 2 else targets.long()
     names = _names(targets, classes)
     ipc = math.ceil(len(images) / len(names))

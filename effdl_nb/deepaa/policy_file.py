@@ -9,6 +9,7 @@ __all__ = ['SCHEMA', 'KINDS', 'named', 'save_policy', 'load_released', 'load_pol
 import hashlib
 import importlib
 import json
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -48,6 +49,7 @@ _UNREADABLE = (
     RuntimeError,
     zipfile.BadZipFile,
     zlib.error,
+    tokenize.TokenError,
 )
 
 
