@@ -1,6 +1,8 @@
 # make reproduce   set up, then run the study at PROFILE (quick) and render reports/quick/index.html
 # make test        set up, then run all tests: pytest, the notebooks, the workflow end to end
 # make evidence    measure what profile evidence still lacks, for as long as you let it
+# make reproduce EXECUTOR=slurm JOBS=16   the same on a cluster: workflow/profiles/
+# make merge FROM=folder   join the rows of another machine's reports folder
 # make faults      kills, failing writes, races and hostile files, all of them: an hour on one core
 # make check       export the notebooks, compare effdl_nb/ with git, lint, check types, then test
 # make site        every notebook and the library as pages: build/site/html/index.html
@@ -28,7 +30,7 @@ PYTEST_ARGS ?=
 BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 BENCHMARK_ARGS ?=
 
-.PHONY: setup reproduce report evidence test faults check export lint types tags lab site schema readme table method benchmark lock clean
+.PHONY: setup reproduce report evidence merge test faults check export lint types tags lab site schema readme table method benchmark lock clean
 
 setup: $(READY)
 
@@ -42,7 +44,8 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 reproduce: setup
-	@$(BIN)/python workflow/reproduce.py --profile "$(PROFILE)" --cores $(CORES)
+	@$(BIN)/python workflow/reproduce.py --profile "$(PROFILE)" --cores $(CORES) \
+	  $(if $(EXECUTOR),--executor $(EXECUTOR)) $(if $(JOBS),-- --jobs $(JOBS))
 
 report: setup
 	@$(BIN)/python -m effdl_nb.report --profile "$(PROFILE)"
@@ -53,6 +56,10 @@ report: setup
 evidence: setup
 	@$(BIN)/python -m effdl_nb.backlog --profile $(or $(filter-out quick,$(PROFILE)),evidence) \
 	  --cores $(CORES) $(if $(HOURS),--hours $(HOURS))
+
+# Rows that another machine has measured join those here: make merge FROM=../other/reports
+merge: setup
+	@$(BIN)/python -m effdl_nb.merging "$(FROM)" --profile $(or $(filter-out quick,$(PROFILE)),evidence)
 
 test: setup
 	$(TEST_ENV) $(BIN)/nbdev_test --path $(NBS) --n_workers $(CORES)

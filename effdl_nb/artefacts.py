@@ -70,8 +70,7 @@ def artefact_path(
     if name not in known:
         allowed = ", ".join(known) or "none"
         raise ValueError(
-            f"{name!r} is neither a file nor a {kind} that comes with the package; "
-            f"known: {allowed}"
+            f"{name!r} is neither a file nor a {kind} that comes with the package; known: {allowed}"
         )
     return known[name].path
 

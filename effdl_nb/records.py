@@ -217,7 +217,7 @@ def _root(profile: Profile, files: list[dict], actions: list[dict]) -> dict:
         "mainEntity": _ref("#workflow")[0],
     }
 
-
+# %% ../nbs/01_foundations/28_records.ipynb #82ec8a71
 def crate(
     profile: Profile,
     at: Place,  # where the profile's results are

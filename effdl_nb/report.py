@@ -193,7 +193,7 @@ def _is_shown(cell) -> bool:
     "Whether a reader should see a cell: not what papermill wrote, with this machine's paths."
     return "injected-parameters" not in cell.metadata.get("tags", ())
 
-
+# %% ../nbs/01_foundations/26_report.ipynb #20497943
 def notebook_page(
     path: Path,  # an executed notebook
     up: str = "../",  # from it to the folder of the report
@@ -224,7 +224,7 @@ def notebook_page(
         title=path.stem, body=body, up=up, light=colours[0], dark=colours[1]
     )
 
-
+# %% ../nbs/01_foundations/26_report.ipynb #97a040f5
 def render_notebooks(
     at: Place,
 ) -> list[Path]:  # the HTML files that were written

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['ADVICE', 'ROW_SCHEMA', 'Unit', 'units_of', 'summary', 'Place', 'place', 'work_folder', 'read_unit', 'read_row',
-           'PlannedRow', 'row_state', 'spread_kind', 'assemble', 'write_row', 'PrintedValue', 'CellRecord',
-           'MeasurementRecord', 'RowFile']
+           'PlannedRow', 'row_state', 'spread_kind', 'assemble', 'write_row']
 
 # %% ../nbs/01_foundations/19_rows.ipynb #c795d506
 import dataclasses
@@ -17,11 +16,11 @@ import typing
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from . import spec
 from .files import KeptError, brief, lock, read_kept, settings_hash, write_kept
-from .provenance import code_hash, project_root
+from .places import packaged_study, project_root
+from .provenance import code_hash
 from .spec import Column, Plan, Profile, Table, Task
 
 # %% ../nbs/01_foundations/19_rows.ipynb #a88ef33b
@@ -158,7 +157,9 @@ def place(
     reports: str | Path | None = None,  # default: $EFFDL_REPORTS, else reports/ of the checkout
 ) -> Place:
     "Say where a profile's results are kept."
-    folder = reports or os.environ.get("EFFDL_REPORTS") or project_root() / "reports"
+    # an installed package is no place for results
+    home = Path.cwd() if project_root() == packaged_study() else project_root()
+    folder = reports or os.environ.get("EFFDL_REPORTS") or home / "reports"
     return Place(Path(folder), profile.name)
 
 
@@ -405,64 +406,3 @@ def _says_more(path: Path, record: dict) -> bool:
     "Whether a record differs from its file in more than the schema that rows of old do not name."
     before = {"$schema": record["$schema"]} | read_row(path)
     return before != json.loads(json.dumps(record))
-
-# %% ../nbs/01_foundations/19_rows.ipynb #a2955efb
-_ROW_CONFIG = {"strict": True}  # for pydantic; a row of a later version may hold more
-
-
-@dataclass(frozen=True)
-class PrintedValue:
-    "What the dissertation prints: a number, number and spread, or a word."
-
-    __pydantic_config__ = _ROW_CONFIG
-    printed: float | str | tuple[float, ...]
-    corrected: float | str | tuple[float, ...] | None = None  # where the print is known to be wrong
-    why: str | None = None  # how that is known
-
-
-@dataclass(frozen=True)
-class CellRecord:
-    "One cell: what a table shows of some measurements."
-
-    __pydantic_config__ = _ROW_CONFIG
-    column: str
-    metric: str  # key of the measurements' metrics
-    unit: str  # of the shown value
-    scale: float  # shown value = scale x mean
-    values: dict[str, tuple[float | str, ...]]  # seed -> one value per run
-    mean: float | str  # over all runs; of a counted cell, the count or word
-    spread: float | None  # half-width or deviation, as `spread_kind` says
-    n: int  # values behind the spread
-    spread_kind: Literal["deviation", "interval", "none"]
-    thesis: PrintedValue | None  # None: the dissertation has no such value
-    measurements: tuple[str, ...]  # hashes
-
-# %% ../nbs/01_foundations/19_rows.ipynb #4360eef9
-@dataclass(frozen=True)
-class MeasurementRecord:
-    "One run of an experiment: a seed with one record of settings."
-
-    __pydantic_config__ = _ROW_CONFIG
-    hash: str  # of table, row, seed and settings
-    code: str  # hash of the definitions that made it
-    seed: int
-    columns: tuple[str, ...]  # that it was made for
-    settings: dict[str, Any]  # everything that shaped the number, beside code and seed
-    metrics: dict[str, tuple[float | str, ...]]
-    details: dict[str, Any]  # what else the experiment tells
-    # when, from which commit, on what, with which packages, seconds, peak memory, digest of data
-    provenance: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class RowFile:
-    "The file of a row: its cells, and the measurements behind them."
-
-    __pydantic_config__ = _ROW_CONFIG
-    profile: str
-    schema: Literal[1]  # version of this form
-    table: str  # table key
-    row: str  # row key
-    label: str
-    cells: tuple[CellRecord, ...]
-    measurements: tuple[MeasurementRecord, ...]

@@ -20,7 +20,10 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 # %% ../nbs/01_foundations/01c_shell.ipynb #2358135b
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130  # exit codes
+DONE = 0  # the exit codes
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
 
 
 class UsageError(ValueError):
@@ -57,7 +60,9 @@ class ProgressLines:
         every: float = 30.0,  # seconds between two lines of a bar
         clock: Callable[[], float] = time.monotonic,
     ):
-        self.stream, self.every, self.clock = stream, every, clock
+        self.stream = stream
+        self.every = every
+        self.clock = clock
         self.told: dict[str, float] = {}  # name of a bar -> when it was last told, or began
 
     def write(self, text: str) -> int:

@@ -20,16 +20,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import spec
-from effdl_nb.files import (
-    is_first,
-    lock,
-    read_json,
-    settings_hash,
-    until_safe,
-    write_json,
-    write_kept,
-)
+from . import files, spec
+from .files import is_first, lock, read_json, settings_hash, write_json
 from .machine import keep_memory, peak_memory
 from .provenance import code_hash, code_when_loaded, provenance
 from .rows import PlannedRow, Unit, place, row_state, summary, work_folder, write_row
@@ -131,7 +123,7 @@ def _measure_and_write(planned: PlannedRow, unit: Unit, say: Callable) -> dict:
     work = work_folder(planned.table, planned.at)
     record = measure(planned.table, unit, work, planned.profile.threads)
     if is_first():
-        write_kept(planned.at.unit(unit), record)
+        files.write_kept(planned.at.unit(unit), record)
         name = f"{unit.table} {unit.row} seed {unit.seed}"
         say(f"{name}: {_short(record['metrics'])} in {record['provenance']['seconds']:.0f} s")
         write_row(planned, {unit.hash: record})
@@ -148,7 +140,7 @@ def measure_row(
     made = {}
     for unit in planned.units:
         if unit.seed in seeds and set(columns) & set(unit.columns):
-            with _one_at_a_time(planned.at.unit(unit)), until_safe():
+            with _one_at_a_time(planned.at.unit(unit)), files.until_safe():
                 if unit.hash not in planned.kept():
                     made[unit.hash] = _measure_and_write(planned, unit, say)
     kept = made | planned.kept()

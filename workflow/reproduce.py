@@ -3,7 +3,7 @@
 
     python workflow/reproduce.py                              # profile quick on all cores
     python workflow/reproduce.py --profile laptop --cores 2
-    python workflow/reproduce.py --profile paper -- --executor slurm --jobs 16
+    python workflow/reproduce.py --profile paper --executor slurm -- --jobs 16
 
 What stands after `--` goes to Snakemake. The exit status is 0 only if every row and figure of the
 profile is there; the report is made in any case, and the same command resumes an interrupted run.
@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import psutil
+from executors import executor_of, profile_of
 
 from effdl_nb import records, report, rows, spec, study
 from effdl_nb.files import Held, lock
@@ -31,7 +32,6 @@ def snakemake(
     """Let Snakemake make what is missing, beginning with the files `first`; its exit status.
 
     It shares the lock `held`, which so lasts while it works, even if this process is killed."""
-    elsewhere = any(word.partition("=")[0] in ("--executor", "-e") for word in more)
     command = [
         sys.executable,
         "-m",
@@ -39,7 +39,7 @@ def snakemake(
         "--snakefile",
         str(Path(__file__).with_name("Snakefile")),
         # a cluster's jobs are not bound by this machine's cores
-        *([] if elsewhere else ["--cores", str(cores)]),
+        *([] if executor_of(more) else ["--cores", str(cores)]),
         "--config",
         # quoted, or Snakemake would read `a: b` as a mapping
         f"profile={json.dumps(profile)}",
@@ -123,6 +123,9 @@ def main() -> int:
         "--reports", help="where results go (default: $EFFDL_REPORTS, else reports/)"
     )
     parser.add_argument(
+        "--executor", help="where jobs run: a folder of workflow/profiles, such as slurm"
+    )
+    parser.add_argument(
         "more", nargs="*", metavar="-- SNAKEMAKE OPTIONS", help="passed on to Snakemake"
     )
     options, start = parser.parse_args(), time.monotonic()
@@ -150,6 +153,10 @@ def run(options: argparse.Namespace, start: float) -> int:
     with one_interrupt():
         if options.profile.endswith(".yaml"):
             options.profile = str(Path(options.profile).absolute())
+        if options.executor:
+            folder = str(profile_of(options.executor))
+            os.environ["EFFDL_EXECUTOR"] = folder  # for commands beside its options
+            options.more = ["--workflow-profile", folder, *options.more]
         profile = spec.load_profile(options.profile)
         at = rows.place(profile, Path(options.reports).absolute() if options.reports else None)
         if set("{}") & set(str(at.folder)):

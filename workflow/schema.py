@@ -15,13 +15,14 @@ from pathlib import Path
 import pydantic
 from fastcore.docments import docments
 
-from effdl_nb import checked, rows, spec
+from effdl_nb import checked, row_file, rows, spec
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "schema"
-KINDS = {"profile": spec.Profile, "tables": dict[str, spec.Table], "row": rows.RowFile}
+KINDS = {"profile": spec.Profile, "tables": dict[str, spec.Table], "row": row_file.RowFile}
 PARTS = (spec.Profile, spec.Plan, spec.Table, spec.RowSpec, spec.Column)
-PARTS += (rows.RowFile, rows.CellRecord, rows.MeasurementRecord, rows.PrintedValue)
+PARTS += (row_file.RowFile, row_file.CellRecord, row_file.MeasurementRecord)
+PARTS += (row_file.PrintedValue,)
 
 
 def describe(part: dict) -> None:

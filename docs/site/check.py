@@ -179,8 +179,8 @@ class Browser:
         self.folder.cleanup()
 
 
-def seen_problems(site: Path, browser: Browser, word: str = "whitening") -> list[str]:
-    "Open every page at every width, and search for a word."
+def seen_problems(site: Path, browser: Browser, word: str | None = "whitening") -> list[str]:
+    "Open every page at every width, and search for a word, if the pages have a search."
     problems = []
     for path in sorted(site.rglob("*.html")):
         browser.open(path.as_uri())
@@ -193,6 +193,8 @@ def seen_problems(site: Path, browser: Browser, word: str = "whitening") -> list
             if state["unset"]:
                 problems.append(f"{where}: {state['unset']} formulas are not set")
         problems += [f"{where} {complaint}" for complaint in browser.complaints()]
+    if word is None:
+        return problems
     browser.open(f"{(site / 'search.html').as_uri()}?q={word}")
     for _ in range(50):
         if browser.ask(FOUND):

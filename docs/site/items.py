@@ -16,7 +16,7 @@ from pathlib import Path
 import nbformat
 
 from effdl_nb import rows, spec
-from effdl_nb.provenance import reached
+from effdl_nb.provenance import _walk
 
 # What the dissertation numbers beside its tables and figures, which workflow/tables.yaml lists.
 EQUATIONS = {2: 8, 3: 12, 4: 12}  # chapter -> how many
@@ -137,6 +137,17 @@ def module_files(package: Path) -> dict[str, Path]:
     }
 
 
+def reached(roots: tuple[str, ...]) -> set[tuple[str, str]]:
+    "The definitions behind some roots as (module, name), by the walk of the code hashes."
+    walk = _walk(roots)
+    return {
+        (module.name, name)
+        for module in filter(None, walk.modules.values())
+        for name, statements in module.definitions.items()
+        if any((module.name, statement) in walk.reached for statement in statements)
+    }
+
+
 def _measured_by(profile: str = "quick") -> dict[str, dict[tuple[str, str], set[str]]]:
     "The rows that run each definition: table -> (module, name) -> row keys."
     plans, tables = spec.load_profile(profile), spec.load_tables()
@@ -147,7 +158,7 @@ def _measured_by(profile: str = "quick") -> dict[str, dict[tuple[str, str], set[
             if row in spec.implemented_rows(tables[key]):
                 units = rows.units_of(tables[key], plan, row)
                 for roots in {unit.roots for unit in units}:  # seeds and sizes share their code
-                    for definition in reached(*roots):
+                    for definition in reached(roots):
                         users[key][definition].add(row)
     return users
 

@@ -27,6 +27,7 @@ CHAPTERS = {
     "03_deepaa": "Deep AutoAugment",
     "04_condensation": "Dataset condensation",
     "05_reproduction": "Tables and figures",
+    "06_command": "The command",
 }
 CHAPTERS_OF = {2: "MSUNet", 3: "Deep AutoAugment", 4: "Dataset condensation"}
 # caption of the map -> pages
@@ -141,7 +142,7 @@ def _ordered(folder: str, names: list[str]) -> list[str]:
     return [key for key in spec.load_tables() if key in names]
 
 
-def toctree(title: str, names: list[str], more: str = "", caption: str = "", hidden=False) -> str:
+def toctree(title: str, names: list[str], caption: str = "", hidden: bool = False) -> str:
     "A page that lists others."
     options = "".join(
         f":{key}: {value}\n"
@@ -149,7 +150,7 @@ def toctree(title: str, names: list[str], more: str = "", caption: str = "", hid
         if value
     ).replace(": True\n", ":\n")
     lines = "\n".join(names)
-    return f"# {title}\n\n{more}\n" * bool(title) + f"```{{toctree}}\n{options}\n{lines}\n```\n"
+    return f"# {title}\n\n" * bool(title) + f"```{{toctree}}\n{options}\n{lines}\n```\n"
 
 
 def write_documents(root: Path, target: Path):
@@ -178,7 +179,9 @@ def write_reference(root: Path, target: Path):
     for name, source in sources.items():
         write(
             target / "api" / f"{name}.md",
-            f"# {name}\n\nDerived and tested in [{Path(source).stem}](../{source}).\n\n"
+            # the map, which every page repeats, names the library's index alone
+            f"---\norphan: true\n---\n# {name}\n\nA module of the [library](index.md), derived "
+            f"and tested in [{Path(source).stem}](../{source}).\n\n"
             f"```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```\n",
         )
     words = [
@@ -186,8 +189,7 @@ def write_reference(root: Path, target: Path):
         for name, path in modules.items()
     ]
     table = "| module | what it holds |\n|---|---|\n" + "\n".join(words) + "\n"
-    short = [f"{name.removeprefix('effdl_nb.')} <{name}>" for name in modules]
-    write(target / "api" / "index.md", toctree("Library", short, table, hidden=True))
+    write(target / "api" / "index.md", f"# Library\n\n{table}")
 
 
 def _code(definition: items.Definition) -> str:

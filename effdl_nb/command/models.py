@@ -146,10 +146,10 @@ class ExportOptions:
 
 def export_network(options: ExportOptions) -> None:
     "Write the file and say how far its answers are from the network's."
-    from effdl_nb.msunet.exporting import FORMATS, export
+    from effdl_nb.msunet.exporting import ENGINES, export
 
-    if options.out.suffix not in FORMATS:
-        known = ", ".join(FORMATS)
+    if options.out.suffix not in ENGINES:
+        known = ", ".join(ENGINES)
         raise UsageError(f"out must end in one of {known}, not {options.out.name!r}")
     model = model_named(options.network, options.classes, options.image_size)
     shape = (options.channels, options.image_size, options.image_size)

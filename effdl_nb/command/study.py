@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..machine import run_child
-from ..provenance import packaged_study, project_root
+from ..places import packaged_study, project_root
 from ..settings import flatten
 from ..shell import INTERRUPTED
 

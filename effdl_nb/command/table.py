@@ -78,6 +78,11 @@ COMMANDS |= {
         "effdl_nb.report:ReportOptions",
         "effdl_nb.report:render_report",
     ),
+    "merge": Command(
+        "join the rows that another machine has measured",
+        "effdl_nb.merging:MergeOptions",
+        "effdl_nb.merging:merge_folder",
+    ),
     "explain": Command(
         "say where a setting of a row comes from",
         "effdl_nb.study:ExplainOptions",

@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -246,9 +247,7 @@ class Experts:
             self.handles[expert] = _open_whole(self.files[expert])
         return self.handles[expert]
 
-    def parameters(
-        self, expert: int, epoch: int, device: torch.device | str | None = "cpu"
-    ) -> Parameters:
+    def parameters(self, expert: int, epoch: int, device: Any = "cpu") -> Parameters:
         "Read an expert's float32 weights after an epoch. Raises IndexError if they were not kept."
         if not self.config.first <= epoch <= self.config.epochs:
             kept = f"{self.config.first}..{self.config.epochs}"

@@ -130,9 +130,7 @@ class MTTConfig:
         "Give images and steps of the inner loop, by which its memory is estimated."
         return min(self.student_batch, self.ipc * num_classes), self.student_steps
 
-    def check_disk(
-        self, folder: Path, origin: Mapping, num_classes: int, shape: tuple[int, ...]
-    ) -> None:
+    def check_disk(self, folder: Path, origin: Mapping, num_classes: int, shape: tuple) -> None:
         "Raise OSError if the experts that `folder` lacks do not fit on its disk."
         where, wanted = experts_folder(folder, self, origin), expert_config(self)
         check_disk(where, self.experts.count, wanted, num_classes, shape)

@@ -192,9 +192,7 @@ def _noted_loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 class Adversary(BatchCopies):
     """A controller that makes copies hard, as the hooks of `train`: augment, loss and two more.
 
-    train(..., adversary.config.training(), augment=adversary, loss=adversary.loss,
-    on_step=adversary.on_step, on_epoch=adversary.on_epoch)
-    """
+    train(..., augment=adversary, loss=adversary.loss, on_step=adversary.on_step, on_epoch=...)"""
 
     loss = _noted_loss
 
@@ -391,10 +389,7 @@ def _advance(self) -> dict:
 
 # %% ../../nbs/03_deepaa/25_adv_aa.ipynb #2072d86a
 class AdvAA(Search):
-    """Find a schedule by training a network against a controller (Zhang 2020).
-
-    Deterministic under config.seed.
-    """
+    "Find a schedule by training a network against a controller (Zhang 2020), by config.seed."
 
     title = "Adversarial AutoAugment"
     unit = "epoch"

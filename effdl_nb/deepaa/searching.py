@@ -389,10 +389,7 @@ def _describe(self, record: dict) -> str:
 
 # %% ../../nbs/03_deepaa/14_searching.ipynb #21bce959
 class Search:
-    """The progress of a search: steps in stages, its file, and the way back from it.
-
-    A subclass defines advance, finish_stage, tensors, restore and policy.
-    """
+    "A search's progress; a subclass defines advance, finish_stage, tensors, restore, policy."
 
     title = "search"  # its name in the provenance of policies
     unit = "step"

@@ -11,7 +11,6 @@ __all__ = ['POLICIES', 'Rule', 'RULES', 'FREE', 'LOOKUPS', 'FACTORIES', 'ELEMENT
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
@@ -91,7 +90,7 @@ def rule(
 
 # %% ../../nbs/02_msunet/04_costs.ipynb #7b42468b
 def tensors(
-    value: Any,  # arguments or results, nested
+    value: object,  # arguments or results, nested
 ) -> Iterator[Tensor]:
     "Yield the tensors in nested lists, tuples and dictionaries."
     if isinstance(value, Tensor):

@@ -14,6 +14,8 @@ import nbformat
 import pytest
 from PIL import Image
 
+from effdl_nb import report
+
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "docs" / "site"
 
@@ -63,6 +65,14 @@ def test_every_item_of_the_dissertation_is_named_in_words_and_cited_by_code(item
     assert len(entries) == 8 + 12 + 12 + 5 + 19 + 14
     assert [item for item, entry in entries.items() if not entry.words] == []
     assert [item for item, entry in entries.items() if not entry.code] == []
+
+
+def test_an_equation_is_measured_by_the_rows_whose_code_reaches_it(items):
+    entries = items.index(ROOT)
+    items.add_rows(entries)
+    rows = entries["Equation 4.12"].measured["table_4_1"]
+    assert "iatm" in rows and not {"random", "dm", "dc"} & set(rows)
+    assert not entries["Equation 2.3"].measured.keys() & {"table_3_2", "table_4_1"}
 
 
 def test_a_citation_leads_to_the_cell_that_the_code_is_exported_from(items):
@@ -251,3 +261,25 @@ def test_the_values_are_filtered_by_a_column_and_by_words(browser, moving):
     assert "25.5" in browser.ask(f"{line}.textContent")
     assert re.search(r"seed 0: .*\n.*commit [0-9a-f]{10}", browser.ask(f"{line}.title"))
     assert list(browser.complaints()) == []
+
+
+def test_a_report_needs_no_network_and_fits_a_phone(browser, tmp_path, monkeypatch):
+    check = importlib.import_module("check")
+    monkeypatch.setenv("EFFDL_ROOT", str(ROOT))
+    shutil.copytree(ROOT / "reports" / "laptop" / "rows", tmp_path / "laptop" / "rows")
+    notebook = nbformat.read(ROOT / "nbs" / "02_msunet" / "01_ternary.ipynb", as_version=4)
+    (tmp_path / "laptop" / "notebooks").mkdir()
+    nbformat.write(notebook, tmp_path / "laptop" / "notebooks" / "table_2_3.ipynb")
+    report.write_report("laptop", tmp_path)
+    page = tmp_path / "laptop"
+    assert check.broken_links(page) == []
+    problems = check.seen_problems(page, browser, word=None)
+    assert [p for p in problems if not p.startswith("tables/")] == []  # these are parts of pages
+    browser.open((page / "notebooks" / "table_2_3.html").as_uri())
+    assert browser.ask("document.querySelectorAll('math').length") > 20
+    browser.open((page / "index.html").as_uri())
+    seen = "getComputedStyle(document.querySelector('#table_2_3 .effdl-table {}')).display"
+    for width, wide, narrow in ((1280, "block", "none"), (400, "none", "block")):
+        browser.resize(width)
+        assert browser.ask(seen.format(".wide")) == wide
+        assert browser.ask(seen.format(".narrow")) == narrow
