@@ -69,6 +69,8 @@ test: setup
 # `make test` has a taste of these; their figures go to reports/faults.json. A part: FAULTS="-k races"
 FAULTS ?=
 faults: setup
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[faults]' || \
+	  echo "atheris is not available here: its part is skipped"
 	@$(TEST_ENV) $(BIN)/python tests/faults/figures.py $(FAULTS)
 
 check: export lint types tags test
@@ -133,7 +135,7 @@ benchmark: $(PEERS)
 # New versions of everything, as far as pyproject.toml admits them.
 lock: setup
 	@$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
-	  --extra dev --extra grid --extra onnx --extra edge --extra search --extra site --extra bench --upgrade pyproject.toml --output-file constraints.txt
+	  --extra dev --extra grid --extra onnx --extra edge --extra search --extra site --extra bench --extra faults --upgrade pyproject.toml --output-file constraints.txt
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .snakemake
