@@ -3,6 +3,7 @@
 # make evidence    measure what profile evidence still lacks, for as long as you let it
 # make reproduce EXECUTOR=slurm JOBS=16   the same on a cluster: workflow/profiles/
 # make merge FROM=folder   join the rows of another machine's reports folder
+# make faults      kills, failing writes, races and hostile files, all of them: an hour on one core
 # make check       export the notebooks, compare effdl_nb/ with git, lint, check types, then test
 # make site        every notebook and the library as pages: build/site/html/index.html
 # make lab         JupyterLab on the notebooks
@@ -29,7 +30,7 @@ PYTEST_ARGS ?=
 BENCHMARKS ?= $(sort $(wildcard benchmarks/*.py))
 BENCHMARK_ARGS ?=
 
-.PHONY: setup reproduce report evidence merge test check export lint types tags lab site schema readme table method benchmark lock clean
+.PHONY: setup reproduce report evidence merge test faults check export lint types tags lab site schema readme table method benchmark lock clean
 
 setup: $(READY)
 
@@ -64,6 +65,13 @@ test: setup
 	$(TEST_ENV) $(BIN)/nbdev_test --path $(NBS) --n_workers $(CORES)
 	$(TEST_ENV) $(BIN)/python -m pytest --numprocesses $(CORES) --dist worksteal --durations 12 \
 	  $(PYTEST_ARGS)
+
+# `make test` has a taste of these; their figures go to reports/faults.json. A part: FAULTS="-k races"
+FAULTS ?=
+faults: setup
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[faults]' || \
+	  echo "atheris is not available here: its part is skipped"
+	@$(TEST_ENV) $(BIN)/python tests/faults/figures.py $(FAULTS)
 
 check: export lint types tags test
 
@@ -127,7 +135,7 @@ benchmark: $(PEERS)
 # New versions of everything, as far as pyproject.toml admits them.
 lock: setup
 	@$(BIN)/uv pip compile --quiet --no-emit-index-url --no-header --no-annotate --python-version 3.11 \
-	  --extra dev --extra grid --extra onnx --extra edge --extra search --extra site --extra bench --upgrade pyproject.toml --output-file constraints.txt
+	  --extra dev --extra grid --extra onnx --extra edge --extra search --extra site --extra bench --extra faults --upgrade pyproject.toml --output-file constraints.txt
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .snakemake

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from .files import lock
 from .findings import write_findings
+from .machine import one_interrupt
 from .provenance import processor_kind
 from .rows import Place, PlannedRow, Unit, place, read_row
 from .spec import Profile, load_profile, load_tables
@@ -177,11 +178,6 @@ def _drain(queue: list[Job], workers: _Workers, end: float | None, say: Callable
         time.sleep(pause)
 
 # %% ../nbs/01_foundations/27_backlog.ipynb #3f1ca414
-def _terminate(number, frame):
-    "Let a request to terminate unwind like an interrupt."
-    raise KeyboardInterrupt
-
-
 def _parser() -> argparse.ArgumentParser:
     "What the command knows."
     parser = argparse.ArgumentParser(prog="python -m effdl_nb.backlog", description=main.__doc__)
@@ -204,13 +200,13 @@ def main(argv: list[str] | None = None) -> int:
             jobs = backlog(profile, at)
             print(*(f"{job} ({job.hours or 0:.2f} h)" for job in jobs), left(jobs), sep="\n")
             return 0
-        signal.signal(signal.SIGTERM, _terminate)
-        failed = work(profile, at, o.cores, o.hours)
+        with one_interrupt():
+            failed = work(profile, at, o.cores, o.hours)
         write_findings(o.reports)
     except KeyboardInterrupt:
         print("stopped; the same command resumes", file=sys.stderr)
         return 130
-    except (ValueError, FileNotFoundError, TimeoutError) as error:
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     print(*(f"failed: {job}" for job in failed), sep="\n", end="\n" if failed else "")

@@ -123,6 +123,8 @@ def _header(sealed: bool, metadata: dict, form: str, before: Callable | None) ->
             return header
         raise KeptError(f"its header must be a record, not {brief(header)}")
     record = json.loads(metadata[_ENTRY][64:])
+    if not isinstance(record["header"], dict):
+        raise KeptError(f"its header must be a record, not {brief(record['header'])}")
     if record["form"] != form or record["kept"] != SEALED:
         seen = f"{brief(record['form'])} of version {brief(record['kept'])}"
         raise KeptError(f"it must be {form!r} of version {SEALED}, not {seen}")
@@ -214,8 +216,8 @@ def load_checkpoint(
         keys = settings.keys() | saved.keys()
         differ = sorted(key for key in keys if settings.get(key) != saved.get(key))
         raise CheckpointError(
-            f"{path} was made with other settings (hash {saved_hash}, this run has "
-            f"{settings_hash(settings)}); they differ in: {', '.join(differ)}; "
+            f"{path} was made with other settings (hash {brief(saved_hash)}, this run has "
+            f"{settings_hash(settings)}); they differ in: {files.shortened(', '.join(differ))}; "
             "take those to resume it, name another file, or delete it to start again"
         )
     return tensors, header

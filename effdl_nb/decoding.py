@@ -207,7 +207,10 @@ def _empty(shape: tuple[int, ...]) -> np.ndarray:
     folder = tempfile.gettempdir()
     with naming(folder):
         file = tempfile.TemporaryFile(dir=folder)
-        _allocate(file, math.prod(shape))
+        with contextlib.ExitStack() as stack:
+            stack.callback(file.close)
+            _allocate(file, math.prod(shape))
+            stack.pop_all()  # it is closed only if there is no room
     return np.memmap(file, np.uint8, "r+", shape=shape)
 
 

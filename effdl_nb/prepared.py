@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import importlib
 import math
+import tokenize
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -241,6 +242,7 @@ _UNREADABLE = (  # what numpy raises for a damaged file
     OverflowError,
     MemoryError,
     RecursionError,
+    tokenize.TokenError,
 )
 
 

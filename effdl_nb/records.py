@@ -18,7 +18,7 @@ from .evidence import row_records
 from .files import atomic_write, write_json
 from .rows import Place, place
 from .spec import Column, Profile, Table, load_profile, load_tables
-from .tabular import like_data, unit_here
+from .tabular import like_data, plain_words, unit_here
 
 # %% ../nbs/01_foundations/28_records.ipynb #62cc02c8
 def _origin(measurement: dict) -> dict:
@@ -92,7 +92,7 @@ def write_results(
     folder = place(load_profile(profile), reports).folder
     written = [folder / "results.csv"]
     with atomic_write(written[0]) as part:
-        frame.to_csv(part, index=False)
+        plain_words(frame).to_csv(part, index=False)
     try:
         import pyarrow  # noqa: F401
     except ImportError:

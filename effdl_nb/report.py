@@ -58,7 +58,7 @@ def _write_table(table: Table, profile: Profile, at: Place) -> Rendered:
     kept = committed_cells(table) if profile.changed == "remake" else None
     html = tabular.to_html(table, frame, kept)
     markdown = tabular.to_markdown(table, frame)
-    texts = {"csv": frame.to_csv(index=False), "md": markdown, "html": html}
+    texts = {"csv": tabular.plain_words(frame).to_csv(index=False), "md": markdown, "html": html}
     for ending, text in texts.items():
         with atomic_write(at.folder / "tables" / f"{table.key}.{ending}") as part:
             part.write_text(text, encoding="utf-8")

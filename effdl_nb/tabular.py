@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MEASURED', 'DATA', 'FIELDS', 'COMMITTED', 'HEAD', 'SPREAD_WORDS', 'TEMPLATES', 'unit_here', 'like_data', 'cells',
-           'show_number', 'show_pair', 'Line', 'Block', 'committed_cells', 'blocks', 'to_markdown', 'to_html',
-           'to_grid']
+           'show_number', 'show_pair', 'Line', 'Block', 'committed_cells', 'blocks', 'plain_words', 'to_markdown',
+           'to_html', 'to_grid']
 
 # %% ../nbs/01_foundations/21_tabular.ipynb #f9626761
+import html
 import math
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -270,10 +271,27 @@ SPREAD_WORDS = {
 }
 
 
+def _markdown_words(text: str) -> str:
+    "Escape what would end a cell or be taken for HTML: an experiment's words are anybody's."
+    return " ".join(html.escape(text, quote=False).replace("|", "\\|").split("\n"))
+
+
+def plain_words(
+    frame: pd.DataFrame,  # to be written as CSV
+) -> pd.DataFrame:  # in which no word begins as a formula of a spreadsheet does
+    "Quote words that a spreadsheet would execute."
+
+    def quoted(value):
+        formula = isinstance(value, str) and value.startswith(tuple("=+-@\t\r"))
+        return f"'{value}" if formula else value
+
+    return frame.map(quoted)
+
+
 def _markdown_grid(head: list[str], lines: list[list[str]]) -> str:
-    "Format a Markdown table; a bar in a cell is escaped."
+    "Format a Markdown table; bars and tags in a cell are escaped."
     rows = [head, *lines]
-    text = ["| " + " | ".join(part.replace("|", "\\|") for part in row) + " |" for row in rows]
+    text = ["| " + " | ".join(map(_markdown_words, row)) + " |" for row in rows]
     return "\n".join([text[0], "|---|" + "--:|" * (len(head) - 1), *text[1:]])
 
 

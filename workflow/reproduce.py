@@ -11,9 +11,8 @@ profile is there; the report is made in any case, and the same command resumes a
 
 import argparse
 import contextlib
+import json
 import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,7 +21,8 @@ import psutil
 from executors import executor_of, profile_of
 
 from effdl_nb import records, report, rows, spec, study
-from effdl_nb.files import lock
+from effdl_nb.files import Held, lock
+from effdl_nb.machine import one_interrupt, run_child
 from effdl_nb.provenance import project_root
 
 
@@ -41,8 +41,9 @@ def snakemake(
         # a cluster's jobs are not bound by this machine's cores
         *([] if executor_of(more) else ["--cores", str(cores)]),
         "--config",
-        f"profile={profile}",
-        f"reports={at.reports}",
+        # quoted, or Snakemake would read `a: b` as a mapping
+        f"profile={json.dumps(profile)}",
+        f"reports={json.dumps(str(at.reports))}",
         "planned=true",
         "--keep-going",
         "--rerun-incomplete",
@@ -59,11 +60,8 @@ def snakemake(
         *(["--prioritize", *map(str, first)] if first else []),
         *more,
     ]
-    process = subprocess.Popen(command, cwd=project_root(), pass_fds=[held.fileno()])
-    try:
-        return process.wait()
-    finally:
-        end_with_children(process.pid)
+    how = {"cwd": project_root(), "pass_fds": [held.fileno()]}
+    return run_child(command, lambda process: end_with_children(process.pid), **how)
 
 
 def end_with_children(pid: int, patience: float = 15.0):
@@ -73,6 +71,7 @@ def end_with_children(pid: int, patience: float = 15.0):
     would measure on after the lock is free."""
     try:
         process = psutil.Process(pid)
+        process.suspend()  # so that it starts no job while its jobs are listed
         alive = [*process.children(recursive=True), process]
     except psutil.NoSuchProcess:
         return
@@ -80,12 +79,8 @@ def end_with_children(pid: int, patience: float = 15.0):
         for one in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 ask(one)
+                one.resume()
         _, alive = psutil.wait_procs(alive, patience)
-
-
-def interrupt(number, frame):
-    "Let a request to terminate, or a closed terminal, unwind like an interrupt."
-    raise KeyboardInterrupt
 
 
 def tell(profile: spec.Profile, at: rows.Place) -> int:
@@ -134,32 +129,15 @@ def main() -> int:
         "more", nargs="*", metavar="-- SNAKEMAKE OPTIONS", help="passed on to Snakemake"
     )
     options, start = parser.parse_args(), time.monotonic()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
     try:
-        if options.profile.endswith(".yaml"):
-            options.profile = str(Path(options.profile).absolute())
-        if options.executor:
-            folder = str(profile_of(options.executor))
-            os.environ["EFFDL_EXECUTOR"] = folder  # for commands beside its options
-            options.more = ["--workflow-profile", folder, *options.more]
-        profile = spec.load_profile(options.profile)
-        at = rows.place(profile, Path(options.reports).absolute() if options.reports else None)
-        with lock(at.folder / "reproduce", timeout=0) as held:
-            study.write_plans(options.profile, at.reports)
-            first = [at.folder / "tables" / f"{key}.csv" for key in profile.first]
-            status = snakemake(options.profile, options.cores, at, first, options.more, held)
-            records.write_results(options.profile, at.reports)
-            page = report.write_report(options.profile, at.reports)
-            records.write_crate(options.profile, at.reports)
-    except TimeoutError:
-        print(
-            f"another run of profile {options.profile} is at work in {at.folder}; wait for it, or "
-            "stop it",
-            file=sys.stderr,
+        return run(options, start)
+    except Held as error:
+        words = (
+            f"another run of profile {options.profile} is at work: {error}; wait for it, or stop it"
         )
+        print(words, file=sys.stderr)
         return 1
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -168,6 +146,28 @@ def main() -> int:
             file=sys.stderr,
         )
         return 130
+
+
+def run(options: argparse.Namespace, start: float) -> int:
+    "Run a profile; the exit status."
+    with one_interrupt():
+        if options.profile.endswith(".yaml"):
+            options.profile = str(Path(options.profile).absolute())
+        if options.executor:
+            folder = str(profile_of(options.executor))
+            os.environ["EFFDL_EXECUTOR"] = folder  # for commands beside its options
+            options.more = ["--workflow-profile", folder, *options.more]
+        profile = spec.load_profile(options.profile)
+        at = rows.place(profile, Path(options.reports).absolute() if options.reports else None)
+        if set("{}") & set(str(at.folder)):
+            raise ValueError(f"{at.folder} must hold no braces: Snakemake reads them as patterns")
+        with lock(at.folder / "reproduce", timeout=0) as held:
+            study.write_plans(options.profile, at.reports)
+            first = [at.folder / "tables" / f"{key}.csv" for key in profile.first]
+            status = snakemake(options.profile, options.cores, at, first, options.more, held)
+            records.write_results(options.profile, at.reports)
+            page = report.write_report(options.profile, at.reports)
+            records.write_crate(options.profile, at.reports)
     lacking = tell(profile, at)
     print(f"{page} ({time.monotonic() - start:.0f} s)")
     return status or int(lacking > 0)

@@ -25,7 +25,7 @@ from ..checkpoints import Kept, no_words, open_tensors, read_tensors, write_tens
 from .derivatives import by_hand
 from .images import STRATEGY, draw_augmentation, length_of, siamese_augment
 from .unroll import Parameters, parameters_of
-from ..files import Held, carries, lock, read_kept, settings_hash, write_kept
+from ..files import Held, brief, carries, lock, read_kept, settings_hash, write_kept
 from ..machine import settled_precision
 from ..networks import build
 from ..settings import at_least
@@ -188,8 +188,11 @@ def _open_whole(path: Path) -> Kept:
     kept = open_tensors(path, "expert", advice, before=_older_expert)
     if (version := kept.header.get("version")) != EXPERT_VERSION:
         raise ValueError(
-            f"{path} must be an expert of version {EXPERT_VERSION}, but of {version!r}"
+            f"{path} must be an expert of version {EXPERT_VERSION}, but of {brief(version)}"
         )
+    first, losses = (kept.header.get(key) for key in ("first", "losses"))
+    if not isinstance(first, int) or not isinstance(losses, list):
+        raise ValueError(f"{path} must have a first epoch and losses{advice}")
     return kept
 
 # %% ../../nbs/04_condensation/13_experts.ipynb #9173da2e

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..checkpoints import open_tensors, write_tensors
 from . import images as spaces
 from .images import ChannelWhitening, MissingWhitening, Whitening, fit_zca
+from ..artefacts import artefact_path
 from ..files import KeptError, brief, carries
 
 # %% ../../nbs/04_condensation/02_sets.ipynb #3e90b399
@@ -189,14 +190,14 @@ def _whitening(header: Mapping, tensors: Mapping[str, Tensor]) -> Whitening:
 # %% ../../nbs/04_condensation/02_sets.ipynb #693ecf66
 @carries
 def load_condensed(
-    path: str | Path,  # a file that `save_condensed` wrote
+    path: str | Path,  # a file that `save_condensed` wrote, or the name of an artefact
 ) -> CondensedSet:
     """Read a condensed set.
 
     Raises FileNotFoundError if there is no file, and ValueError if it is damaged, altered,
     of another version or something else.
     """
-    path = Path(path)
+    path = artefact_path(path, "set")
     if not path.is_file():
         raise FileNotFoundError(f"no condensed set at {path}")
     header, tensors = _read(path)
@@ -284,12 +285,16 @@ def _released(path, labels, index: int) -> tuple[Tensor, Tensor]:
     if labels is not None:
         pair = (content, _torch_file(labels))
     elif isinstance(content, Mapping) and content.get("data"):
-        pair = content["data"][index][:2]
+        try:
+            pair = content["data"][index][:2]
+        except (TypeError, IndexError, KeyError) as error:
+            raise ValueError(f"{path} holds no set of index {index} ({brief(error)})") from error
     else:
         form = "data: [[images, labels], ...], or come with a file of labels"
         raise ValueError(f"{path} must hold {form}")
-    if not all(torch.is_tensor(part) for part in pair):
-        raise ValueError(f"{path} must hold tensors, not {type(pair[0]).__name__}")
+    if len(pair) != 2 or not all(torch.is_tensor(part) for part in pair):
+        kinds = ", ".join(type(part).__name__ for part in pair)
+        raise ValueError(f"{path} must hold tensors, not {brief(kinds)[1:-1]}")
     return pair
 
 # %% ../../nbs/04_condensation/02_sets.ipynb #569b9e90
@@ -303,6 +308,16 @@ def read_released(
 ) -> CondensedSet:
     "Read a set of the released codes; no code is run. Raises ValueError for another file."
     images, targets = _released(path, labels, index)
+    try:
+        return _from_released(images, targets, classes, whitening)
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a released set: {brief(error)}") from error
+
+
+def _from_released(
+    images: Tensor, targets: Tensor, classes: tuple[str, ...] | None, whitening: Whitening | None
+) -> CondensedSet:
+    "Put a set together from images and labels of a released file."
     targets = targets if targets.is_floating_point() and targets.ndim == 2 else targets.long()
     names = _names(targets, classes)
     ipc = math.ceil(len(images) / len(names))

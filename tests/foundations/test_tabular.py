@@ -1,5 +1,7 @@
 "A table says where ours departs from what its headings promise."
 
+import pandas as pd
+
 from effdl_nb import spec, tabular
 
 
@@ -26,3 +28,11 @@ def test_a_heading_says_what_a_profile_changed_also_in_nested_settings():
     changed = {"evaluation": {"network": "convnet-3"}}
     assert here(column_settings={"vgg11": changed}) == "network convnet-3"
     assert here(settings={"ipc": 2}, row_settings={"random": changed}) == "ipc 2, network convnet-3"
+
+
+def test_words_of_an_experiment_are_words_in_markdown_and_csv():
+    hostile = ["<script>alert(1)</script>", "=HYPERLINK(1)", "a|b\n# c", "@sum", "-1+1", "kept"]
+    grid = tabular._markdown_grid(["row"], [[word] for word in hostile])
+    assert "<script" not in grid and "a\\|b # c" in grid and len(grid.splitlines()) == 8
+    written = tabular.plain_words(pd.DataFrame({"ours": [*hostile, -1.5]})).ours.tolist()
+    assert written == [hostile[0], "'=HYPERLINK(1)", hostile[2], "'@sum", "'-1+1", "kept", -1.5]
