@@ -8,7 +8,6 @@ __all__ = ['Labelled', 'accuracy_of']
 # %% ../nbs/01_foundations/14_accuracy.ipynb #b34c1fb6
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,8 +75,8 @@ def accuracy_of(
     images: Tensor,  # (N, C, H, W): uint8 or floats, as for `train`; passed in the model's type
     labels: Tensor,  # (N,) classes, or (N, classes) probabilities, whose largest counts
     *,
-    mean: Any = None,  # of the channels of uint8 images in [0, 1]
-    std: tuple[float, ...] | list[float] = None,  # likewise
+    mean: Sequence[float] | None = None,  # of the channels of uint8 images in [0, 1]
+    std: Sequence[float] | None = None,  # likewise
     batch_size: int = 500,
     device: torch.device | str | None = None,  # None: where the model is
 ) -> float:  # percent of images whose largest logit is their class's

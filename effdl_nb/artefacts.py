@@ -11,7 +11,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from .files import atomic_write, file_digest, read_json, write_json
+from .files import atomic_write, file_digest, read_json, read_kept, write_json
 
 # %% ../nbs/01_foundations/29_artefacts.ipynb #cce26ab7
 FOLDER = Path(__file__).parent / "artefacts" if "__file__" in globals() else Path("artefacts")
@@ -77,7 +77,7 @@ def artefact_path(
 # %% ../nbs/01_foundations/29_artefacts.ipynb #a41426ba
 def _measurement(row: Path, seed: int) -> dict:
     "The measurement of a seed in a row's file. Raises ValueError if there is none."
-    found = [m for m in read_json(row)["measurements"] if m["seed"] == seed]
+    found = [m for m in read_kept(row)["measurements"] if m["seed"] == seed]
     if not found:
         raise ValueError(f"{row} has no measurement with seed {seed}")
     return found[0]

@@ -23,7 +23,9 @@ class Merged:
     joined: list[str] = field(default_factory=list)  # were missing here
     same: list[str] = field(default_factory=list)  # were here already, with equal values
     apart: list[str] = field(default_factory=list)  # contradict what is here
-    unknown: list[str] = field(default_factory=list)  # of settings that the profile does not ask for
+    unknown: list[str] = field(
+        default_factory=list
+    )  # of settings that the profile does not ask for
 
 
 def _kind(measurement: dict) -> str:
@@ -84,7 +86,9 @@ def merge(
     here = place(plans, reports)
     there = Place(Path(folder).absolute(), here.profile)
     if not there.folder.is_dir():
-        raise FileNotFoundError(f"{there.folder} is not there: {folder} has no results of {profile}")
+        raise FileNotFoundError(
+            f"{there.folder} is not there: {folder} has no results of {profile}"
+        )
     merged = Merged()
     for planned in _rows_of(plans, here):
         merge_row(planned, there, merged)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ROUNDING', 'CHUNK', 'check_pixels', 'to_unit', 'chunks_of', 'from_items', 'check_labels', 'name_of', 'open_dataset',
-           'content_digest']
+           'content_digest', 'from_arrays', 'read_loader', 'from_dataset']
 
 # %% ../nbs/01_foundations/09_opening.ipynb #daed9424
 import hashlib
@@ -191,3 +191,94 @@ def content_digest(dataset: data.ImageDataset) -> str:  # 16 hexadecimal digits
     for tensor in (images, labels.to(torch.int64)):
         digest.update(tensor.detach().cpu().contiguous().numpy())
     return digest.hexdigest()[:16]
+
+# %% ../nbs/01_foundations/09_opening.ipynb #2ad78797
+def _as_images(images: Any) -> Tensor:
+    "Images as (N, C, H, W), from that, (N, H, W, C) or grey (N, H, W)."
+    tensor = images if torch.is_tensor(images) else torch.from_numpy(np.ascontiguousarray(images))
+    if tensor.ndim == 3:
+        tensor = tensor[:, None]
+    elif tensor.ndim == 4 and tensor.shape[1] not in (1, 3) and tensor.shape[3] in (1, 3):
+        tensor = tensor.permute(0, 3, 1, 2)
+    check_pixels(tensor)
+    return tensor.contiguous()
+
+
+def _split(images: Any, labels: Any, like: Tensor | None = None) -> data.Split:
+    "A split of images and labels; an empty one, in the form of `like`, where there are none."
+    if images is None and like is not None:
+        return data.Split(like[:0], torch.zeros(0, dtype=torch.long))
+    pixels, targets = _as_images(images), torch.as_tensor(labels)
+    if len(pixels) != len(targets):
+        raise ValueError(f"labels must be {len(pixels)}, one per image, not {len(targets)}")
+    check_labels(targets, None, "the labels")
+    return data.Split(pixels, targets.long())
+
+# %% ../nbs/01_foundations/09_opening.ipynb #ba436631
+def from_arrays(
+    images: Any,  # (N, C, H, W), (N, H, W, C) or grey (N, H, W): bytes, or floats in [0, 1]
+    labels: Any,  # (N,) whole numbers from 0
+    test_images: Any = None,  # likewise; None: nothing to test on
+    test_labels: Any = None,
+    classes: tuple[str, ...] | None = None,  # names; None: "0", "1", ...
+    name: str = "arrays",  # as results call it
+) -> data.ImageDataset:
+    "Make a data set of numpy arrays or tensors. Raises ValueError for what does not fit."
+    train = _split(images, labels)
+    test = _split(test_images, test_labels, train.images)
+    largest = max(int(part.labels.max()) for part in (train, test) if len(part))
+    names = tuple(map(str, range(largest + 1))) if classes is None else tuple(classes)
+    for part in (train, test):
+        check_labels(part.labels, len(names), name)
+    made = (name, train, test, names, *_statistics(train.images), "", "arrays")
+    whole = data.ImageDataset(*made)
+    return replace(whole, digest=content_digest(whole))
+
+# %% ../nbs/01_foundations/09_opening.ipynb #3c66d077
+def read_loader(
+    loader: Any,  # a DataLoader, or other batches of (images, labels)
+) -> tuple[Tensor, Tensor]:  # as `train` takes them
+    "Read every batch once: `train(model, *read_loader(loader), config)`."
+    images, labels = zip(*((_as_images(x), torch.as_tensor(y)) for x, y in loader), strict=True)
+    return torch.cat(images), torch.cat(labels)
+
+
+class _Pairs:
+    "Items of Hugging Face's form as pairs of image and label."
+
+    def __init__(self, items: Any):
+        self.items = items
+        keys = tuple(items.features)
+        self.image = next((k for k in ("image", "img", "pixel_values") if k in keys), None)
+        self.label = next((k for k in ("label", "labels", "fine_label") if k in keys), None)
+        if self.image is None or self.label is None:
+            raise ValueError(f"features must name an image and a label, not {', '.join(keys)}")
+        self.classes = getattr(items.features[self.label], "names", None)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> tuple:
+        item = self.items[i]
+        return item[self.image], item[self.label]
+
+# %% ../nbs/01_foundations/09_opening.ipynb #99b7762a
+def _pairs_of(items: Any, progress: bool) -> tuple[Tensor, Tensor, Any]:
+    "Images, labels and names of the classes of a data set or a loader."
+    if isinstance(items, torch.utils.data.DataLoader):
+        return *read_loader(items), getattr(items.dataset, "classes", None)
+    pairs = _Pairs(items) if hasattr(items, "features") else items
+    read = _read_pairs(pairs, type(items).__name__, progress)
+    return *read, getattr(pairs, "classes", None)
+
+
+def from_dataset(
+    train: Any,  # of torchvision, of Hugging Face or another map-style data set; or a DataLoader
+    test: Any = None,  # likewise; None: nothing to test on
+    progress: bool = True,  # a bar
+) -> data.ImageDataset:
+    "Read a data set of another library. Raises ValueError for items that are no image and label."
+    images, labels, classes = _pairs_of(train, progress)
+    rest = (None, None) if test is None else _pairs_of(test, progress)[:2]
+    names = None if classes is None else tuple(map(str, classes))
+    return from_arrays(images, labels, *rest, classes=names, name=type(train).__name__)

@@ -9,6 +9,7 @@ __all__ = ['LEAST_DEVIATION', 'Arrays', 'ARRAYS', 'Split', 'ImageDataset', 'chec
 # %% ../nbs/01_foundations/02_prepared.ipynb #127321ff
 import contextlib
 import hashlib
+import importlib
 import math
 import tokenize
 import warnings
@@ -64,6 +65,20 @@ class ImageDataset:
     def image_size(self) -> int:
         "Side of the square images in pixels."
         return self.train.images.shape[-1]
+
+    @staticmethod
+    @carries
+    def from_arrays(images: Any, labels: Any, *test: Any, **more: Any) -> "ImageDataset":
+        "Make a data set of arrays: see `effdl_nb.opening.from_arrays`."
+        return importlib.import_module("effdl_nb.opening").from_arrays(
+            images, labels, *test, **more
+        )
+
+    @staticmethod
+    @carries
+    def from_dataset(train: Any, test: Any = None, progress: bool = True) -> "ImageDataset":
+        "Read another library's data set: see `effdl_nb.opening.from_dataset`."
+        return importlib.import_module("effdl_nb.opening").from_dataset(train, test, progress)
 
 # %% ../nbs/01_foundations/02_prepared.ipynb #0fde8e15
 def check_deviations(std: tuple[float, ...] | list[float]) -> None:

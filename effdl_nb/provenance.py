@@ -222,12 +222,19 @@ def _only_checks(function: ast.FunctionDef) -> bool:
     return True
 
 
+def _shapes_nothing(part: ast.stmt) -> bool:
+    "Whether a part of a class is for type checkers alone, or a method that only carries."
+    if isinstance(part, ast.If):
+        return names_used(part.test) == {("TYPE_CHECKING",)}
+    marks = getattr(part, "decorator_list", ())
+    return any(chain[-1] == "carries" for mark in marks for chain in names_used(mark))
+
+
 def _strip(statement: ast.stmt):
     "Leave `@experiment(...)` out, and the insides of what carries values or only checks them."
     for node in ast.walk(statement):
-        if isinstance(node, ast.ClassDef):  # what only a type checker reads shapes nothing
-            tests = [(part, names_used(getattr(part, "test", ast.Pass()))) for part in node.body]
-            node.body = [part for part, names in tests if names != {("TYPE_CHECKING",)}]
+        if isinstance(node, ast.ClassDef):
+            node.body = [part for part in node.body if not _shapes_nothing(part)]
         if isinstance(node, FUNCTIONS):
             marks = [(d, {chain[-1] for chain in names_used(d)}) for d in node.decorator_list]
             node.decorator_list = [d for d, names in marks if "experiment" not in names]

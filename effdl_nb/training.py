@@ -9,7 +9,7 @@ __all__ = ['AUTOCAST', 'NonFiniteLoss', 'History', 'train']
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -380,17 +380,16 @@ def train(
     labels: Tensor,  # (N,) classes, or (N, classes) probabilities
     config: TrainConfig,
     *,
-    mean: tuple[float, ...] | list[float] = None,  # of the channels of uint8 images in [0, 1]
-    std: tuple[float, ...] | list[float] = None,  # likewise
+    mean: Sequence[float] | None = None,  # of the channels of uint8 images in [0, 1]
+    std: Sequence[float] | None = None,  # likewise
     augment: Callable | None = None,  # (images, generator) -> images, before normalising
     loss: Callable | None = None,  # (model, inputs, labels) -> scalar, instead of cross-entropy
     on_step: Callable | None = None,  # (model, step, epoch as a float), before each step
     on_epoch: Callable | None = None,  # (model, epoch): 0 before training, then after each epoch
     checkpoint: str | Path | None = None,  # file to resume from if it is there, and to write
     checkpoint_every: int | None = None,  # steps between checkpoints; None: one after each epoch
-    device: torch.device
-    | str
-    | None = None,  # None: a GPU if there is one, else where the model is
+    # None: a GPU if there is one, else where the model is
+    device: torch.device | str | None = None,
     progress: bool = True,  # a progress bar
 ) -> History:
     """Train by SGD as `config` says; the global random state is as before afterwards.

@@ -43,5 +43,6 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_js_files = [("look.js", {"defer": "defer"})]
 html_copy_source = False
+html_domain_indices = False
 html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True}

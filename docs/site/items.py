@@ -33,11 +33,16 @@ _PARTS = re.compile(rf"({_BETWEEN})?({_NUMBER})")
 
 
 @functools.cache
+def tables() -> dict[str, spec.Table]:
+    "Every table and figure, read once."
+    return spec.load_tables()
+
+
+@functools.cache
 def items() -> tuple[str, ...]:
     "Name every numbered item, in the order of chapters: Equation 2.1, ..., Table 4.4, Figure 4.7."
     numbered = [f"Equation {c}.{n}" for c, last in EQUATIONS.items() for n in range(1, last + 1)]
-    tables = spec.load_tables().values()
-    return (*numbered, *OTHERS, *(f"{t.kind.capitalize()} {t.number}" for t in tables))
+    return (*numbered, *OTHERS, *(f"{t.kind.capitalize()} {t.number}" for t in tables().values()))
 
 
 def anchor(item: str) -> str:
@@ -150,13 +155,13 @@ def reached(roots: tuple[str, ...]) -> set[tuple[str, str]]:
 
 def _measured_by(profile: str = "quick") -> dict[str, dict[tuple[str, str], set[str]]]:
     "The rows that run each definition: table -> (module, name) -> row keys."
-    plans, tables = spec.load_profile(profile), spec.load_tables()
+    plans = spec.load_profile(profile)
     users: dict[str, dict[tuple[str, str], set[str]]] = {}
     for key, plan in plans.tables.items():
         users[key] = defaultdict(set)
         for row in plan.rows:
-            if row in spec.implemented_rows(tables[key]):
-                units = rows.units_of(tables[key], plan, row)
+            if row in spec.implemented_rows(tables()[key]):
+                units = rows.units_of(tables()[key], plan, row)
                 for roots in {unit.roots for unit in units}:  # seeds and sizes share their code
                     for definition in reached(roots):
                         users[key][definition].add(row)
@@ -193,4 +198,4 @@ def add_rows(entries: dict[str, Entry]):
         for entry in entries.values():
             used = {row for d in entry.code for row in users.get((d.module, d.name), ())}
             if used:
-                entry.measured[key] = [row for row in spec.load_tables()[key].rows if row in used]
+                entry.measured[key] = [row for row in tables()[key].rows if row in used]

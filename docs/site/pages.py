@@ -139,7 +139,7 @@ def _ordered(folder: str, names: list[str]) -> list[str]:
     "Notebooks in reading order; tables and figures in the dissertation's."
     if folder != "05_reproduction":
         return names
-    return [key for key in spec.load_tables() if key in names]
+    return [key for key in items.tables() if key in names]
 
 
 def toctree(title: str, names: list[str], caption: str = "", hidden: bool = False) -> str:
@@ -202,7 +202,7 @@ def _code(definition: items.Definition) -> str:
 
 def _rows(key: str, row_keys: list[str]) -> str:
     "How many rows of a table measure an item; which, where the pointer rests."
-    table = spec.load_tables()[key]
+    table = items.tables()[key]
     labels = "; ".join(table.rows[row].label for row in row_keys)
     count = "all rows" if len(row_keys) == len(table.rows) else f"{len(row_keys)} rows"
     link = f'<a href="nbs/05_reproduction/{key}.html">Table {table.number}</a>'
@@ -220,7 +220,7 @@ def _committed(root: Path, key: str) -> str:
 
 def _entry(root: Path, item: str, entry: items.Entry, titles: dict[str, str]) -> str:
     "The section of one item."
-    keys = {f"{t.kind.capitalize()} {t.number}": key for key, t in spec.load_tables().items()}
+    keys = {f"{t.kind.capitalize()} {t.number}": key for key, t in items.tables().items()}
     key = keys.get(item)
     words = [
         f'<a href="nbs/{path.removesuffix(".ipynb")}.html#cell-{cell}">{titles[path]}</a>'
@@ -230,10 +230,10 @@ def _entry(root: Path, item: str, entry: items.Entry, titles: dict[str, str]) ->
     code = [_code(definition) for definition in sorted(set(entry.code))]
     lines = [f"({items.anchor(item)})=", f"### {item}", ""]
     if key:
-        lines += [f"[{spec.load_tables()[key].title}](nbs/05_reproduction/{key}.ipynb)", ""]
+        lines += [f"[{items.tables()[key].title}](nbs/05_reproduction/{key}.ipynb)", ""]
     lines.append(f"- **In words:** {', '.join(words) or 'nowhere'}")
     lines.append(f"- **In code:** {', '.join(code) or 'cited by none'}")
-    if key and spec.load_tables()[key].kind == "table":
+    if key and items.tables()[key].kind == "table":
         lines.append(f"- **Committed rows:** {_committed(root, key) or 'none'}")
     elif not key:
         rows = [_rows(table, found) for table, found in entry.measured.items()]
@@ -327,7 +327,7 @@ def values_table(root: Path, reports: Path) -> pd.DataFrame:
 
 def _value_lines(values: pd.DataFrame) -> Iterator[str]:
     "The lines of the table of values: a cell each, with seeds and provenance where one points."
-    tables = spec.load_tables()
+    tables = items.tables()
     for (profile, key, row, column), lines in values.groupby(
         ["profile", "table", "row", "column"], sort=False
     ):

@@ -113,11 +113,13 @@ def _opened(options: EvaluateOptions):
 def evaluate_set(options: EvaluateOptions) -> None:
     "Judge a condensed set and print the accuracy."
     from effdl_nb.condensation import evaluate
+    from effdl_nb.machine import best_device
 
     condensed, images = _opened(options)
     width = options.width or condensed.details.get("settings", {}).get("width")
-    names = ("network", "runs", "epochs", "protocol", "lr", "seed", "device")
+    names = ("network", "runs", "epochs", "protocol", "lr", "seed")
     how = {name: getattr(options, name) for name in names}
+    how["device"] = best_device(options.device)
     result = evaluate(condensed, images, width=width, progress=not options.quiet, **how)
     if options.json:
         mean = {"mean": result.mean, "deviation": result.deviation}

@@ -87,18 +87,21 @@ def reproduce(options: ReproduceOptions) -> int:
 # %% ../../nbs/06_command/03_study.ipynb #0bfb2b4a
 @dataclass(frozen=True)
 class ListOptions:
-    """Say what there is: networks, data, searches, methods, tables, profiles.
+    """Say what there is: networks, data, searches, methods, tables, profiles, artefacts.
 
     Searches and methods are shown with every setting that `--set` can change.
 
     examples:
       effdl list
       effdl list methods
+      effdl list artefacts
       effdl list tables --json
     """
 
     # which kind; all: their names alone
-    what: Literal["all", "networks", "data", "searches", "methods", "tables", "profiles"] = "all"
+    what: Literal[
+        "all", "networks", "data", "searches", "methods", "tables", "profiles", "artefacts"
+    ] = "all"
     json: bool = False  # print JSON instead of lines
 
 
@@ -145,6 +148,20 @@ def _profiles() -> dict:
     return {name: load_profile(name).title for name in PROFILES}
 
 
+def _artefacts() -> dict:
+    from effdl_nb.artefacts import artefacts
+
+    return {
+        name: {
+            "title": f"{card.title} ({card.kind})",
+            "measured": card.measured,
+            "row": {key: card.row[key] for key in ("profile", "table", "row", "seed")},
+            "remark": card.remark,
+        }
+        for name, card in artefacts().items()
+    }
+
+
 KINDS = {
     "networks": _networks,
     "data": _data,
@@ -152,6 +169,7 @@ KINDS = {
     "methods": _methods,
     "tables": _tables,
     "profiles": _profiles,
+    "artefacts": _artefacts,
 }
 
 # %% ../../nbs/06_command/03_study.ipynb #cc14e696

@@ -27,6 +27,7 @@ from .real import check_images
 from .sets import CondensedSet
 from ..data import ImageDataset
 from ..files import check_target, plain_warnings
+from ..machine import best_device
 from ..opening import name_of, open_dataset
 from ..settings import merge
 
@@ -217,6 +218,7 @@ def _evaluated(condensed: CondensedSet, images, arguments, say) -> CondensedSet:
 # %% ../../nbs/04_condensation/21_command.ipynb #d1f87afa
 def condense_folder(arguments: CondenseOptions) -> None:
     "Condense a folder of images or a data set into one file, and say how to train on it."
+    arguments = replace(arguments, device=best_device(arguments.device))
     try:
         with plain_warnings():
             condensed = _run(arguments, functools.partial(print, flush=True))

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..checkpoints import open_tensors, write_tensors
 from . import images as spaces
 from .images import ChannelWhitening, MissingWhitening, Whitening, fit_zca
+from ..artefacts import artefact_path
 from ..files import KeptError, brief, carries
 
 # %% ../../nbs/04_condensation/02_sets.ipynb #3e90b399
@@ -189,14 +190,14 @@ def _whitening(header: Mapping, tensors: Mapping[str, Tensor]) -> Whitening:
 # %% ../../nbs/04_condensation/02_sets.ipynb #693ecf66
 @carries
 def load_condensed(
-    path: str | Path,  # a file that `save_condensed` wrote
+    path: str | Path,  # a file that `save_condensed` wrote, or the name of an artefact
 ) -> CondensedSet:
     """Read a condensed set.
 
     Raises FileNotFoundError if there is no file, and ValueError if it is damaged, altered,
     of another version or something else.
     """
-    path = Path(path)
+    path = artefact_path(path, "set")
     if not path.is_file():
         raise FileNotFoundError(f"no condensed set at {path}")
     header, tensors = _read(path)

@@ -20,6 +20,7 @@ import numpy as np
 from . import space as spaces
 from .policy import Augmentation, Policy
 from .space import SearchSpace
+from ..artefacts import artefact_path
 from ..files import brief, carries, check_regular, read_json, write_json
 
 # %% ../../nbs/03_deepaa/07_policy_file.ipynb #ffe77c77
@@ -194,8 +195,10 @@ def load_released(
         raise ValueError(f"{path}: {brief(error)}") from error
 
 # %% ../../nbs/03_deepaa/07_policy_file.ipynb #bacfb6f9
+@carries
 def load_policy(
-    path: str | Path,  # a file written by `save_policy`, or an npz of DeepAA's release
+    # a file written by `save_policy`, an npz of DeepAA's release, or the name of an artefact
+    path: str | Path,
     # the space it must belong to; None: the one that the file defines
     space: SearchSpace | None = None,
 ) -> Augmentation:
@@ -204,6 +207,7 @@ def load_policy(
     Raises ValueError if the file is truncated, edited, of another schema or kind, or made for
     another space.
     """
+    path = artefact_path(path, "policy")
     check_regular(path)
     if zipfile.is_zipfile(path):
         return load_released(path, space)

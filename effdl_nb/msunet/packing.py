@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ..artefacts import artefact_path
 from ..files import atomic_write
 from . import codes, conversion, deployment, ternary
 from .codes import DamagedFile, PackedError
@@ -394,7 +395,7 @@ def _contents(path: str | Path) -> tuple[tuple[dict[str, Tensor], dict], nn.Modu
 # %% ../../nbs/02_msunet/11_packing.ipynb #0f3979f8
 @torch.no_grad()
 def load_packed(
-    path: str | Path,  # a file of `save_packed`
+    path: str | Path,  # a file of `save_packed`, or the name of an artefact
     # network of the same architecture to fill; None builds the MSUNet that the file describes
     model: nn.Module | None = None,
 ) -> nn.Module:
@@ -404,6 +405,7 @@ def load_packed(
     are converted as the file says, in place. Raises ForeignFile, WrongVersion, DamagedFile or
     DoesNotFit (all PackedError, a ValueError); `model` is unchanged then. Tensors on the meta
     device get memory on the CPU; PackedError for one that no file holds."""
+    path = artefact_path(path, "network")
     contents, skeleton = _contents(path)
     if model is None and skeleton is None:
         raise DoesNotFit(

@@ -327,7 +327,7 @@ def test_a_module_pulls_in_only_what_it_needs(module, absent):
 def test_a_built_wheel_imports_without_the_development_tools(tmp_path):
     source, left_out = (
         tmp_path / "source",
-        {".venv", ".git", ".snakemake", "reports", "build", "dist", "nbs", "__pycache__"},
+        {".venv", ".git", ".snakemake", "reports", "build", "dist", "__pycache__"},
     )
     shutil.copytree(
         ROOT,
