@@ -12,6 +12,7 @@ import contextlib
 import glob
 import hashlib
 import json
+import math
 import os
 import re
 import reprlib
@@ -199,6 +200,13 @@ def _no_constant(word: str):
     raise ValueError(f"{word} is no JSON")
 
 
+def _finite(digits: str) -> float:
+    "A number. Raises ValueError for one that is too large to be one."
+    if math.isinf(value := float(digits)):
+        raise ValueError(f"{brief(digits)} is beyond all numbers")
+    return value
+
+
 @carries
 def read_json(
     path: str | Path,  # a file that `write_json` wrote, or somebody else's
@@ -209,7 +217,8 @@ def read_json(
     with naming(path):
         data = Path(path).read_bytes()
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+        text = data.decode("utf-8")
+        return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a JSON file: {brief(error)}{advice}") from error
 
