@@ -116,6 +116,7 @@ class Part:
     verdict: Verdict
     differences: dict[int, float] = field(default_factory=dict)  # by seed
     values: tuple[str, ...] = ()  # of the rows, as they are shown
+    digits: int = 1  # of their unit, in which differences are shown
 
 
 def _shown(values: dict[int, float], digits: int) -> str:
@@ -143,6 +144,7 @@ def compare(
         decide(list(differences.values()), claim.margin, effect),
         differences,
         tuple(_shown(values, column.digits) for values in rows),
+        max(1, column.digits),
     )
 
 # %% ../nbs/01_foundations/24_findings.ipynb #95d9e165
@@ -207,9 +209,10 @@ def measured_words(finding: Finding) -> str:
         elif verdict.mean is None:
             texts.append(part.values[0] if len(part.values) == 1 else " against ".join(part.values))
         elif verdict.half is None:
-            texts.append(f"{verdict.mean:+.1f}")
+            texts.append(f"{verdict.mean:+.{part.digits}f}")
         else:
-            texts.append(f"{verdict.mean:+.1f} ± {verdict.half:.1f}")
+            half = f"{verdict.half:.{part.digits}f}"
+            texts.append(f"{verdict.mean:+.{part.digits}f} ± {half}")
     return "; ".join(dict.fromkeys(texts))
 
 
@@ -239,7 +242,7 @@ def _details(finding: Finding) -> list[str]:
         return [*lines, "", claim.untestable]
     lines.append("")
     for part in finding.parts:
-        each = ", ".join(f"{seed}: {d:+.2f}" for seed, d in part.differences.items())
+        each = ", ".join(f"{seed}: {d:+.{max(2, part.digits)}f}" for seed, d in part.differences.items())
         seeds = f"; by seed {each}" if each else ""
         lines += [f"- {part.what}: {' against '.join(part.values)}{seeds}: **{part.verdict}**."]
     lines += ["", *([claim.remark, ""] if claim.remark else []), "```"]
