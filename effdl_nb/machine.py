@@ -17,6 +17,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
+from typing import Any
 
 # %% ../nbs/01_foundations/12_machine.ipynb #2dc1f0b3
 # the flag that the system shows, and how we call what it brings; the best first
@@ -160,7 +161,7 @@ def one_interrupt() -> Generator[None]:
 def run_child(
     command: list[str],
     end: Callable | None = None,  # called with its process however it ended; None: it is told TERM
-    **options,  # of subprocess.Popen
+    **options: Any,  # of subprocess.Popen
 ) -> int:  # its exit status
     "Run a command and wait for it; raises KeyboardInterrupt when this process was asked to end."
     with one_interrupt():

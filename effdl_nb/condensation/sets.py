@@ -19,10 +19,10 @@ from zipfile import is_zipfile
 import torch
 from torch import Tensor
 
+from ..artefacts import artefact_path
 from ..checkpoints import open_tensors, write_tensors
 from . import images as spaces
 from .images import ChannelWhitening, MissingWhitening, Whitening, fit_zca
-from ..artefacts import artefact_path
 from ..files import KeptError, brief, carries
 
 # %% ../../nbs/04_condensation/02_sets.ipynb #3e90b399

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from ..artefacts import artefact_path
 from . import space as spaces
 from .policy import Augmentation, Policy
 from .space import SearchSpace
-from ..artefacts import artefact_path
 from ..files import brief, carries, check_regular, read_json, write_json
 
 # %% ../../nbs/03_deepaa/07_policy_file.ipynb #ffe77c77
