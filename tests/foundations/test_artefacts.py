@@ -7,7 +7,7 @@ import pytest
 from effdl_nb.artefacts import (
     FOLDER,
     KINDS_OF_ARTEFACT,
-    LARGEST,
+    LARGEST_ARTEFACT,
     artefact_path,
     artefacts,
     croissant,
@@ -35,7 +35,7 @@ def test_there_are_some_and_nothing_else_lies_in_the_folder():
 def test_an_artefact_is_what_its_card_says(name):
     card = artefacts()[name]
     assert LOADERS[card.kind](name) is not None
-    assert file_digest(card.path) == card.digest and card.path.stat().st_size <= LARGEST
+    assert file_digest(card.path) == card.digest and card.path.stat().st_size <= LARGEST_ARTEFACT
     row = card.row
     path = ROOT / "reports" / row["profile"] / "rows" / row["table"] / f"{row['row']}.json"
     (m,) = [m for m in read_kept(path)["measurements"] if m["seed"] == row["seed"]]
@@ -75,8 +75,10 @@ def test_what_cannot_be_published(tmp_path, row):
         publish(file, row, 3, WORDS, folder)
     with pytest.raises(ValueError, match="profile quick measures no artefact"):
         publish(file, Path(str(row).replace("laptop", "quick")), 0, WORDS, folder)
-    file.write_bytes(bytes(LARGEST + 1))
-    with pytest.raises(ValueError, match=f"at most {LARGEST} bytes, not {LARGEST + 1}"):
+    file.write_bytes(bytes(LARGEST_ARTEFACT + 1))
+    with pytest.raises(
+        ValueError, match=f"at most {LARGEST_ARTEFACT} bytes, not {LARGEST_ARTEFACT + 1}"
+    ):
         publish(file, row, 0, WORDS, folder)
     assert artefacts(folder=folder) == {"toy": card}
 

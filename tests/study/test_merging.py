@@ -7,7 +7,7 @@ import pytest
 
 from effdl_nb import study
 from effdl_nb.files import KeptError, read_kept, write_kept
-from effdl_nb.merging import main, merge
+from effdl_nb.merging import main, merge_reports
 from effdl_nb.rows import place, read_row
 from effdl_nb.spec import load_profile
 
@@ -31,7 +31,7 @@ def test_seeds_of_two_machines_make_one_row(two):
     seeds = load_profile("toy").tables["table_9_1"].seeds
     measure(here, str(seeds[0]))
     measure(there, ",".join(map(str, seeds[1:])))
-    merged = merge(there, "toy", here)
+    merged = merge_reports(there, "toy", here)
     assert len(merged.joined) >= len(seeds) - 1 and not merged.apart
     whole = read_row(row(here))
     assert {m["seed"] for m in whole["measurements"]} == set(seeds)
@@ -47,9 +47,9 @@ def test_seeds_of_two_machines_make_one_row(two):
 def test_merging_twice_changes_nothing(two):
     here, there = two
     measure(there, "all", "all")
-    merge(there, "toy", here)
+    merge_reports(there, "toy", here)
     before = {path: path.read_bytes() for path in here.rglob("*.json")}
-    again = merge(there, "toy", here)
+    again = merge_reports(there, "toy", here)
     assert not again.joined and not again.apart and again.same
     assert {path: path.read_bytes() for path in here.rglob("*.json")} == before
 
@@ -65,7 +65,7 @@ def test_a_contradiction_is_named_and_kept_apart_once(two):
         measurement["provenance"]["processor_kind"] = "Another, AMX"
     write_kept(row(there), record)
     for _ in range(2):
-        merged = merge(there, "toy", here)
+        merged = merge_reports(there, "toy", here)
         assert len(merged.apart) == len(record["measurements"])
         assert all("value differ" in line and "Another, AMX" in line for line in merged.apart)
     assert row(here).read_bytes() == before
@@ -80,7 +80,7 @@ def test_measurements_of_other_settings_are_named_and_left(two, toy):
     profile("{seeds: [0, 1], settings: {size: 3}}")
     measure(there, "all")
     profile()
-    merged = merge(there, "toy", here)
+    merged = merge_reports(there, "toy", here)
     assert merged.unknown and merged.joined == merged.same == []
     assert all("seed" in line for line in merged.unknown)
 
@@ -91,7 +91,7 @@ def test_a_damaged_row_is_named_and_nothing_is_written(two):
     text = row(there).read_text()
     row(there).write_text(text.replace('"metrics"', '"metrix"', 1))
     with pytest.raises(KeptError, match=str(row(there))):
-        merge(there, "toy", here)
+        merge_reports(there, "toy", here)
     assert not list(here.rglob("rows/**/*.json"))
 
 
