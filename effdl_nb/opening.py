@@ -278,7 +278,7 @@ def from_dataset(
     progress: bool = True,  # a bar
 ) -> data.ImageDataset:
     "Read a data set of another library. Raises ValueError for items that are no image and label."
-    images, labels, classes = _pairs_of(train, progress)
+    *pairs, classes = _pairs_of(train, progress)
     rest = (None, None) if test is None else _pairs_of(test, progress)[:2]
     names = None if classes is None else tuple(map(str, classes))
-    return from_arrays(images, labels, *rest, classes=names, name=type(train).__name__)
+    return from_arrays(*pairs, *rest, classes=names, name=type(train).__name__)

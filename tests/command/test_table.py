@@ -137,7 +137,7 @@ def test_progress_in_a_file_is_lines(tmp_path):
     done = effdl(*words, env=os.environ | {"EFFDL_PROGRESS": "0", "TQDM_MININTERVAL": "0"})
     assert done.returncode == 0 and "\r" not in done.stderr
     assert any(line.startswith("evaluate: ") for line in done.stderr.splitlines())
-    done = effdl(*words)  # seconds are less than half a minute
+    done = effdl(*words, env=os.environ | {"EFFDL_PROGRESS": "3600"})
     assert done.returncode == 0 and done.stderr == ""
 
 
