@@ -187,7 +187,7 @@ def shortened(
     "Leave the middle of a long message out."
     return text if len(text) <= 2000 else f"{text[:1500]} ... {text[-400:]}"
 
-
+# %% ../nbs/01_foundations/00_files.ipynb #2d739dcc
 @carries
 def check_regular(
     path: str | Path,  # a file to be read

@@ -21,15 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from effdl_nb.files import (
-    KeptError,
-    atomic_folder,
-    brief,
-    carries,
-    check_regular,
-    read_kept,
-    write_kept,
-)
+from . import files
+from .files import KeptError, brief, carries, check_regular
 
 # %% ../nbs/01_foundations/02_prepared.ipynb #4a4da78b
 @dataclass(frozen=True)
@@ -224,12 +217,12 @@ def write_prepared(
     if (folder / "dataset.json").exists():
         return
     check_free(folder)
-    with atomic_folder(folder) as part:
+    with files.atomic_folder(folder) as part:
         for key in ARRAYS:
             np.save(part / f"{key}.npy", np.ascontiguousarray(arrays[key]))
         header = {"name": folder.name, "classes": list(classes), "source": source}
         header["states"] = {key: _file_state(part / f"{key}.npy") for key in ARRAYS}
-        write_kept(part / "dataset.json", header | _facts(arrays))
+        files.write_kept(part / "dataset.json", header | _facts(arrays))
 
 # %% ../nbs/01_foundations/02_prepared.ipynb #4828c953
 _UNREADABLE = (  # what numpy raises for a damaged file
@@ -277,6 +270,9 @@ def _check_split(folder: Path, split: str, images: np.ndarray, labels: np.ndarra
             f"not in {labels.min()}..{labels.max()}"
         )
 
+# %% ../nbs/01_foundations/02_prepared.ipynb #2595525d
+#| export
+
 # %% ../nbs/01_foundations/02_prepared.ipynb #4f03aa66
 def _check_header(folder: Path, header: dict):
     "Raises KeptError for a header that lacks what a data set needs."
@@ -308,7 +304,7 @@ def _is_verified(path: Path, header: dict) -> bool:
         return True
     return state[0] > _LARGE and isinstance(noted, dict) and noted.get(path.stem) == state
 
-
+# %% ../nbs/01_foundations/02_prepared.ipynb #cb342886
 @carries
 def _verify(folder: Path, arrays: Arrays, header: dict, again: bool):
     "Raises ValueError if an array has another digest than `header` says."
@@ -334,7 +330,7 @@ def read_prepared(
     "Read a prepared folder. Raises ValueError if it is damaged."
     folder = Path(folder)
     advice = f"; move {folder} away to have it prepared again"
-    header = read_kept(folder / "dataset.json", advice)
+    header = files.read_kept(folder / "dataset.json", advice)
     _check_header(folder, header)
     arrays = {key: _read_array(folder, key) for key in ARRAYS}
     for split in ("train", "test"):
@@ -343,5 +339,5 @@ def read_prepared(
     if "mean" not in header:
         header["mean"], header["std"] = channel_statistics(arrays["train_images"])
         with contextlib.suppress(OSError):  # a read-only folder: measured again next time
-            write_kept(folder / "dataset.json", header)
+            files.write_kept(folder / "dataset.json", header)
     return arrays, header

@@ -104,9 +104,10 @@ def _parsed_yaml(path: Path, changed: int, size: int) -> dict:
         raise ValueError(f"{path} must have at most {LARGEST_YAML:,} bytes, not {size:,}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        parts = _parts(content, {})
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not YAML: {brief(error)}") from error
-    if _parts(content, {}) > MOST_PARTS:
+    if parts > MOST_PARTS:
         raise ValueError(f"{path} must spell out at most {MOST_PARTS:,} values, aliases included")
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a mapping, not {type(content).__name__}")

@@ -175,7 +175,7 @@ def _write_expert(path: Path, tensors: Parameters, losses: list[float], first: i
     header = {"version": EXPERT_VERSION, "first": first, "losses": losses}
     write_tensors(path, tensors, header, "expert")
 
-
+# %% ../../nbs/04_condensation/13_experts.ipynb #1f0c002a
 def _older_expert(metadata: dict) -> dict:
     "The header of an expert that is older than seals."
     return json.loads(metadata["expert"])
@@ -216,7 +216,7 @@ def _record(folder: Path) -> dict:
         raise ValueError(f"{record} must hold config and data of experts; use another folder")
     return content
 
-
+# %% ../../nbs/04_condensation/13_experts.ipynb #4d943e53
 class Experts:
     "The trajectories in a folder, read one snapshot at a time."
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPERATIONS', 'GEOMETRIC', 'ENHANCERS', 'STANDARD_RANGES', 'CONTINUOUS_RANGES', 'WITHOUT_MAGNITUDE', 'TRANSLATIONS',
-           'CROPS', 'LARGEST', 'SPACES', 'Transform', 'Magnitudes', 'standard_transforms', 'wide_transforms',
+           'CROPS', 'LARGEST_SIDE', 'SPACES', 'Transform', 'Magnitudes', 'standard_transforms', 'wide_transforms',
            'SearchSpace', 'check_space', 'check_transform', 'operation_indices', 'space_hash', 'map_key', 'cifar_space',
            'imagenet_space', 'wide_space', 'search_space', 'space_of', 'space_to_dict', 'space_from_dict']
 
@@ -121,7 +121,9 @@ def wide_transforms() -> tuple[Transform, ...]:
 # %% ../../nbs/03_deepaa/01_space.ipynb #102310f8
 TRANSLATIONS = ("fraction", "whole", "pixels")
 CROPS = ("pad", "resized")
-LARGEST = 4096  # pad, side of Cutout and magnitude: an image of that side is the largest there is
+LARGEST_SIDE = (
+    4096  # pad, side of Cutout and magnitude: an image of that side is the largest there is
+)
 
 
 @dataclass(frozen=True)
@@ -185,8 +187,8 @@ def check_space(space: SearchSpace) -> None:
     whole_numbers(space, 0, "pad")
     whole_numbers(space, 1, "cutout")
     for name in ("pad", "cutout"):
-        if getattr(space, name) > LARGEST:
-            raise ValueError(f"{name} must be at most {LARGEST}, not {getattr(space, name)}")
+        if getattr(space, name) > LARGEST_SIDE:
+            raise ValueError(f"{name} must be at most {LARGEST_SIDE}, not {getattr(space, name)}")
     for name in ("fill", "crop_fill"):
         colour = getattr(space, name)
         if colour is not None and not _is_colour(colour):
@@ -194,13 +196,13 @@ def check_space(space: SearchSpace) -> None:
     for t in space.transforms:
         check_transform(t)
 
-
+# %% ../../nbs/03_deepaa/01_space.ipynb #b4aed46f
 def _is_colour(colour) -> bool:
     "Whether this is (R, G, B) of bytes."
     whole = all(isinstance(value, int) for value in colour)
     return whole and len(colour) == 3 and all(0 <= value <= 255 for value in colour)
 
-# %% ../../nbs/03_deepaa/01_space.ipynb #c6fc5d7f
+# %% ../../nbs/03_deepaa/01_space.ipynb #dac857dc
 def check_transform(t: Transform) -> None:
     "Raises ValueError unless the magnitude is one that the operation can have."
     if not isinstance(t.magnitude, int | float | None) or isinstance(t.magnitude, bool):
@@ -208,8 +210,8 @@ def check_transform(t: Transform) -> None:
         raise ValueError(f"magnitude of {t.name} must be a number or None, not {seen}")
     if not isinstance(t.level, int | None):
         raise ValueError(f"level of {t.name} must be a whole number or None, not {brief(t.level)}")
-    if t.magnitude is not None and not abs(t.magnitude) <= LARGEST:
-        raise ValueError(f"magnitude of {t.name} must be at most {LARGEST}, not {t.magnitude}")
+    if t.magnitude is not None and not abs(t.magnitude) <= LARGEST_SIDE:
+        raise ValueError(f"magnitude of {t.name} must be at most {LARGEST_SIDE}, not {t.magnitude}")
     if t.name == "Cutout":
         if t.magnitude is not None and not 0.0 <= t.magnitude <= 1.0:
             raise ValueError(
