@@ -82,7 +82,7 @@ def _measurement(row: Path, seed: int) -> dict:
         raise ValueError(f"{row} has no measurement with seed {seed}")
     return found[0]
 
-
+# %% ../nbs/01_foundations/29_artefacts.ipynb #6d7ad3e4
 def publish(
     file: Path,  # the artefact
     row: Path,  # the row's file, reports/<profile>/rows/<table>/<row>.json

@@ -72,7 +72,7 @@ def _kinds(rows: list[PlannedRow]) -> dict[tuple, str]:
                     kinds.setdefault((m["seed"], column), kind)
     return kinds
 
-
+# %% ../nbs/01_foundations/27_backlog.ipynb #616bdf86
 def _table_jobs(key: str, profile: Profile, at: Place) -> list[Job]:
     "The measurements that are missing of one table."
     table, plan = load_tables()[key], profile.tables[key]
@@ -102,7 +102,7 @@ def left(jobs: list[Job]) -> str:
     more = f", and {len(jobs) - len(known)} that nobody can guess" if len(known) < len(jobs) else ""
     return f"{len(jobs)} measurements left, about {sum(known):.1f} core-hours{more}"
 
-
+# %% ../nbs/01_foundations/27_backlog.ipynb #280aa8b0
 @dataclass
 class _Workers:
     "Processes at work, each on one job."
@@ -166,7 +166,7 @@ def work(
             workers.stop()
     return workers.failed
 
-
+# %% ../nbs/01_foundations/27_backlog.ipynb #bb34e4bc
 def _drain(queue: list[Job], workers: _Workers, end: float | None, say: Callable, pause: float):
     "Keep the workers busy until the queue or the time is at its end."
     while (queue or workers.running) and (end is None or time.monotonic() < end):
@@ -189,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--list", action="store_true", help="only say what is missing")
     return parser
 
-
+# %% ../nbs/01_foundations/27_backlog.ipynb #07bc41ef
 def main(argv: list[str] | None = None) -> int:
     "Measure what a profile still lacks, the most wanted first; stop it at any moment."
     o = _parser().parse_args(argv)

@@ -80,7 +80,7 @@ _WORDS = {  # of pydantic, and ours
     "an object": "a mapping",
 }
 
-
+# %% ../nbs/01_foundations/01b_checked.ipynb #099cd9a7
 def _told_fault(kind: type, where: str, fault: dict) -> str:
     "A fault that pydantic found, in one sentence."
     *above, last = fault["loc"] or ("",)

@@ -46,7 +46,7 @@ def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         owned[name] = plain.clone() if shared else plain
     return owned
 
-
+# %% ../nbs/01_foundations/15_checkpoints.ipynb #ef52101a
 @carries
 def write_tensors(
     path: str | Path,  # the file to make or replace
@@ -113,7 +113,7 @@ class Kept:
         "Read all tensors."
         return {name: self.tensor(name) for name in self.names()}
 
-
+# %% ../nbs/01_foundations/15_checkpoints.ipynb #31508c84
 def _header(sealed: bool, metadata: dict, form: str, before: Callable | None) -> dict:
     "What a file says of itself. Raises KeptError if it is of another form, version or age."
     if not sealed:
@@ -150,7 +150,7 @@ def open_tensors(
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as reason:
         raise error(f"{path} is not a whole {form} ({brief(reason)}){advice}") from reason
 
-
+# %% ../nbs/01_foundations/15_checkpoints.ipynb #30e37be6
 def no_words(
     metadata: dict,  # of a file that is older than seals
 ) -> dict:  # nothing

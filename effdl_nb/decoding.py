@@ -213,7 +213,7 @@ def _empty(shape: tuple[int, ...]) -> np.ndarray:
             stack.pop_all()  # it is closed only if there is no room
     return np.memmap(file, np.uint8, "r+", shape=shape)
 
-
+# %% ../nbs/01_foundations/04_decoding.ipynb #bf6eb85b
 def _allocate(file, size: int):
     "Take the room of a file on its disk. Raises OSError if there is not as much."
     if hasattr(os, "posix_fallocate"):

@@ -104,7 +104,7 @@ def _new_part(path: Path, folder: bool) -> tuple[Path, int | None]:
             return part, handle
         os.close(handle)
 
-
+# %% ../nbs/01_foundations/00_files.ipynb #22665cb1
 @contextlib.contextmanager
 def _beside(path: str | Path, folder: bool) -> Iterator[Path]:
     "Give a temporary file or folder that becomes `path` at the end of the block."
@@ -209,7 +209,7 @@ def _finite(digits: str) -> float:
         raise ValueError(f"{brief(digits)} is beyond all numbers")
     return value
 
-
+# %% ../nbs/01_foundations/00_files.ipynb #15ca79e6
 @carries
 def read_json(
     path: str | Path,  # a file that `write_json` wrote, or somebody else's
@@ -268,7 +268,7 @@ def write_kept(
     whole = json.loads(json.dumps(content, allow_nan=False)) | {"kept": SEALED}
     write_json(path, whole | {"seal": _seal(whole)})
 
-
+# %% ../nbs/01_foundations/00_files.ipynb #aa908c1d
 @carries
 def read_kept(
     path: str | Path,  # what `write_kept` wrote
@@ -384,7 +384,7 @@ def release(
     else:
         released.append(Path(path))
 
-
+# %% ../nbs/01_foundations/00_files.ipynb #481925e4
 @carries
 @contextlib.contextmanager
 def until_safe() -> None:

@@ -44,7 +44,7 @@ class Count:
     row: str
     within: float = 0.01  # largest relative deviation
 
-
+# %% ../nbs/01_foundations/24_findings.ipynb #453d295b
 @dataclass(frozen=True)
 class Claim:
     "What the dissertation says, and what decides it here."
@@ -215,7 +215,7 @@ def measured_words(finding: Finding) -> str:
             texts.append(f"{verdict.mean:+.{part.digits}f} ± {half}")
     return "; ".join(dict.fromkeys(texts))
 
-
+# %% ../nbs/01_foundations/24_findings.ipynb #0f35503b
 def _command(claim: Claim) -> list[str]:
     "The commands that measure the rows of a claim."
     wanted: dict[tuple[str, str], dict] = {}
@@ -242,13 +242,14 @@ def _details(finding: Finding) -> list[str]:
         return [*lines, "", claim.untestable]
     lines.append("")
     for part in finding.parts:
-        each = ", ".join(f"{seed}: {d:+.{max(2, part.digits)}f}" for seed, d in part.differences.items())
+        form, apart = f"+.{max(2, part.digits)}f", part.differences.items()
+        each = ", ".join(f"{seed}: {d:{form}}" for seed, d in apart)
         seeds = f"; by seed {each}" if each else ""
         lines += [f"- {part.what}: {' against '.join(part.values)}{seeds}: **{part.verdict}**."]
     lines += ["", *([claim.remark, ""] if claim.remark else []), "```"]
     return [*lines, *_command(claim), "```"]
 
-
+# %% ../nbs/01_foundations/24_findings.ipynb #96ec454a
 def findings_page(
     found: list[Finding],  # what `findings` gave
 ) -> str:  # Markdown

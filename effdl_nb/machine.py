@@ -40,7 +40,7 @@ def _cpu_facts() -> dict[str, str]:
     lines = text.partition("\n\n")[0].splitlines()
     return {key.strip(): value.strip() for key, _, value in (x.partition(":") for x in lines)}
 
-
+# %% ../nbs/01_foundations/12_machine.ipynb #e4194dff
 def processor_kind(
     facts: dict[str, str] | None = None,  # as /proc/cpuinfo has them; None: this machine's
 ) -> str:

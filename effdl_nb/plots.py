@@ -98,7 +98,7 @@ def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
     words = frame.ours.map(lambda value: isinstance(value, str))
     return frame[frame.state.isin(MEASURED) & ~words]
 
-
+# %% ../nbs/01_foundations/25_plots.ipynb #0fe80e1a
 def plot_table(
     table: Table,
     frame: pd.DataFrame,  # what `cells` made

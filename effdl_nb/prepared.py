@@ -321,7 +321,7 @@ def _verify(folder: Path, arrays: Arrays, header: dict, again: bool):
                 f"{brief(header['sha256'][key])}; move {folder} away to have it prepared again"
             )
 
-
+# %% ../nbs/01_foundations/02_prepared.ipynb #57fcd582
 @carries
 def read_prepared(
     folder: str | Path,  # a folder that `write_prepared` made, or one of the same form

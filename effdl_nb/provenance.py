@@ -185,7 +185,7 @@ class _Module:
         self.uses.append(names_used(statement))
         self.dumps.append(settings_hash(_dump(statement)))
 
-
+# %% ../nbs/01_foundations/17_provenance.ipynb #f0ac3c00
 def _filled(module: _Module, decorator: str) -> set[str]:
     "A decorator and the names of its module that it uses; nothing if it is another module's."
     statements = module.definitions.get(decorator, set())
@@ -221,7 +221,7 @@ def _only_checks(function: ast.FunctionDef) -> bool:
             return False
     return True
 
-
+# %% ../nbs/01_foundations/17_provenance.ipynb #9e38331c
 def _shapes_nothing(part: ast.stmt) -> bool:
     "Whether a part of a class is for type checkers alone, or a method that only carries."
     if isinstance(part, ast.If):

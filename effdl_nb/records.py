@@ -41,7 +41,7 @@ def _origin(measurement: dict) -> dict:
         "started": p["started"],
     }
 
-
+# %% ../nbs/01_foundations/28_records.ipynb #436f4464
 def _values(table: Table, row: str, column: Column, measurements: list[dict]) -> Iterator[dict]:
     "The lines of one cell."
     measured = [m for m in measurements if column.key in m["columns"]]
@@ -120,7 +120,7 @@ def _ref(*names: str) -> list[dict]:
     "Refer to entities."
     return [{"@id": name} for name in names]
 
-
+# %% ../nbs/01_foundations/28_records.ipynb #9998789c
 def _files(folder: Path) -> list[dict]:
     "The files of a profile that a reader may want, without working files."
     paths = [
@@ -183,7 +183,7 @@ def _software(origins: list[dict]) -> list[dict]:
         for name, version in sorted(used)
     ]
 
-
+# %% ../nbs/01_foundations/28_records.ipynb #406dc931
 def _workflow(profile: Profile, origins: list[dict], software: list[dict]) -> dict:
     "The workflow, as the repository holds it at the last commit that made a row."
     last = max(origins, key=lambda p: p["started"], default={})

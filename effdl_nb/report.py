@@ -108,7 +108,7 @@ def _figure_state(table: Table, profile: Profile, drawn: bool) -> str:
         return "not drawn yet"
     return "not drawn at this profile" if table.drawn_by else "not implemented yet"
 
-
+# %% ../nbs/01_foundations/26_report.ipynb #a5ea68d7
 def _table_state(states: dict[str, str], records: list[dict]) -> str:
     "Say how much of a table is measured; nothing if all of it is."
     parts = list(states.values()).count("partial")

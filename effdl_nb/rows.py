@@ -192,7 +192,7 @@ def _check_measurement(where: str, measurement):
                 f"{where}: metric {metric} must list numbers or words, not {brief(values)}{ADVICE}"
             )
 
-
+# %% ../nbs/01_foundations/19_rows.ipynb #4da97225
 def read_unit(
     path: Path,
 ) -> dict | None:  # a measurement; None if there is none
@@ -213,7 +213,7 @@ def _derived(cell: dict, measurements: dict[str, dict]) -> dict:
         values = dict(list(values.items())[:1])
     return cell | {"values": values} | summary(values, cell["spread_kind"])
 
-
+# %% ../nbs/01_foundations/19_rows.ipynb #712378b2
 def read_row(
     path: Path,
 ) -> dict:

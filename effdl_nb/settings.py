@@ -64,7 +64,7 @@ def whole_numbers(
             raise ValueError(f"{name} must be a whole number, not {value!r}")
     at_least(config, least, *names)
 
-
+# %% ../nbs/01_foundations/01_settings.ipynb #d5448e60
 def finite(
     config: Any,  # a dataclass
     *names: str,  # its fields

@@ -81,7 +81,7 @@ class ProgressLines:
     def __getattr__(self, name: str):
         return getattr(self.stream, name)
 
-
+# %% ../nbs/01_foundations/01c_shell.ipynb #7862f528
 @contextlib.contextmanager
 def readable_progress() -> Generator[None]:
     "Let bars become lines for the block, unless a terminal shows stderr."
@@ -142,7 +142,7 @@ def named_object(
 
 EXPECTED = (OSError, ValueError, ArithmeticError, RuntimeError, MemoryError, ImportError)
 
-
+# %% ../nbs/01_foundations/01c_shell.ipynb #8f33c726
 def run_command(
     kind: type,  # a dataclass of options
     # options -> None, or an exit code; "module:name" is imported once the options are read

@@ -95,7 +95,7 @@ def _parts(content, known: dict[int, int]) -> float:
         known[id(content)] = 1 + sum(_parts(part, known) for part in inner)
     return known[id(content)]
 
-
+# %% ../nbs/01_foundations/18_spec.ipynb #e6187ef2
 @functools.lru_cache(maxsize=32)
 def _parsed_yaml(path: Path, changed: int, size: int) -> dict:
     "A YAML file as a dict; time and size are part of the call, so that a new version is read anew."
@@ -250,7 +250,7 @@ def _check_name(path: Path):
             f"name of a profile must be letters, digits, blanks, ._+-, not {path.stem!r}: {path}"
         )
 
-
+# %% ../nbs/01_foundations/18_spec.ipynb #35e5b9fd
 def load_profile(
     name: str,  # "quick", "laptop", "evidence", "paper", or a path of a YAML file of the same form
     root: Path | None = None,  # the checkout

@@ -183,7 +183,7 @@ def _record_failure(planned: PlannedRow, error: Exception) -> str:
     write_json(path, record | provenance())
     return text
 
-
+# %% ../nbs/01_foundations/20_study.ipynb #b31bea3c
 def _choice(what: str, text: str, allowed: Collection) -> list:
     "Those of `allowed` that a text names, separated by commas. Raises ValueError for another."
     if text == "all":

@@ -247,7 +247,7 @@ def _block(table: Table, column: Column, part: pd.DataFrame, committed: pd.DataF
         here="; ".join(dict.fromkeys(here)),
     )
 
-
+# %% ../nbs/01_foundations/21_tabular.ipynb #ab8c0b35
 def blocks(
     table: Table,
     frame: pd.DataFrame,  # what `cells` made
@@ -287,7 +287,7 @@ def plain_words(
 
     return frame.map(quoted)
 
-
+# %% ../nbs/01_foundations/21_tabular.ipynb #3b969198
 def _markdown_grid(head: list[str], lines: list[list[str]]) -> str:
     "Format a Markdown table; bars and tags in a cell are escaped."
     rows = [head, *lines]

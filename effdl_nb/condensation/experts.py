@@ -84,7 +84,7 @@ def _snapshot(path: Path) -> Parameters:
     "Read the weights after an epoch."
     return read_tensors(path, "snapshot", before=no_words)[0]
 
-
+# %% ../../nbs/04_condensation/13_experts.ipynb #54021093
 class _Snapshots:
     "Keeps a copy of the weights after each epoch, from `first` on: in memory, or in a folder."
 

@@ -135,7 +135,7 @@ def from_outputs(
 # %% ../../nbs/04_condensation/14_importance.ipynb #892273ed
 ROUTES = ("matrix_free", "cholesky")
 
-
+# %% ../../nbs/04_condensation/14_importance.ipynb #ba922430
 def importance(
     weight: Tensor,  # (out, in) or a convolution's (out, in, kh, kw)
     inputs: Tensor,  # (in, B), or images (B, in, H, W) for a convolution

@@ -206,7 +206,7 @@ def load_condensed(
     except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise KeptError(f"{path} is not a condensed set: {brief(error)}") from error
 
-
+# %% ../../nbs/04_condensation/02_sets.ipynb #c579f969
 @carries
 def _from_header(header: Mapping, tensors: Mapping[str, Tensor]) -> CondensedSet:
     "Put a set together from what a file holds."
@@ -278,7 +278,7 @@ def _torch_file(path: str | Path):
         reason = str(e).splitlines()[0]
         raise ValueError(f"{path} is not a torch file of tensors ({reason})") from e
 
-
+# %% ../../nbs/04_condensation/02_sets.ipynb #3bfbca16
 def _released(path, labels, index: int) -> tuple[Tensor, Tensor]:
     "Images and labels of a released set."
     content = _torch_file(path)

@@ -90,7 +90,7 @@ class ExpertPlan:
 _OPTIMIZERS = ("sgd", "adam")
 _FROM_ONE = ("ipc", "iterations", "student_steps", "expert_steps", "interval", "student_batch")
 
-
+# %% ../../nbs/04_condensation/16_trajectory.ipynb #5ead3517
 @dataclass(frozen=True)
 class MTTConfig:
     "Settings of trajectory matching (Eq 4.1); defaults of Table 4.3, CIFAR-10, one per class."
@@ -157,7 +157,7 @@ def check_trajectory(c: MTTConfig) -> None:
             f"not {last_epoch(c)}"
         )
 
-
+# %% ../../nbs/04_condensation/16_trajectory.ipynb #514d9c77
 def last_epoch(c: MTTConfig) -> int:
     "Give the last epoch of an expert that is matched, T+ + M."
     return c.max_start + c.expert_steps

@@ -121,11 +121,9 @@ def wide_transforms() -> tuple[Transform, ...]:
 # %% ../../nbs/03_deepaa/01_space.ipynb #102310f8
 TRANSLATIONS = ("fraction", "whole", "pixels")
 CROPS = ("pad", "resized")
-LARGEST_SIDE = (
-    4096  # pad, side of Cutout and magnitude: an image of that side is the largest there is
-)
+LARGEST_SIDE = 4096  # of the largest image there is: bounds pad, Cutout and magnitude
 
-
+# %% ../../nbs/03_deepaa/01_space.ipynb #6a8a7f9a
 @dataclass(frozen=True)
 class SearchSpace:
     "An ordered set of transforms; the columns of a policy are indices into it (section 3.3.2)."
