@@ -216,8 +216,9 @@ def load_checkpoint(
         keys = settings.keys() | saved.keys()
         differ = sorted(key for key in keys if settings.get(key) != saved.get(key))
         raise CheckpointError(
-            f"{path} was made with other settings (hash {brief(saved_hash)}, this run has "
-            f"{settings_hash(settings)}); they differ in: {files.shortened(', '.join(differ))}; "
+            f"{path} was made with other settings (hash {files.shortened(str(saved_hash))}, this "
+            f"run has {settings_hash(settings)}); they differ in: "
+            f"{files.shortened(', '.join(differ))}; "
             "take those to resume it, name another file, or delete it to start again"
         )
     return tensors, header

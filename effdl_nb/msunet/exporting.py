@@ -94,7 +94,7 @@ def _largest_difference(model: nn.Module, run: Callable, images: Tensor) -> floa
     "How far the answers are apart. Raises ExportedDiffers for more than rounding."
     with torch.no_grad():
         expected = model(images)
-    answer = run(images)
+    answer = run(images).detach()
     difference = float((expected - answer).abs().max())
     bound = 1e-4 * max(1.0, float(expected.abs().max()))
     if not difference <= bound:
@@ -120,4 +120,5 @@ def export(
     deployment.unpack_(plain, images)
     with atomic_write(path) as part:
         write(plain, images, part)
-        return _largest_difference(model.cpu().eval(), run(part), images)
+        own = deployment.copied(unwrapped(model)).cpu().eval()
+        return _largest_difference(own, run(part), images)

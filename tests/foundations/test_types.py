@@ -2,6 +2,7 @@
 
 import ast
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def test_every_public_function_is_fully_annotated():
 
 
 def check(*words: str) -> subprocess.CompletedProcess:
-    command = ["ty", "check", "--output-format", "concise", *words]
+    command = [Path(sys.executable).with_name("ty"), "check", "--output-format", "concise", *words]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
