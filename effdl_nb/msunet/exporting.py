@@ -120,5 +120,4 @@ def export(
     deployment.unpack_(plain, images)
     with atomic_write(path) as part:
         write(plain, images, part)
-        own = deployment.copied(unwrapped(model)).cpu().eval()
-        return _largest_difference(own, run(part), images)
+        return _largest_difference(deployment.copied(model).cpu().eval(), run(part), images)
