@@ -15,7 +15,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 PROFILE ?= quick
-CORES ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+CORES ?= $(shell env -u OMP_NUM_THREADS nproc 2>/dev/null || sysctl -n hw.ncpu)
 BIN := .venv/bin
 READY := .venv/.ready
 PEERS := .venv/.peers

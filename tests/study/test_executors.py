@@ -1,10 +1,12 @@
 "Jobs on other machines: which executor is meant, a lost worker, a parent that died."
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -128,3 +130,31 @@ def test_the_batch_system_of_one_machine(tmp_path):
     while (state := ask("state", job)) == "running" and time.monotonic() < end:
         time.sleep(0.1)
     assert state == "failed"
+
+
+SLURM = ("munged", "slurmctld", "slurmd", "sbatch")
+SBIN = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
+LACKING = [f"no {name}" for name in SLURM if shutil.which(name, path=SBIN) is None]
+if not os.access("/etc/slurm", os.W_OK) or Path("/etc/slurm/slurm.conf").exists():
+    LACKING.append("/etc/slurm is not ours to write")
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    "A SLURM of this machine alone."
+    script = ROOT / "workflow" / "profiles" / "slurm" / "node.sh"
+    started = subprocess.run([script, "start", tmp_path / "node"], capture_output=True, text=True)
+    assert started.returncode == 0, started.stderr
+    yield
+    subprocess.run([script, "stop", tmp_path / "node"], check=True)
+
+
+@pytest.mark.skipif(bool(LACKING), reason=f"no SLURM can be started: {', '.join(LACKING)}")
+@pytest.mark.timeout(900)
+def test_three_rows_on_a_slurm_of_one_node(toy, slurm):
+    process = toy.start("--executor", "slurm")
+    said, _ = process.communicate(timeout=800)
+    assert process.returncode == 0, said
+    assert sorted(toy.calls()) == sorted(ALL)
+    assert toy.there() == ["one", "seven", "three"]
+    assert (toy.root / "reports" / "toy" / "index.html").exists()
