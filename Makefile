@@ -1,6 +1,6 @@
 # make reproduce   set up, then run the study at PROFILE (quick) and render reports/quick/index.html
 # make test        set up, then run all tests: pytest, the notebooks, the workflow end to end
-# make evidence    measure what profile evidence still lacks, for as long as you let it
+# make evidence    measure what profile laptop still lacks, for as long as you let it
 # make reproduce EXECUTOR=slurm JOBS=16   the same on a cluster: workflow/profiles/
 # make merge FROM=folder   join the rows of another machine's reports folder
 # make faults      kills, failing writes, races and hostile files, all of them: an hour on one core
@@ -51,15 +51,15 @@ report: setup
 	@$(BIN)/python -m effdl_nb.report --profile "$(PROFILE)"
 	@$(BIN)/python -m effdl_nb.records --profile "$(PROFILE)"
 
-# What PROFILE (evidence) still lacks, the most wanted first, at the lowest priority; stopped at
+# What PROFILE (laptop) still lacks, the most wanted first, at the lowest priority; stopped at
 # any moment, the same command resumes: make evidence CORES=1 HOURS=2
 evidence: setup
-	@$(BIN)/python -m effdl_nb.backlog --profile $(or $(filter-out quick,$(PROFILE)),evidence) \
+	@$(BIN)/python -m effdl_nb.backlog --profile $(or $(filter-out quick,$(PROFILE)),laptop) \
 	  --cores $(CORES) $(if $(HOURS),--hours $(HOURS))
 
 # Rows that another machine has measured join those here: make merge FROM=../other/reports
 merge: setup
-	@$(BIN)/python -m effdl_nb.merging "$(FROM)" --profile $(or $(filter-out quick,$(PROFILE)),evidence)
+	@$(BIN)/python -m effdl_nb.merging "$(FROM)" --profile $(or $(filter-out quick,$(PROFILE)),laptop)
 
 test: setup
 	$(TEST_ENV) $(BIN)/nbdev_test --path $(NBS) --n_workers $(CORES)

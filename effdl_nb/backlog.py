@@ -116,6 +116,9 @@ class _Workers:
         "Measure a job in a process of its own group, with one thread."
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         process = subprocess.Popen(job.command, env=environment, start_new_session=True)
+        # Linux shares cores among sessions first: `nice` counts inside this new one only
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{process.pid}/autogroup").write_text("19", encoding="ascii")
         self.running[process] = job
 
     def collect(self) -> list[Job]:
@@ -181,7 +184,7 @@ def _drain(queue: list[Job], workers: _Workers, end: float | None, say: Callable
 def _parser() -> argparse.ArgumentParser:
     "What the command knows."
     parser = argparse.ArgumentParser(prog="python -m effdl_nb.backlog", description=main.__doc__)
-    parser.add_argument("--profile", default="evidence", help="default: evidence")
+    parser.add_argument("--profile", default="laptop", help="default: laptop")
     text = "processes at once (default: all cores)"
     parser.add_argument("--cores", type=int, default=os.cpu_count(), help=text)
     parser.add_argument("--hours", type=float, help="stop after so many (default: at the end)")

@@ -57,7 +57,7 @@ class Claim:
     size: str  # at which ours are measured
     margin: float = 1.0  # a smaller difference does not matter, in the column's unit
     effect: float | None = None  # the difference that is printed; None: the margin
-    profile: str = "evidence"
+    profile: str = "laptop"
     pairs: Sequence = ()
     counts: Sequence = ()
     untestable: str = ""  # why no row can decide it
@@ -276,7 +276,7 @@ def write_findings(
     reports: str | Path | None = None,  # see `rows.place`
 ) -> Path:  # of the page
     "Write `FINDINGS.md` beside the profiles."
-    path = place(load_profile("evidence"), reports).reports / "FINDINGS.md"
+    path = place(load_profile("laptop"), reports).reports / "FINDINGS.md"
     with atomic_write(path) as part:
         Path(part).write_text(findings_page(findings(reports)), encoding="utf-8")
     return path

@@ -78,7 +78,7 @@ def merge_row(
 # %% ../nbs/01_foundations/34_merging.ipynb #9e77d396
 def merge_reports(
     folder: str | Path,  # reports folder of another machine, or a copy of it
-    profile: str = "evidence",  # profile name or path
+    profile: str = "laptop",  # profile name or path
     reports: str | Path | None = None,  # where results are here, as for `place`
 ) -> Merged:
     "Join the rows of two reports folders. Raises FileNotFoundError if there is no such profile."
@@ -110,11 +110,11 @@ class MergeOptions:
     """Join the rows that another machine has measured to those here.
 
     examples:
-      effdl merge ../other/reports --profile evidence
+      effdl merge ../other/reports --profile laptop
     """
 
     folder: str  # reports folder of another machine, or a copy of it
-    profile: str = "evidence"  # quick, laptop, evidence, paper, or the path of a YAML file
+    profile: str = "laptop"  # quick, laptop, paper, or the path of a YAML file
     reports: str | None = None  # where results are here; otherwise $EFFDL_REPORTS, else reports/
 
 

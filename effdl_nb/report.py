@@ -376,7 +376,7 @@ class ReportOptions:
       effdl report --profile laptop
     """
 
-    profile: str = "quick"  # quick, laptop, evidence, paper, or the path of a YAML file
+    profile: str = "quick"  # quick, laptop, paper, or the path of a YAML file
     reports: str | None = None  # where results are; otherwise $EFFDL_REPORTS, then reports/
 
 

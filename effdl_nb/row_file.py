@@ -15,11 +15,11 @@ _ROW_CONFIG = {"strict": True}  # for pydantic; a row of a later version may hol
 
 @dataclass(frozen=True)
 class PrintedValue:
-    "What the dissertation prints: a number, number and spread, or a word."
+    "What the dissertation prints: a number, number and spread, a tick or a word."
 
     __pydantic_config__ = _ROW_CONFIG
-    printed: float | str | tuple[float, ...]
-    corrected: float | str | tuple[float, ...] | None = None  # where the print is known to be wrong
+    printed: bool | float | str | tuple[float, ...]
+    corrected: bool | float | str | tuple[float, ...] | None = None  # the print is wrong
     why: str | None = None  # how that is known
 
 

@@ -229,7 +229,7 @@ def _completed(where: str, table: Table, plan: Plan) -> Plan:
     return dataclasses.replace(plan, rows=rows, columns=plan.columns or tuple(table.columns))
 
 # %% ../nbs/01_foundations/21_spec.ipynb #44c44f7d
-PROFILES = ("quick", "laptop", "evidence", "paper")
+PROFILES = ("quick", "laptop", "paper")
 
 
 def profile_path(name: str, root: Path) -> Path:
@@ -252,7 +252,7 @@ def _check_name(path: Path):
 
 # %% ../nbs/01_foundations/21_spec.ipynb #35e5b9fd
 def load_profile(
-    name: str,  # "quick", "laptop", "evidence", "paper", or a path of a YAML file of the same form
+    name: str,  # "quick", "laptop", "paper", or a path of a YAML file of the same form
     root: Path | None = None,  # the checkout
 ) -> Profile:
     "Read and check a profile. Raises ValueError for anything that it does not know."

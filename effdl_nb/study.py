@@ -208,7 +208,7 @@ def _planned_table(key: str, profile: str) -> tuple[Table, Profile]:
 # %% ../nbs/01_foundations/24_study.ipynb #042cce93
 def run(
     table: str,  # table key: "table_4_1"
-    profile: str = "quick",  # "quick", "laptop", "evidence", "paper", or the path of a YAML file
+    profile: str = "quick",  # "quick", "laptop", "paper", or the path of a YAML file
     rows: str = "all",  # "all", or row keys separated by commas
     reports: str | Path | None = None,  # default: $EFFDL_REPORTS, else reports/ of the checkout
     seeds: str = "all",  # "all", or seeds separated by commas
@@ -311,7 +311,7 @@ class RowOptions:
     """
 
     table: str  # table key, such as table_4_1
-    profile: str = "quick"  # quick, laptop, evidence, paper, or the path of a YAML file
+    profile: str = "quick"  # quick, laptop, paper, or the path of a YAML file
     row: str = "all"  # row keys, separated by commas
     seed: str = "all"  # seeds, separated by commas
     column: str = "all"  # column keys, separated by commas
@@ -340,7 +340,7 @@ class ExplainOptions:
     table: str  # table key, such as table_4_1
     row: str  # row key
     setting: str  # name of a setting, or the end of its dotted path
-    profile: str = "quick"  # quick, laptop, evidence, paper, or the path of a YAML file
+    profile: str = "quick"  # quick, laptop, paper, or the path of a YAML file
     column: str | None = None  # column key; otherwise every column of the profile
 
 

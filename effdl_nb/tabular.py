@@ -188,7 +188,7 @@ def _line(label: str, column: Column, cell: pd.Series) -> Line:
     return Line(label, ours, f"{cell.n:.0f}", thesis, difference, remark)
 
 # %% ../nbs/01_foundations/25_tabular.ipynb #09559039
-COMMITTED = ("paper", "evidence", "laptop")  # profiles whose rows are kept, the largest first
+COMMITTED = ("paper", "laptop")  # profiles whose rows are kept, the largest first
 
 
 def _is_profile(name: str) -> bool:

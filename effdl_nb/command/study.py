@@ -35,7 +35,7 @@ class ReproduceOptions:
       effdl reproduce --profile paper -- --executor slurm --jobs 16
     """
 
-    profile: str = "quick"  # quick, laptop, evidence, paper, or the path of a YAML file
+    profile: str = "quick"  # quick, laptop, paper, or the path of a YAML file
     cores: int | None = None  # cores to use at once; otherwise all
     reports: Path | None = None  # where results go; otherwise $EFFDL_REPORTS, then reports/
     folder: Path = Path("effdl_study")  # where the study is laid out if this is no checkout

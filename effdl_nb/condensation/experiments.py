@@ -301,7 +301,7 @@ def condensation_accuracy(
     # its seed: initial images, experts drawn, batches, augmentation; experts do not depend on it
     task: Task,
 ) -> dict:  # {"accuracy": [percent, one per evaluation network], "details": {...}}
-    "Measure one row of Table 4.1, 4.2, 4.4 or 4.A: the accuracy of networks trained on its set."
+    "Measure one row of Table 4.1, 4.2, 4.4, 4.A or 4.B: the accuracy of networks trained on its set."
     s, details = task.settings, {}
     made = dataset_of(s).train
     bar = tqdm(

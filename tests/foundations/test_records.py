@@ -31,7 +31,7 @@ def test_every_value_of_the_committed_rows_is_a_line_old_rows_too(laptop):
             values = mine.value[mine.column == cell["column"]]
             assert len(values) == cell["n"] and values.mean() == pytest.approx(cell["mean"])
     assert frame.processor_kind.isna().any() and frame.device.notna().all()
-    assert set(frame.unit) <= {"%", "M", "s", ""}
+    assert set(frame.unit) <= {"%", "M", "s", "", "bits", "layers", "% zeros", "1 is on"}
     accuracy = frame[frame.table == "table_4_1"]
     assert accuracy.higher_is_better.all() and accuracy.all_data.all()
     flops = frame[frame.column == "flops"]

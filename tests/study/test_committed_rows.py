@@ -10,7 +10,7 @@ from effdl_nb.rows import Place, PlannedRow, Unit
 from effdl_nb.spec import load_profile, load_tables
 
 COMMITTED = sorted((project_root() / "reports").glob("*/rows/*/*.json"))
-COMMITTED = [path for path in COMMITTED if path.parts[-4] in ("laptop", "evidence", "paper")]
+COMMITTED = [path for path in COMMITTED if path.parts[-4] in ("laptop", "paper")]
 
 
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda p: "-".join(p.parts[-4:]))

@@ -12,7 +12,7 @@ def planted(tmp_path):
     "Write rows of a table at profile laptop, as the study would: row -> seed -> value."
 
     def write(table: str, column: str, values: dict[str, dict[int, float]]):
-        content, profile = spec.table_named(table), spec.load_profile("evidence")
+        content, profile = spec.table_named(table), spec.load_profile("laptop")
         metric = content.columns[column].metric
         at = rows.place(profile, tmp_path)
         for row, by_seed in values.items():
@@ -46,7 +46,7 @@ def verdict(reports, better, worse, margin=1.0, table="table_2_3", column="accur
 
 
 def test_a_planted_difference_is_found_with_its_sign_and_pairs(planted):
-    seeds = spec.load_profile("evidence").tables["table_2_3"].seeds
+    seeds = spec.load_profile("laptop").tables["table_2_3"].seeds
     high = {s: 30.0 + s for s in seeds}
     low = {s: 25.0 + s + 0.1 * (s % 2) for s in seeds}
     reports = planted("table_2_3", "accuracy", {"float": high, "binary": low})
@@ -58,7 +58,7 @@ def test_a_planted_difference_is_found_with_its_sign_and_pairs(planted):
 
 
 def test_a_seed_that_one_row_lacks_makes_no_pair(planted):
-    first, *rest = spec.load_profile("evidence").tables["table_2_3"].seeds
+    first, *rest = spec.load_profile("laptop").tables["table_2_3"].seeds
     reports = planted(
         "table_2_3", "accuracy", {"float": {first: 30.0}, "binary": {s: 20.0 for s in rest}}
     )
@@ -67,7 +67,7 @@ def test_a_seed_that_one_row_lacks_makes_no_pair(planted):
 
 
 def test_where_less_is_better_the_smaller_row_holds(planted):
-    seeds = spec.load_profile("evidence").tables["table_2_3"].seeds
+    seeds = spec.load_profile("laptop").tables["table_2_3"].seeds
     values = {"ternary": dict.fromkeys(seeds, 1e8), "binary": dict.fromkeys(seeds, 2e8)}
     reports = planted("table_2_3", "flops", values)
     part = verdict(reports, "ternary", "binary", table="table_2_3", column="flops")
