@@ -48,6 +48,16 @@ CELLS = [
 ]
 
 
+def write_notebook(cells: list[tuple[str, list[str]]], path: Path):
+    "Write a notebook of code cells, each with its tags."
+    made = [
+        nbformat.v4.new_code_cell(source, metadata={"tags": tags} if tags else {})
+        for source, tags in cells
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=made, metadata=kernel), path)
+
+
 class Toy:
     "A checkout with one table of three rows and two seeds."
 
@@ -65,17 +75,7 @@ class Toy:
         )
         (root / "workflow" / "thesis.yaml").write_text("table_9_1: {values: {one: {value: 3.0}}}\n")
         self.profile()
-        cells = [
-            nbformat.v4.new_code_cell(source, metadata={"tags": tags} if tags else {})
-            for source, tags in CELLS
-        ]
-        kernel = {
-            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
-        }
-        nbformat.write(
-            nbformat.v4.new_notebook(cells=cells, metadata=kernel),
-            root / "nbs" / "05_reproduction" / "table_9_1.ipynb",
-        )
+        write_notebook(CELLS, root / "nbs" / "05_reproduction" / "table_9_1.ipynb")
 
     def profile(self, more: str = "", jobs: str = "table", changed: str = "remake"):
         (self.root / "config" / "toy.yaml").write_text(
@@ -146,17 +146,7 @@ class Toy:
                     [],
                 ),
             ]
-            made = [
-                nbformat.v4.new_code_cell(source, metadata={"tags": tags} if tags else {})
-                for source, tags in cells
-            ]
-            kernel = {
-                "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}
-            }
-            nbformat.write(
-                nbformat.v4.new_notebook(cells=made, metadata=kernel),
-                self.root / "nbs" / "05_reproduction" / f"{key}.ipynb",
-            )
+            write_notebook(cells, self.root / "nbs" / "05_reproduction" / f"{key}.ipynb")
 
 
 ALL = ["one:0", "one:1", "three:0", "three:1", "seven:0", "seven:1"]

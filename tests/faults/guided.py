@@ -31,7 +31,7 @@ def main(name: str, runs: int):
         if outcome.findings:
             raise RuntimeError(outcome.findings[0])
 
-    limits = ["-rss_limit_mb=4096", "-timeout=10", f"-max_len={4 * len(reader.whole)}"]
+    limits = ["-rss_limit_mb=4096", "-timeout=120", f"-max_len={4 * len(reader.whole)}"]
     atheris.Setup([sys.argv[0], f"-runs={runs}", *limits, str(seeds)], once)
     atheris.Fuzz()
 

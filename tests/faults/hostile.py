@@ -87,7 +87,7 @@ class Outcome:
     def note(self, path: Path, reader: Reader, expected, resealed: bool):
         "Read one file and note what came of it."
         self.inputs += 1
-        begin = time.monotonic()
+        begin = time.process_time()  # a loaded machine is no finding
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -103,8 +103,8 @@ class Outcome:
             self.right += 1
             if reader.sealed and not resealed and repr(plain(value)) != expected:
                 self.findings.append(f"{reader.name}: an altered file gave another value")
-        if time.monotonic() - begin > SECONDS:
-            self.findings.append(f"{reader.name}: {time.monotonic() - begin:.0f} s")
+        if (spent := time.process_time() - begin) > SECONDS:
+            self.findings.append(f"{reader.name}: {spent:.0f} s")
 
 
 def attack(reader: Reader, folder: Path, inputs: int, seed: int) -> Outcome:
