@@ -78,10 +78,10 @@ HOST_MEMORY = 8e9  # bytes: what decides between memory modes on the processors 
 
 def _measured_units(profile: Profile, at: Place) -> list[tuple]:
     "Unit and measurement of every row that is there, by the time they started."
-    found = []
+    found, tables = [], load_tables()
     for key, plan in profile.tables.items():
         for row in plan.rows:
-            planned = PlannedRow(load_tables()[key], profile, row, at)
+            planned = PlannedRow(tables[key], profile, row, at)
             if not planned.path.exists():
                 continue
             units = {unit.hash: unit for unit in planned.units}

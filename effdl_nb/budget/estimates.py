@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 
+from . import scheduling
 from .devices import Point, Ratio, Speeds, seconds_of
 from .passes import Work, memory_of
-from .scheduling import critical_path, fine_jobs, longest_first, profile_units
-from .scheduling import row_jobs, simulate
+from .scheduling import fine_jobs, longest_first, planned_works, simulate
 from .units import works_of
 from ..deepaa.experiments import row_method
 from ..files import settings_hash
@@ -52,13 +52,13 @@ def part_of(
 
 
 def distinct_works(
-    units: Sequence[Unit],
+    profile: Profile,  # or a part of one
     device: float = 80e9,  # bytes of a worker's device
 ) -> list[Work]:
-    "List the work of some measurements, what they share once, at its longest."
+    "List the work of all measurements, what they share once, at its longest."
     own: list[Work] = []
     shared: dict[str, Work] = {}
-    for work in (work for unit in units for work in works_of(unit, device)):
+    for work in (work for _, works in planned_works(profile, device) for work in works):
         if not work.name:
             own.append(work)
         elif work.name not in shared or work.passes > shared[work.name].passes:
@@ -77,11 +77,10 @@ def estimated(
     device: float = 80e9,  # bytes of a worker's device
 ) -> PartEstimate:
     "Estimate what a profile takes."
-    units = profile_units(profile)
-    works = distinct_works(units, device)
+    works = distinct_works(profile, device)
     jobs = longest_first(fine_jobs(profile, partial(_one, speeds), device))
     return PartEstimate(
-        len(units),
+        len(planned_works(profile, device)),
         sum(work.passes for work in works),
         sum(work.flops for work in works),
         max((memory_of(work, device) for work in works), default=0.0),
@@ -108,7 +107,7 @@ def schedules(
 ) -> list[ScheduleEstimate]:  # for each of WORKERS
     "Simulate a profile on several numbers of workers."
     seconds = partial(_one, speeds)
-    jobs = row_jobs(profile, seconds, device)
+    jobs = scheduling.row_jobs(profile, seconds, device)
     if finest:
         jobs = longest_first(fine_jobs(profile, seconds, device))
     lines = [simulate(jobs, n) for n in WORKERS]
@@ -133,7 +132,7 @@ def longest_path(
     by_key = {job.key: job for job in jobs}
     ends = {key: _path_before(by_key, key, {}) for key in by_key}
     last = max(ends, key=ends.get)
-    assert abs(ends[last] - critical_path(jobs)) < 1e-6 * ends[last]
+    assert abs(ends[last] - scheduling.critical_path(jobs)) < 1e-6 * ends[last]
     return ends[last] / 3600, last.rpartition("/")[0]
 
 
@@ -272,7 +271,7 @@ class Saving:
 
 def _cells(profile: Profile) -> set[tuple[str, str, str]]:
     "Table, row and column of every cell that is measured."
-    return {(u.table, u.row, column) for u in profile_units(profile) for column in u.columns}
+    return {(u.table, u.row, column) for u, _ in planned_works(profile) for column in u.columns}
 
 
 def _claims_on(cells: set[tuple[str, str, str]], claims: Mapping[str, Claim]) -> tuple[str, ...]:
@@ -297,7 +296,7 @@ def saving(
 ) -> Saving:
     "Estimate what a cut saves."
     smaller = cut.apply(profile)
-    whole, rest = (seconds_of(distinct_works(profile_units(p)), speeds) for p in (profile, smaller))
+    whole, rest = (seconds_of(distinct_works(p), speeds) for p in (profile, smaller))
     gone = _cells(profile) - _cells(smaller)
     path = longest_path(smaller, speeds)[0]
     saved = (whole - rest) / 3600
@@ -310,8 +309,8 @@ def twins(
 ) -> list[list[Unit]]:  # groups of two or more
     "Find measurements that are made more than once under different names."
     groups: dict[str, list[Unit]] = {}
-    for unit in profile_units(profile):
-        if not any(not work.name for work in works_of(unit)):
+    for unit, works in planned_works(profile):
+        if not any(not work.name for work in works):
             continue  # all of it is shared already
         root = unit.roots[0]
         method = row_method(unit.row) if root.endswith(":augmented_accuracy") else ""

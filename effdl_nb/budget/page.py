@@ -6,6 +6,7 @@
 __all__ = ['GPU', 'GPU_BYTES', 'shown_hours', 'shown_years', 'markdown_table', 'costs_page', 'write_costs']
 
 # %% ../../nbs/07_budget/06_page.ipynb #b70ceeef
+import functools
 import math
 import statistics
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from . import devices, estimates
 from .devices import PEAKS, Calibration, Ratio, Speeds, assumed_speeds
 from .estimates import WORKERS, PartEstimate, estimated, part_of
 from .passes import KINDS
-from .scheduling import profile_units, row_jobs
+from .scheduling import planned_works, row_jobs
 from ..files import atomic_write
 from ..findings import load_claims
 from ..rows import place
@@ -99,13 +100,13 @@ def _opening(s: _Study) -> list[str]:
 # %% ../../nbs/07_budget/06_page.ipynb #46425d24
 def _device_line(s: _Study, device: str, speeds: Speeds, how: str) -> list:
     "The whole profile on one device."
-    works = estimates.distinct_works(profile_units(s.profile), GPU_BYTES)
+    works = estimates.distinct_works(s.profile, GPU_BYTES)
     missing = sorted({work.kind for work in works} - speeds.keys())
     counted = [work for work in works if work.kind in speeds]
     seconds = devices.seconds_of(counted, speeds)
     rest = f", without {', '.join(missing)}" if missing else ""
     share = sum(work.flops for work in counted) / s.whole.flops
-    return [device, how, f"{shown_years(seconds / 3600)}{rest}", f"{share:.0%}"]
+    return [device, how, f"{shown_years(seconds / 3600)}{rest}", f"{share:.1%}"]
 
 
 def _devices(s: _Study) -> list[str]:
@@ -167,6 +168,7 @@ def _expensive(s: _Study, parts: dict[tuple[str, str], PartEstimate], count: int
     ]
 
 
+@functools.cache
 def _number(table: str) -> str:
     "A table as it is printed."
     return f"Table {load_tables()[table].number}"
@@ -265,18 +267,17 @@ def _printed(s: _Study) -> list[str]:
         return []
     lines = []
     for column in ("cifar", "imagenet"):
-        for unit in profile_units(part_of(s.profile, "table_3_5")):
+        for unit, works in planned_works(part_of(s.profile, "table_3_5"), GPU_BYTES):
             told = thesis_value("table_3_5", unit.row, column)
             if column in unit.columns and told:
-                works = devices.works_of(unit, GPU_BYTES)
                 hours = devices.seconds_of(works, s.speeds) / 3600
                 value = told.get("corrected", told["printed"])
                 lines.append([unit.row, column, shown_hours(hours), value, f"{hours / value:.2f}"])
     return [
         "## Beside the printed hours of searches",
         "",
-        "The dissertation prints GPU hours of searches and does not name the GPUs, which differ by "
-        "years from method to method: a check of the order of magnitude, not a measurement of ours.",
+        "The dissertation prints GPU hours of searches and does not name the GPUs, which are years "
+        "apart from method to method: a check of the order of magnitude, no measurement of ours.",
         "",
         *markdown_table(["Method", "Data", "Assumed, h", "Printed, h", "Ratio"], lines),
         "",
@@ -302,13 +303,25 @@ def _measured(s: _Study) -> list[str]:
         f"Of {len(s.ratios)} measurements on processors, each on one core, {len(free)} fixed no "
         f"speed; their ratios of estimate to measurement have the median "
         f"{statistics.median(free):.2f} and lie between {min(free):.2f} and {max(free):.2f}, half "
-        f"of them between {_quartile(free, 0)} and {_quartile(free, 2)}. The same measurement took "
-        "more than twice as long at another hour of a shared machine. Memory is estimated as images "
-        "and work, without the interpreter and copies on the way.",
+        f"of them between {_quartile(free, 0)} and {_quartile(free, 2)}. The machines were shared: "
+        f"two measurements of the same work took up to {_disturbed(s.ratios):.1f} times as long as "
+        "each other. Memory is estimated as images and work, without the interpreter and copies on "
+        "the way.",
         "",
         *markdown_table(head, lines),
         "",
     ]
+
+
+def _disturbed(found: list[Ratio]) -> float:
+    "How far measurements of one row whose work is equal are apart, at most."
+    apart = [1.0]
+    for own in estimates.by_row(found).values():
+        same: dict[float, list[float]] = {}
+        for r in own:
+            same.setdefault(sum(w.flops for w in r.point.works), []).append(r.point.seconds)
+        apart += [max(seconds) / min(seconds) for seconds in same.values()]
+    return max(apart)
 
 
 def _quartile(values: list[float], which: int) -> str:
@@ -336,8 +349,8 @@ def _speeds(s: _Study) -> list[str]:
         "## Speeds",
         "",
         "In 10^9 operations a second. Of processors: calibrated, one measured point for each kind "
-        f"of work, on one core. Of GPUs: **assumed**, the data sheets' float32 peak ({peaks}) times "
-        f"a guessed share ({shares}).",
+        "of work, on one core. Of GPUs: **assumed**, the data sheets' float32 peak "
+        f"({peaks}) times a guessed share ({shares}).",
         "",
         *markdown_table(["Kind", "What it is", *names], lines),
         "",

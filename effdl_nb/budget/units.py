@@ -14,10 +14,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from .. import data
 from . import passes
 from .passes import FORWARD, GRADIENT, TO_IMAGES, NetworkShape, Work
-from ..condensation import experiments as condensing
 from ..condensation.evaluation import training_of
 from ..condensation.trajectory import expert_config, experts_folder
 from ..deepaa import experiments as augmenting

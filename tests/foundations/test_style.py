@@ -19,6 +19,7 @@ FOLDERS = {
     "msunet": "02_msunet",
     "deepaa": "03_deepaa",
     "condensation": "04_condensation",
+    "budget": "07_budget",
 }
 # chapters that are being rewritten
 IN_WORK = ()
