@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .passes import KINDS, Work, memory_of
+from .passes import WORK_KINDS, Work, memory_of
 from .units import image_count, works_of
 from ..rows import Place, PlannedRow, place, read_row
 from ..spec import Profile, load_profile, load_tables
@@ -89,7 +89,7 @@ def _measured_units(profile: Profile, at: Place) -> list[tuple]:
             found += [(units[m["hash"]], m) for m in kept if m["hash"] in units]
     return sorted(found, key=lambda pair: pair[1]["provenance"]["started"])
 
-
+# %% ../../nbs/07_budget/03_devices.ipynb #d051d4cd
 def measured_points(
     name: str,  # of a profile
     reports: str | Path | None = None,  # see `rows.place`
@@ -139,7 +139,7 @@ def _speeds_of(
     able = [(flops / _can_fix(kind, p, speeds), p) for flops, p in able if flops >= most / 2]
     return sorted(able, key=lambda pair: pair[0])
 
-
+# %% ../../nbs/07_budget/03_devices.ipynb #9db388d0
 def calibrated(
     points: Sequence[Point],  # of one device
 ) -> Calibration:
@@ -148,8 +148,8 @@ def calibrated(
         raise ValueError(f"points must be of one device, not of {', '.join(sorted(devices))}")
     speeds: Speeds = {}
     fixed_by: dict[str, Point] = {}
-    for _ in KINDS:  # what a kind needs may be fixed after it
-        for kind in KINDS:
+    for _ in WORK_KINDS:  # what a kind needs may be fixed after it
+        for kind in WORK_KINDS:
             if kind not in speeds and (able := _speeds_of(kind, points, speeds)):
                 speeds[kind], fixed_by[kind] = able[len(able) // 2]
     return Calibration(devices.pop(), speeds, fixed_by)
@@ -186,7 +186,7 @@ def calibrations(
         by_device.setdefault(point.device, []).append(point)
     return {device: calibrated(own) for device, own in sorted(by_device.items())}
 
-
+# %% ../../nbs/07_budget/03_devices.ipynb #ed0c2891
 def ratios(
     points: Sequence[Point],
     known: dict[str, Calibration],  # by device

@@ -50,7 +50,7 @@ def part_of(
     rows = plan.rows if row is None else (row,)
     return replace(profile, tables={table: replace(plan, rows=rows)})
 
-
+# %% ../../nbs/07_budget/05_estimates.ipynb #f45c2809
 def distinct_works(
     profile: Profile,  # or a part of one
     device: float = 80e9,  # bytes of a worker's device
@@ -98,7 +98,7 @@ class ScheduleEstimate:
     idle: float  # share of the workers' time
     waiting: float  # share of the workers' time that jobs wait for what another one makes
 
-
+# %% ../../nbs/07_budget/05_estimates.ipynb #5e548a44
 def schedules(
     profile: Profile,
     speeds: Speeds,
@@ -121,7 +121,7 @@ def schedules(
         for line in lines
     ]
 
-
+# %% ../../nbs/07_budget/05_estimates.ipynb #38df9ba3
 def longest_path(
     profile: Profile,
     speeds: Speeds,
@@ -195,7 +195,7 @@ def _one_seed(profile: Profile) -> Profile:
     tables = {key: replace(plan, seeds=plan.seeds[:1]) for key, plan in profile.tables.items()}
     return replace(profile, tables=tables)
 
-
+# %% ../../nbs/07_budget/05_estimates.ipynb #0a337333
 def _few_experts(profile: Profile, count: int) -> Profile:
     "A profile whose rows of trajectory matching have fewer experts."
     fewer, tables = {"options": {"experts": {"count": count}}}, dict(profile.tables)
@@ -287,7 +287,7 @@ def _claims_on(cells: set[tuple[str, str, str]], claims: Mapping[str, Claim]) ->
             hit.append(key)
     return tuple(hit)
 
-
+# %% ../../nbs/07_budget/05_estimates.ipynb #79b812f9
 def saving(
     cut: Cut,
     profile: Profile,

@@ -16,7 +16,7 @@ from pathlib import Path
 from . import devices, estimates
 from .devices import PEAKS, Calibration, Ratio, Speeds, assumed_speeds
 from .estimates import WORKERS, PartEstimate, estimated, part_of
-from .passes import KINDS
+from .passes import WORK_KINDS
 from .scheduling import planned_works, row_jobs
 from ..files import atomic_write
 from ..findings import load_claims
@@ -75,7 +75,7 @@ def _study(name: str, reports: str | Path | None) -> _Study:
     whole = estimated(profile, speeds, GPU_BYTES)
     return _Study(profile, speeds, whole, known, devices.ratios(points, known))
 
-
+# %% ../../nbs/07_budget/06_page.ipynb #5ad8e1d4
 def _opening(s: _Study) -> list[str]:
     "Title, and the answer."
     name, whole = s.profile.name, s.whole
@@ -201,7 +201,7 @@ def _cuts(s: _Study) -> list[str]:
         "",
     ]
 
-
+# %% ../../nbs/07_budget/06_page.ipynb #f3c78b21
 def _example(groups: list[list]) -> str:
     "Two twins, in words."
     for one, other, *_ in groups:
@@ -209,7 +209,7 @@ def _example(groups: list[list]) -> str:
             return f"{_number(one.table)}'s {one.row} and {_number(other.table)}'s {other.row}"
     return "none"
 
-# %% ../../nbs/07_budget/06_page.ipynb #f3c78b21
+# %% ../../nbs/07_budget/06_page.ipynb #6ede12c1
 def _row_cells(s: _Study, table: str, row: str, part: PartEstimate) -> list:
     "A line of a table's rows."
     ratio = estimates.ratio_of(s.ratios, table, row)
@@ -228,7 +228,7 @@ def _row_cells(s: _Study, table: str, row: str, part: PartEstimate) -> list:
         told if ratio is None else f"{ratio:.2f}",
     ]
 
-
+# %% ../../nbs/07_budget/06_page.ipynb #77c55ec0
 def _tables(s: _Study, parts: dict[tuple[str, str], PartEstimate]) -> list[str]:
     "Every row, table by table."
     head = ["Row", "Measurements", "Passes, M", "Operations, 10^15", "Memory, GB"]
@@ -246,7 +246,7 @@ def _tables(s: _Study, parts: dict[tuple[str, str], PartEstimate]) -> list[str]:
         lines += [*markdown_table(head, [*cells, [*total[:-1], ""]]), ""]
     return lines
 
-# %% ../../nbs/07_budget/06_page.ipynb #7a38f343
+# %% ../../nbs/07_budget/06_page.ipynb #df8863c3
 def _legend() -> list[str]:
     "What the columns mean."
     return [
@@ -260,7 +260,7 @@ def _legend() -> list[str]:
         "stage, whose frozen signs need no gradient.",
     ]
 
-
+# %% ../../nbs/07_budget/06_page.ipynb #f7a3f946
 def _printed(s: _Study) -> list[str]:
     "Searches beside the GPU hours that the dissertation prints."
     if "table_3_5" not in s.profile.tables:
@@ -312,7 +312,7 @@ def _measured(s: _Study) -> list[str]:
         "",
     ]
 
-
+# %% ../../nbs/07_budget/06_page.ipynb #65b08902
 def _disturbed(found: list[Ratio]) -> float:
     "How far measurements of one row whose work is equal are apart, at most."
     apart = [1.0]
@@ -334,14 +334,14 @@ def _fixed(s: _Study, found: list[Ratio]) -> set[str]:
     every = [pair for c in s.known.values() for pair in c.fixed_by.items()]
     return {kind for kind, point in every if any(r.point is point for r in found)}
 
-# %% ../../nbs/07_budget/06_page.ipynb #65b08902
+# %% ../../nbs/07_budget/06_page.ipynb #236cdf64
 def _speeds(s: _Study) -> list[str]:
     "Calibrated and assumed speeds, by kind of work."
     names = [*s.known, *PEAKS]
     speeds = [c.speeds for c in s.known.values()] + [assumed_speeds(gpu) for gpu in PEAKS]
     lines = [
         [kind, what, *(f"{own[kind] / 1e9:,.1f}" if kind in own else "-" for own in speeds)]
-        for kind, what in KINDS.items()
+        for kind, what in WORK_KINDS.items()
     ]
     shares = ", ".join(f"{kind} {share:.0%}" for kind, share in devices.ASSUMED_SHARES.items())
     peaks = ", ".join(f"{gpu} {peak / 1e12:g} TFLOP/s" for gpu, peak in PEAKS.items())
@@ -356,7 +356,7 @@ def _speeds(s: _Study) -> list[str]:
         "",
     ]
 
-# %% ../../nbs/07_budget/06_page.ipynb #236cdf64
+# %% ../../nbs/07_budget/06_page.ipynb #102a52ce
 def costs_page(
     name: str = "paper",  # of a profile
     reports: str | Path | None = None,  # see `rows.place`; where measurements are
@@ -381,7 +381,7 @@ def costs_page(
     )
     return "\n".join(line for section in sections for line in section).rstrip() + "\n"
 
-
+# %% ../../nbs/07_budget/06_page.ipynb #abacbb8c
 def write_costs(
     reports: str | Path | None = None,  # see `rows.place`
 ) -> Path:  # of the page

@@ -135,7 +135,7 @@ class _Ready:
             if not self.missing[order]:
                 heapq.heappush(self.heap, order)
 
-
+# %% ../../nbs/07_budget/04_scheduling.ipynb #50ee35ee
 def simulate(
     jobs: Sequence[WorkJob],  # in the order in which they are wanted
     workers: int,
@@ -143,8 +143,8 @@ def simulate(
     "Run jobs on workers. Raises ValueError without a worker, or if jobs wait for each other."
     if workers < 1:
         raise ValueError(f"workers must be at least 1, not {workers}")
-    floor, ready, running = _Floor(Timeline(workers)), _Ready(jobs), 0
-    line = floor.line
+    floor, ready = _Floor(Timeline(workers)), _Ready(jobs)
+    line, running = floor.line, 0
 
     def settle(job: _Running):
         "Let a job work on; note its end."
@@ -168,7 +168,7 @@ def simulate(
     line.makespan = floor.now
     return line
 
-
+# %% ../../nbs/07_budget/04_scheduling.ipynb #a76b0002
 def _wake(floor: _Floor, settle: Callable):
     "Let all who sleep look again."
     sleepers, floor.asleep = floor.asleep, []
@@ -236,7 +236,7 @@ def _shared_jobs(works: Mapping[str, dict[float, set[str]]]) -> list[WorkJob]:
             before = length
     return jobs
 
-
+# %% ../../nbs/07_budget/04_scheduling.ipynb #d739cbd2
 def fine_jobs(
     profile: Profile,
     seconds: Callable[[Work], float],  # what a piece of work takes
@@ -247,10 +247,12 @@ def fine_jobs(
     jobs = []
     for unit, works in planned_works(profile, device):
         needed: set[str] = set()  # jobs of the stages below
-        own, here, stage = [], set(), 0
+        here: set[str] = set()  # and of this one
+        own, stage = [], 0
         for work in sorted(works, key=lambda work: work.stage):
             if work.stage > stage:
-                needed, here, stage = here or needed, set(), work.stage
+                needed, here = here or needed, set()
+                stage = work.stage
             if work.name:
                 length = seconds(work)
                 shared.setdefault(work.name, {}).setdefault(length, set()).update(needed)
@@ -285,7 +287,7 @@ def paths_behind(
         raise ValueError(f"jobs must not wait in a circle: {sorted(by_key.keys() - longest)}")
     return longest
 
-
+# %% ../../nbs/07_budget/04_scheduling.ipynb #4150a077
 def critical_path(
     jobs: Sequence[WorkJob],  # without shared steps, as `fine_jobs` makes them
 ) -> float:

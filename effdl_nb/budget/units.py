@@ -61,7 +61,7 @@ def image_count(
         )
     return ImageCount(train, test, _CLASSES[settings.dataset], entry.image_size or 224)
 
-
+# %% ../../nbs/07_budget/02_units.ipynb #ef8626e3
 def trained_images(
     images: int,  # that there are
     config: TrainConfig,
@@ -126,7 +126,7 @@ def _pba_passes(c, fit: int, guide: int) -> int:
     sizes = {"train_images": min(c.train_images, fit)}
     return pba_cost(replace(c, **sizes, validation_images=min(c.validation_images, guide)))
 
-
+# %% ../../nbs/07_budget/02_units.ipynb #82d8e3c8
 _TRAINING_SEARCHES: dict[str, Callable] = {
     "pba": _pba_passes,
     "fast_aa": _fast_aa_passes,
@@ -156,7 +156,7 @@ def search_passes(
         return 0
     return search_cost(c, search_space(settings.space, count.side))
 
-
+# %% ../../nbs/07_budget/02_units.ipynb #768df7c8
 def judged_passes(
     settings: searches.PolicySettings,
 ) -> int:
@@ -168,7 +168,7 @@ def judged_passes(
         both * GRADIENT * held.pairs * (settings.search.validation_images + 1 + depth * held.chains)
     )
 
-
+# %% ../../nbs/07_budget/02_units.ipynb #6161c70b
 def policy_works(
     settings: searches.PolicySettings,
     count: ImageCount,  # of the data that is searched on
@@ -217,7 +217,7 @@ def augmented_works(
         Work("training", f"training of {s.network}", network, seen, s.train.batch_size, stage=2),
     ]
 
-
+# %% ../../nbs/07_budget/02_units.ipynb #1fb966b9
 def searching_works(
     unit: Unit,  # of Table 3.5
     device: float,  # bytes; plays no part here
@@ -225,7 +225,7 @@ def searching_works(
     "List the work of a search that is timed."
     return _found_policy(unit, unit.settings)
 
-
+# %% ../../nbs/07_budget/02_units.ipynb #988c6795
 def seeded_works(
     unit: Unit,  # of Tables 3.A or 3.B
     device: float,  # bytes; plays no part here
@@ -272,7 +272,7 @@ def _factor(c, network: NetworkShape, count: ImageCount, device: float) -> int:
         return passes.unrolled_factor(network, *c.inner_loop(count.classes), device)
     return passes.UNROLLED if c.memory == "full" else passes.ADJOINT
 
-
+# %% ../../nbs/07_budget/02_units.ipynb #0efcb5f6
 def _inner_passes(c, network: NetworkShape, count: ImageCount, device: float) -> float:
     "Passes of DD and LD."
     batch, steps = c.inner_loop(count.classes)
@@ -292,7 +292,7 @@ def _trajectory_passes(c, network: NetworkShape, count: ImageCount, device: floa
     analysed = min(c.iterations, c.experts.count * (c.max_start - c.min_start + 1))
     return matched + FORWARD * analysed * c.statistics_images
 
-# %% ../../nbs/07_budget/02_units.ipynb #0efcb5f6
+# %% ../../nbs/07_budget/02_units.ipynb #41ed425a
 def expert_works(
     settings: Any,  # of a row
     count: ImageCount,
@@ -308,7 +308,7 @@ def expert_works(
         for i in range(c.experts.count)
     ]
 
-
+# %% ../../nbs/07_budget/02_units.ipynb #e08b7a23
 def _made_set(settings: Any, count: ImageCount, seed: int, device: float) -> list[Work]:
     "The work behind a condensed set."
     c = settings.condensation
@@ -328,7 +328,7 @@ def _made_set(settings: Any, count: ImageCount, seed: int, device: float) -> lis
     made = Work("condensing", f"set by {c.method}", network, each, name=name, stage=1, **held)
     return [*(expert_works(settings, count, network) if c.method in ("mtt", "iatm") else []), made]
 
-
+# %% ../../nbs/07_budget/02_units.ipynb #18f945b3
 def _passes_and_batch(c, network: NetworkShape, count: ImageCount, device: float) -> tuple:
     "Passes of a method, and what its work holds."
     if c.method in ("herding", "forgetting"):
@@ -371,7 +371,7 @@ WORKS: dict[str, Callable[[Unit, float], list[Work]]] = {
     "effdl_nb.condensation.experiments:condensation_accuracy": judged_works,
 }  # experiment -> its work; others count or describe, and pass no images
 
-
+# %% ../../nbs/07_budget/02_units.ipynb #905e0dd2
 def works_of(
     unit: Unit,
     device: float = 80e9,  # bytes of the device
