@@ -134,10 +134,11 @@ def _speeds_of(
     kind: str, points: Sequence[Point], speeds: Speeds
 ) -> list[tuple[float, Point]]:  # rising
     "The speeds that candidates would fix for a kind."
-    able = [(flops_by_kind(p.works)[kind], p) for p in points if _can_fix(kind, p, speeds)]
-    most = max((flops for flops, _ in able), default=0.0)
-    able = [(flops / _can_fix(kind, p, speeds), p) for flops, p in able if flops >= most / 2]
-    return sorted(able, key=lambda pair: pair[0])
+    left = [(p, _can_fix(kind, p, speeds)) for p in points]
+    able = [(flops_by_kind(p.works)[kind], seconds, p) for p, seconds in left if seconds]
+    most = max((flops for flops, _, _ in able), default=0.0)
+    fixed = [(flops / seconds, p) for flops, seconds, p in able if flops >= most / 2]
+    return sorted(fixed, key=lambda pair: pair[0])
 
 # %% ../../nbs/07_budget/03_devices.ipynb #9db388d0
 def calibrated(

@@ -131,7 +131,7 @@ def longest_path(
     jobs = fine_jobs(profile, partial(_one, speeds), device)
     by_key = {job.key: job for job in jobs}
     ends = {key: _path_before(by_key, key, {}) for key in by_key}
-    last = max(ends, key=ends.get)
+    last = max(ends, key=lambda key: ends[key])
     assert abs(ends[last] - scheduling.critical_path(jobs)) < 1e-6 * ends[last]
     return ends[last] / 3600, last.rpartition("/")[0]
 

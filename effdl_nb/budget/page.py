@@ -30,13 +30,13 @@ _UNKNOWN = "not known"
 
 
 def shown_hours(
-    hours: float,
+    hours: float,  # or any other number from 0
 ) -> str:
-    "Show hours in three digits, long ones with years."
+    "Show a number in three digits, with at most three decimals."
     if hours == 0:
         return "0"
-    digits = max(0, 2 - math.floor(math.log10(hours)))
-    return f"{round(hours, 2 - math.floor(math.log10(hours))):,.{min(digits, 3)}f}"
+    digits = 2 - math.floor(math.log10(hours))
+    return f"{round(hours, digits):,.{min(max(0, digits), 3)}f}"
 
 
 def shown_years(
@@ -222,7 +222,7 @@ def _row_cells(s: _Study, table: str, row: str, part: PartEstimate) -> list:
         row,
         part.measurements,
         passes,
-        f"{part.flops / 1e15:,.3g}",
+        shown_hours(part.flops / 1e15),
         memory,
         *(shown_hours(part.hours[n]) for n in WORKERS),
         told if ratio is None else f"{ratio:.2f}",
@@ -250,8 +250,8 @@ def _tables(s: _Study, parts: dict[tuple[str, str], PartEstimate]) -> list[str]:
 def _legend() -> list[str]:
     "What the columns mean."
     return [
-        f"Hours are those of a {GPU} by assumption, each row as if it were alone, its finest jobs "
-        "spread over the GPUs. Memory is the most that one piece of work holds, its data set left "
+        f"Hours are those of one {GPU} by assumption, each row as if it were alone, its finest "
+        "jobs spread over the GPUs. Memory is the most that one piece of work holds, its data set left "
         "out; where it passes one device, several must share a batch (`torchrun`), and its hours "
         "on one are only a sum. `Ratio` is estimate over measurement, in seconds, of the same row "
         "where profile laptop or evidence has measured it on a processor: the same formulas at "
@@ -277,7 +277,9 @@ def _printed(s: _Study) -> list[str]:
         "## Beside the printed hours of searches",
         "",
         "The dissertation prints GPU hours of searches and does not name the GPUs, which are years "
-        "apart from method to method: a check of the order of magnitude, no measurement of ours.",
+        "apart from method to method: a check of the order of magnitude, no measurement of ours. "
+        "On ImageNet, this study searches with each rival's settings for CIFAR-10 and a ResNet-18, "
+        "so those lines compare different searches.",
         "",
         *markdown_table(["Method", "Data", "Assumed, h", "Printed, h", "Ratio"], lines),
         "",
@@ -305,8 +307,8 @@ def _measured(s: _Study) -> list[str]:
         f"{statistics.median(free):.2f} and lie between {min(free):.2f} and {max(free):.2f}, half "
         f"of them between {_quartile(free, 0)} and {_quartile(free, 2)}. The machines were shared: "
         f"two measurements of the same work took up to {_disturbed(s.ratios):.1f} times as long as "
-        "each other. Memory is estimated as images and work, without the interpreter and copies on "
-        "the way.",
+        "each other. Memory is estimated as images and work; the process held a multiple of that, "
+        "torch itself and copies of the images.",
         "",
         *markdown_table(head, lines),
         "",

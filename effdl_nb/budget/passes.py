@@ -9,6 +9,7 @@ __all__ = ['FORWARD', 'TO_IMAGES', 'GRADIENT', 'UNROLLED', 'ADJOINT', 'WORK_KIND
 # %% ../../nbs/07_budget/01_passes.ipynb #1111b923
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,11 +39,11 @@ def shaped_network(
     "Build a network without its weights. Raises ValueError for a name that does not exist."
     with torch.device("meta"):
         if shape.name == "kernel":
-            return nn.Sequential(nn.Flatten(), nn.Linear(3 * shape.side**2, int(shape.width)))
+            return nn.Sequential(nn.Flatten(), nn.Linear(3 * shape.side**2, int(shape.width or 0)))
         if shape.name.startswith("msunet-"):
             _, variant, recipe = shape.name.split("-")
             return msunet(variant, shape.width or 1.0, shape.classes, recipe, None)
-        how = {"width": shape.width, "norm": shape.norm, "image_size": shape.side}
+        how: dict[str, Any] = {"width": shape.width, "norm": shape.norm, "image_size": shape.side}
         return build(shape.name, shape.classes, **how)
 
 # %% ../../nbs/07_budget/01_passes.ipynb #76b7d78c

@@ -82,7 +82,7 @@ class _Running:
     order: int
     group: int = 0
     steps: list[Step] = field(default_factory=list)  # of the group, not yet there
-    step: Step | None = None
+    step: Step = Step(0.0)  # that is worked on
     since: float = 0.0  # when it fell asleep
 
     def advance(self, floor: _Floor) -> bool:

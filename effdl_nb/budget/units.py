@@ -90,7 +90,7 @@ def msunet_works(
     first = GRADIENT * views * s.stage1.epochs * count.train + FORWARD * count.test
     second = GRADIENT * views * round(s.stage2.epochs * count.train) + FORWARD * count.test
     key = f"stage1-{settings_hash(stage_one_record(s, unit.seed))}"
-    held = {"network": network, "batch": views * s.batch_size}
+    held: dict[str, Any] = {"network": network, "batch": views * s.batch_size}
     return [
         Work("msunet", "stage 1", passes=first, name=key, **held),
         Work("msunet", "stage 2", passes=second, stage=1, at_most=True, **held),
@@ -175,14 +175,15 @@ def policy_works(
     dataset: str,  # its name
 ) -> list[Work]:
     "List the work behind a found policy: the proxy, the search, the judgement."
-    proxy, images = settings.proxy, SimpleNamespace(name=dataset, digest=str(count.train))
+    proxy = settings.proxy
+    images: Any = SimpleNamespace(name=dataset, digest=str(count.train))  # what names need of them
     network = NetworkShape(proxy.network, count.classes, count.side)
     plan, where = proxy.training(settings.search.seed), Path()
     trained = GRADIENT * trained_images(proxy.images, plan)
     trained += FORWARD * _guide_images(settings, count)  # as many are unseen
     kept = proxy_path(proxy, settings.search.seed, images, where).stem
     found = searches.policy_path(settings, images, where).stem
-    looked = {"network": network, "name": found, "stage": 1}
+    looked: dict[str, Any] = {"network": network, "name": found, "stage": 1}
     passed = search_passes(settings, count) + judged_passes(settings)
     batch = getattr(settings.configured(), "batch_size", settings.search.chunk)
     return [
@@ -239,7 +240,7 @@ def seeded_works(
     if unit.row in ("none", "baseline", "deep_ta", "uniform"):  # nothing is searched
         works = works[:1]
     half = (image_count(s).train - s.proxy.images) // 4  # of the unseen half
-    parts = SimpleNamespace(fit=range(half), guide=range(half))
+    parts: Any = SimpleNamespace(fit=range(half), guide=range(half))
     judging = objectives_cost(s.objectives, parts)
     network = works[0].network
     return [
@@ -302,7 +303,8 @@ def expert_works(
     c, plan = settings.condensation, expert_config(settings.condensation)
     origin = {name: getattr(settings, name) for name in ("dataset", "train_size", "whitening")}
     folder, each = experts_folder(Path(), c, origin).name, GRADIENT * plan.epochs * count.train
-    what, held = f"expert of {plan.epochs} epochs", {"network": network, "batch": plan.batch_size}
+    held: dict[str, Any] = {"network": network, "batch": plan.batch_size}
+    what = f"expert of {plan.epochs} epochs"
     return [
         Work("experts", what, passes=each, name=f"{folder}/{i}", **held)
         for i in range(c.experts.count)

@@ -102,7 +102,8 @@ def of_snakemake(profile: str, reports) -> dict[str, set[str]]:
     labels = dict(re.findall(r'(\d+)\[label = "([^"]+)"', done.stdout))
     edges = re.findall(r"(\d+) -> (\d+)", done.stdout)
     before = {number: {a for a, b in edges if b == number} for number in labels}
-    names = {n: dict(re.findall(r"(\w+): (\w+)", label)) for n, label in labels.items()}
+    lines = {n: label.replace("\\n", "\n") for n, label in labels.items()}
+    names = {n: dict(re.findall(r"(\w+): (\w+)", label)) for n, label in lines.items()}
 
     def name(number: str) -> str:
         known = names[number]
