@@ -251,7 +251,8 @@ def _legend() -> list[str]:
     "What the columns mean."
     return [
         f"Hours are those of one {GPU} by assumption, each row as if it were alone, its finest "
-        "jobs spread over the GPUs. Memory is the most that one piece of work holds, its data set left "
+        "jobs spread over the GPUs. Memory is the most that one piece of work holds, its data "
+        "set left "
         "out; where it passes one device, several must share a batch (`torchrun`), and its hours "
         "on one are only a sum. `Ratio` is estimate over measurement, in seconds, of the same row "
         "where profile laptop or evidence has measured it on a processor: the same formulas at "
