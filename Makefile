@@ -9,7 +9,7 @@
 # make lab         JupyterLab on the notebooks
 # make benchmark   speed and memory against peers, side by side
 # make schema      docs/schema/, what rows, profiles and tables may hold
-# make readme      README.md and RESULTS.md from their notebooks and the rows that are there
+# make readme      README.md, RESULTS.md, reports/FINDINGS.md and COSTS.md from what is there
 # make table KEY=table_5_1 EXPERIMENT=module:function   the files of a new table
 # make method NAME=mymethod FAMILY=matching             the notebook of a new method of Chapter 4
 SHELL := /bin/bash
@@ -115,6 +115,7 @@ readme: setup
 	  $(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/$$page.ipynb && \
 	  $(BIN)/nbdev_clean --fname nbs/$$page.ipynb || exit 1; done
 	@$(BIN)/python -c 'from effdl_nb.findings import write_findings; write_findings()'
+	@$(BIN)/python -c 'from effdl_nb.budget.page import write_costs; write_costs()'
 	@$(BIN)/python workflow/readme.py
 
 table: setup

@@ -28,11 +28,19 @@ CHAPTERS = {
     "04_condensation": "Dataset condensation",
     "05_reproduction": "Tables and figures",
     "06_command": "The command",
+    "07_budget": "What it costs",
 }
 CHAPTERS_OF = {2: "MSUNet", 3: "Deep AutoAugment", 4: "Dataset condensation"}
 # caption of the map -> pages
 MAP = {
-    "Results": ("RESULTS", "reports/FINDINGS", "values", "looks", "dissertation"),
+    "Results": (
+        "RESULTS",
+        "reports/FINDINGS",
+        "reports/COSTS",
+        "values",
+        "looks",
+        "dissertation",
+    ),
     "Chapters": tuple(f"nbs/{folder}/index" for folder in CHAPTERS),
     "Library": ("api/index",),
     "Project": (

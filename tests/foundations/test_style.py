@@ -19,6 +19,7 @@ FOLDERS = {
     "msunet": "02_msunet",
     "deepaa": "03_deepaa",
     "condensation": "04_condensation",
+    "budget": "07_budget",
 }
 # chapters that are being rewritten
 IN_WORK = ()
@@ -375,4 +376,4 @@ def test_the_counts():
         )
     for line in (heads, *lines):
         print("".join(f"{value!s:>16}" for value in line))
-    assert all(line[1] >= 7 and line[2] >= 50 for line in lines), "a chapter was not found"
+    assert all(line[1] >= 6 and line[2] >= 50 for line in lines), "a chapter was not found"

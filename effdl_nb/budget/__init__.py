@@ -1,0 +1,1 @@
+"""What a profile costs: passes, operations, hours, memory and a schedule, beside what was measured."""
