@@ -70,7 +70,7 @@ class _Study:
 def _study(name: str, reports: str | Path | None) -> _Study:
     "Read a profile and every measurement there is."
     profile, speeds = load_profile(name), assumed_speeds(GPU)
-    points = [p for key in ("laptop", "evidence") for p in devices.measured_points(key, reports)]
+    points = devices.measured_points("laptop", reports)
     known = devices.calibrations(points)
     whole = estimated(profile, speeds, GPU_BYTES)
     return _Study(profile, speeds, whole, known, devices.ratios(points, known))
@@ -255,7 +255,7 @@ def _legend() -> list[str]:
         "set left "
         "out; where it passes one device, several must share a batch (`torchrun`), and its hours "
         "on one are only a sum. `Ratio` is estimate over measurement, in seconds, of the same row "
-        "where profile laptop or evidence has measured it on a processor: the same formulas at "
+        "where profile laptop has measured it on a processor: the same formulas at "
         "another size, the median of its measurements; a row that only fixed a speed agrees by "
         "construction. `≤` marks upper bounds: loops that may end earlier, and Chapter 2's second "
         "stage, whose frozen signs need no gradient.",
