@@ -64,7 +64,7 @@ def test_work_is_linear_in_seeds_where_nothing_is_shared():
 
 
 def test_what_is_shared_counts_once():
-    both = part_of(PAPER, "table_4_a", None)
+    both = part_of(PAPER, "table_4_b", None)
     planned = planned_works(both)
     every = [w for _, own in planned for w in own if w.kind == "experts"]
     once = [w for w in distinct_works(both) if w.kind == "experts"]
