@@ -323,7 +323,7 @@ def check_alone(
     if (processes := int(os.environ.get("WORLD_SIZE") or 1)) > 1:
         raise RuntimeError(
             f"WORLD_SIZE must be 1 for {what}, not {processes}: it is made by one process; start "
-            "it without torchrun"
+            "it without torchrun, and several (rows, seeds, columns) as separate jobs"
         )
 
 # %% ../nbs/01_foundations/18_checkpoints.ipynb #1e8117f2
