@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HALF_IN_HARDWARE', 'PRECISIONS', 'REQUESTS', 'PATIENCE', 'processor_kind', 'processor_name', 'peak_memory',
            'best_device', 'fast_precision', 'settled_precision', 'keep_memory', 'one_interrupt', 'run_child',
-           'told_by_all', 'check_agreed', 'take_over_buffers', 'lock_together', 'apart']
+           'told_by_all', 'check_agreed', 'take_over_buffers', 'lock_together', 'check_alone', 'apart']
 
 # %% ../nbs/01_foundations/15_machine.ipynb #391e0f25
 import contextlib
@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -233,7 +233,7 @@ def _first_locks(path: Path, stack: contextlib.ExitStack, timeout: float | None)
 @contextlib.contextmanager
 def lock_together(
     path: Path,  # what is being made
-) -> Iterator[bool]:  # whether it is there, as the first process sees it
+) -> Generator[bool]:  # whether it is there, as the first process sees it
     "Hold the lock on `path` for all processes that train together; they enter and leave as one."
     ranks, is_there = told_by_all(os.environ.get("RANK")), None
     first, patience = os.environ.get("RANK") == ranks[0], PATIENCE if ranks[1:] else None
@@ -244,6 +244,18 @@ def lock_together(
             is_there = told_by_all(is_there)[0]
         yield is_there
         told_by_all(None)
+
+# %% ../nbs/01_foundations/15_machine.ipynb #7a28b746
+def check_alone(
+    what: str,  # is made by one process
+    # what to do
+    advice: str = "start without torchrun, and several (rows, seeds, columns) as separate jobs",
+) -> None:
+    "Raise RuntimeError under torchrun."
+    if (processes := int(os.environ.get("WORLD_SIZE") or 1)) > 1:
+        raise RuntimeError(
+            f"WORLD_SIZE must be 1 for {what}, not {processes}: one process makes it; {advice}"
+        )
 
 # %% ../nbs/01_foundations/15_machine.ipynb #bdf883ee
 @contextlib.contextmanager

@@ -90,7 +90,7 @@ def stage_one_record(
 # %% ../../nbs/02_msunet/15_stages.ipynb #b8974c52
 @carries
 def _store(path: Path, model: nn.Module, history: dict) -> None:
-    "Keep a trained stage 1, atomically; of several processes the first one writes, before all go on."
+    "Keep a trained stage 1, atomically: the first process writes, the others wait for it."
     if is_first():
         write_tensors(path, model.state_dict(), history, "stage 1")
     told_by_all(None)
