@@ -210,11 +210,15 @@ def take_over_buffers(
     model: Any,  # a torch module, the same in all processes
 ) -> None:
     "Give all processes that train together the first one's buffers, in place."
-    from torch import distributed
+    from torch import cat, distributed
 
-    if len(told_by_all(None)) > 1:
-        for buffer in model.buffers():
-            distributed.broadcast(buffer, 0)
+    buffers = list(model.buffers()) if len(told_by_all(None)) > 1 else []
+    for kind in sorted({str(buffer.dtype) for buffer in buffers}):
+        same = [buffer for buffer in buffers if str(buffer.dtype) == kind]
+        flat = cat([buffer.reshape(-1) for buffer in same])  # one message instead of hundreds
+        distributed.broadcast(flat, 0)
+        for buffer, part in zip(same, flat.split([b.numel() for b in same]), strict=True):
+            buffer.copy_(part.view_as(buffer))
 
 # %% ../nbs/01_foundations/15_machine.ipynb #b4109ce3
 PATIENCE = 60.0  # seconds after which the processes of a group hear from the first one

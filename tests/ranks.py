@@ -30,8 +30,8 @@ def _run(rank, world, port, errors, function, arguments):
     _leave()
 
 
-def together(function, *arguments, world=2, timeout=240) -> list[str]:
-    "Call a function of a module in `world` processes; the first to fail ends all; what they raised."
+def together(function, *arguments, world=2, timeout=500) -> list[str]:
+    "Call a function in `world` processes, and tell what they raised; the first to fail ends all."
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

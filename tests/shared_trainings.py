@@ -50,22 +50,27 @@ def _hooked(module, hook, stage):
 
         def both(*now):
             hook(*now)
-            on_step(*now) if on_step is not None else None
+            if on_step is not None:
+                on_step(*now)
 
-        first = both if len(calls) == stage else on_step
-        return train(*arguments, on_step=first, **options)
+        chosen = both if len(calls) == stage else on_step
+        return train(*arguments, on_step=chosen, **options)
 
     module.train = hooked
 
 
 def msunet(out, name, work, consistency="off", plain_norm=False, kill=None):
-    "Train both stages; weights, statistics, losses and accuracy of this process are kept."
+    """Train both stages; weights, statistics, losses and accuracy of this process are kept.
+
+    `plain_norm`: nothing that depends on how the images are shared out.
+    """
     if kill is not None:
         _hooked(stages, die_at(kill[1], 1), kill[0])
     norm = nn.BatchNorm2d
     nn.BatchNorm2d = GroupNorm if plain_norm else norm
     try:
-        settings = replace(MSUNET, consistency=consistency)
+        augment = "none" if plain_norm else "released"
+        settings = replace(MSUNET, consistency=consistency, augment=augment)
         trained = stages.train_msunet(settings, 3, Path(work), progress=False)
     finally:
         nn.BatchNorm2d = norm

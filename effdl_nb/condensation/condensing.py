@@ -223,9 +223,11 @@ def condense(
 ) -> CondensedSet:
     """Condense a data set into `ipc` images per class. Deterministic on one device.
 
-    Raises ValueError for what makes no sense, naming the value and those allowed; MemoryError or
-    OSError if an estimate is above what is free; NonFiniteSteps if the method diverges.
+    Raises ValueError for what makes no sense, naming the value and those allowed; RuntimeError
+    under torchrun; MemoryError or OSError if an estimate is above what is free; NonFiniteSteps if
+    the method diverges.
     """
+    check_alone(f"the set of {method}")
     start = options.get("init")
     start = options.pop("init") if isinstance(start, CondensedSet) else None
     job, how = (method, ipc, network, seed), {"preset": preset, "options": options}

@@ -23,7 +23,9 @@ def test_processes_wait_for_another_program_and_see_what_it_made(tmp_path):
         (tmp_path / "made").touch()
     group.join()
     assert [(tmp_path / f"there.{rank}").read_text() for rank in (0, 1)] == ["True", "True"]
-    assert raised and "RuntimeError: a step must be the same in all processes, not 0, 1" in raised[0]
+    assert (
+        raised and "RuntimeError: a step must be the same in all processes, not 0, 1" in raised[0]
+    )
 
 
 def test_the_group_hears_from_the_first_process_while_it_waits(tmp_path, monkeypatch):
