@@ -17,7 +17,7 @@ from effdl_nb.msunet.recipe import FirstStage, MSUNetSettings, SecondStage
 
 MSUNET = MSUNetSettings(
     dataset="cifar10-sample",
-    train_size=20,
+    train_size=10,
     test_size=10,
     image_size=16,
     width=0.125,
