@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['write_tensors', 'Kept', 'open_tensors', 'no_words', 'read_tensors', 'CheckpointError', 'save_checkpoint',
            'checkpoint_header', 'load_checkpoint', 'network_facts', 'data_facts', 'callable_name', 'open_device',
-           'Processes', 'join', 'check_alone', 'stream_seed', 'own_randomness', 'random_states',
-           'restore_random_states']
+           'Processes', 'join', 'stream_seed', 'own_randomness', 'random_states', 'restore_random_states']
 
 # %% ../nbs/01_foundations/18_checkpoints.ipynb #2078a19c
 import atexit
@@ -314,17 +313,6 @@ def join(
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
         atexit.register(_leave)
     return Processes(dist.get_rank(), dist.get_world_size(), device)
-
-# %% ../nbs/01_foundations/18_checkpoints.ipynb #e9a8b76e
-def check_alone(
-    what: str,  # is made by one process
-) -> None:
-    "Raise RuntimeError under torchrun."
-    if (processes := int(os.environ.get("WORLD_SIZE") or 1)) > 1:
-        raise RuntimeError(
-            f"WORLD_SIZE must be 1 for {what}, not {processes}: it is made by one process; start "
-            "it without torchrun"
-        )
 
 # %% ../nbs/01_foundations/18_checkpoints.ipynb #1e8117f2
 def stream_seed(

@@ -317,6 +317,7 @@ class Experiment:
     build: Callable[[str, str, Mapping], typing.Any] | None = None
     # (row, content) -> the layers below the YAML, the lowest first; None: the class's defaults
     origins: Callable[[str, Mapping], list[tuple[str, dict]]] | None = None
+    shared: bool = True  # processes of torchrun may measure together; False: one process alone
 
 # %% ../nbs/01_foundations/21_spec.ipynb #8f87dc8e
 def experiment(
@@ -325,6 +326,7 @@ def experiment(
     code: Callable | None = None,  # (row, settings) -> further roots, as for `code_hash`
     build: Callable | None = None,  # see Experiment; None: the class's own `build`, if it has one
     origins: Callable | None = None,  # likewise
+    shared: bool = True,  # likewise
 ) -> Callable:
     "Declare a function `f(task) -> {metric: value or values}` as an experiment."
 
@@ -332,7 +334,7 @@ def experiment(
         known = None if rows is None else tuple(rows)
         own = {"build": build, "origins": origins}
         own = {name: given or getattr(settings, name, None) for name, given in own.items()}
-        function.experiment = Experiment(function, settings, known, code, **own)
+        function.experiment = Experiment(function, settings, known, code, **own, shared=shared)
         return function
 
     return declare
@@ -401,11 +403,9 @@ def settings_of(
         )
     content = merge(*(layer for _, layer in settings_layers(table, plan, row, column)))
     where = f"{table.key}, row {row}, column {column}: settings"
-    return (
-        declared.build(where, row, content)
-        if declared.build
-        else from_mapping(declared.settings, where, content)
-    )
+    if declared.build:
+        return declared.build(where, row, content)
+    return from_mapping(declared.settings, where, content)
 
 # %% ../nbs/01_foundations/21_spec.ipynb #dde08e52
 def _origins(declared: Experiment, row: str, content: dict) -> list[tuple[str, dict]]:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from . import files, spec
 from .files import is_first, lock, read_json, settings_hash, write_json
-from .machine import keep_memory, peak_memory
+from .machine import check_alone, keep_memory, peak_memory
 from .provenance import code_hash, code_when_loaded, provenance
 from .rows import PlannedRow, Unit, place, row_state, summary, work_folder, write_row
 from .shell import run_command, usage_errors
@@ -216,8 +216,14 @@ def run(
     remake: bool = False,  # also measure rows again that the profile only marks as changed
     say: Callable = print,  # called with a line per measurement
 ) -> Outcome:
-    "Measure what a profile plans of a table and is missing. Raises ValueError for unknown keys."
+    """Measure what a profile plans of a table and is missing.
+
+    Raises ValueError for unknown keys and, under torchrun, RuntimeError for what processes cannot
+    share, and the first error of a row.
+    """
     content, plans = _planned_table(table, profile)
+    if not spec.experiment_of(content).shared:
+        check_alone(table)
     if remake:
         plans = dataclasses.replace(plans, changed="remake")
     plan = plans.tables[table]
@@ -232,6 +238,8 @@ def run(
         except Exception as error:
             failures[row] = _record_failure(planned, error)
             say(f"{table} {row} FAILED: {failures[row]}")
+            if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+                raise  # the other processes may be at this row still
     return Outcome(content, chosen, failures)
 
 # %% ../nbs/01_foundations/24_study.ipynb #270683c3

@@ -25,7 +25,7 @@ from .accuracy import Labelled, accuracy_of
 from .augmentation import crop_flip, cutmix, cutmix_box, mix_batch, mixup  # noqa: F401
 from .checkpoints import CheckpointError, Processes, stream_seed
 from .files import carries, settings_hash
-from .machine import keep_memory, settled_precision
+from .machine import check_agreed, keep_memory, settled_precision, take_over_buffers
 from .optimization import TrainConfig, lr_at, parameter_groups, steps_per_epoch
 
 # %% ../nbs/01_foundations/19_training.ipynb #75e507bb
@@ -289,7 +289,12 @@ def _tensors(run: _Run) -> dict[str, Tensor]:
 # %% ../nbs/01_foundations/19_training.ipynb #67aa3559
 @carries
 def _save(run: _Run, path: Path, settings: dict):
-    "Write everything a run needs to resume; with several processes the first one writes."
+    """Write everything a run needs to resume; with several processes the first one writes.
+
+    Raises RuntimeError if the others train something else.
+    """
+    check_agreed("settings and step of a training", [settings_hash(settings), run.step])
+    take_over_buffers(run.model)  # the file has the first process's
     _look(run)
     tensors = _tensors(run)
     header = {

@@ -20,7 +20,7 @@ from torch import nn
 
 import effdl_nb
 from .. import data
-from ..checkpoints import check_alone, open_device
+from ..checkpoints import open_device
 from . import real as real_data
 from .initial import network_for
 from .learning import Run, is_open_ended, iteration_of, shaping
@@ -28,6 +28,7 @@ from .memory import check_whitening, estimate_memory
 from .methods import configure, load_named
 from .sets import CondensedSet
 from ..files import atomic_write, carries, lock, settings_hash
+from ..machine import check_alone
 from ..opening import name_of, open_dataset
 
 # %% ../../nbs/04_condensation/18_condensing.ipynb #79675986
@@ -175,8 +176,8 @@ def make_set(
 ) -> CondensedSet:
     """Read a set from `work`, or make and keep it.
 
-    Raises ValueError for what makes no sense; MemoryError or OSError, before anything is whitened,
-    for more than is free; NonFiniteSteps if the method diverges.
+    Raises ValueError for what makes no sense; RuntimeError under torchrun; MemoryError or OSError,
+    before anything is whitened, for more than is free; NonFiniteSteps if the method diverges.
     """
     check_alone(f"the set of {config.method}")
     fewer, experts = _fewer(dataset, config), run.experts or work
@@ -222,9 +223,11 @@ def condense(
 ) -> CondensedSet:
     """Condense a data set into `ipc` images per class. Deterministic on one device.
 
-    Raises ValueError for what makes no sense, naming the value and those allowed; MemoryError or
-    OSError if an estimate is above what is free; NonFiniteSteps if the method diverges.
+    Raises ValueError for what makes no sense, naming the value and those allowed; RuntimeError
+    under torchrun; MemoryError or OSError if an estimate is above what is free; NonFiniteSteps if
+    the method diverges.
     """
+    check_alone(f"the set of {method}")
     start = options.get("init")
     start = options.pop("init") if isinstance(start, CondensedSet) else None
     job, how = (method, ipc, network, seed), {"preset": preset, "options": options}

@@ -29,7 +29,7 @@ from .initial import fresh_network, network_for
 from .real import LazyImages, RealImages
 from .sets import CondensedSet, refit
 from ..data import ImageDataset, Split
-from ..machine import PRECISIONS, settled_precision
+from ..machine import PRECISIONS, check_alone, settled_precision
 from ..opening import check_labels
 
 # %% ../../nbs/04_condensation/19_evaluation.ipynb #37582eb8
@@ -118,7 +118,8 @@ def training_of(
 
 # %% ../../nbs/04_condensation/19_evaluation.ipynb #0d1583b7
 def _check(condensed: CondensedSet, dataset: ImageDataset):
-    "ValueError unless a network trained on the set can be tested on the data set."
+    "Raise ValueError unless a network trained on the set can be tested, and as `check_alone`."
+    check_alone("an evaluation")
     if sorted(dataset.classes) != sorted(condensed.classes):
         difference = sorted(set(dataset.classes) ^ set(condensed.classes))
         raise ValueError(
@@ -199,7 +200,8 @@ def evaluate(
 ) -> Evaluation:
     """Train fresh networks on the set and test each of them once, at the end.
 
-    Raises ValueError for a set that does not fit the data set, and for options that make no sense.
+    Raises ValueError for a set that does not fit the data set, and for options that make no sense;
+    RuntimeError under torchrun.
     """
     config = settings.from_mapping(EvaluationConfig, "evaluate", options, config)
     if isinstance(condensed, Split):

@@ -296,7 +296,10 @@ def _set_and_details(task: Task) -> tuple[CondensedSet, dict]:
     return made, details
 
 # %% ../../nbs/04_condensation/23_experiments.ipynb #f128f103
-@experiment(CondensationSettings, code=code_of_row, build=build_settings, origins=setting_origins)
+_DECLARED = {"code": code_of_row, "build": build_settings, "origins": setting_origins}
+
+
+@experiment(CondensationSettings, **_DECLARED, shared=False)
 def condensation_accuracy(
     # its seed: initial images, experts drawn, batches, augmentation; experts do not depend on it
     task: Task,

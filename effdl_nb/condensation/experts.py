@@ -26,7 +26,7 @@ from .derivatives import by_hand
 from .images import STRATEGY, draw_augmentation, length_of, siamese_augment
 from .unroll import Parameters, parameters_of
 from ..files import Held, brief, carries, lock, read_kept, settings_hash, write_kept
-from ..machine import settled_precision
+from ..machine import check_alone, settled_precision
 from ..networks import build
 from ..settings import at_least
 from ..training import TrainConfig, train
@@ -131,7 +131,7 @@ def _usable_state(snapshots: _Snapshots) -> Path:
     state = snapshots.folder / STATE
     needed = range(snapshots.first, epochs_done(state) + 1) if state.exists() else ()
     if not all(snapshots.path(epoch).exists() for epoch in needed):
-        state.unlink()
+        state.unlink(missing_ok=True)  # processes that train together all do this
     return state
 
 # %% ../../nbs/04_condensation/13_experts.ipynb #17806f14
@@ -338,7 +338,11 @@ def check_disk(
     num_classes: int,
     shape: tuple[int, int, int],  # of one image, (C, H, W)
 ) -> None:
-    "Raise OSError if the experts that `folder` lacks need more space than is free."
+    """Raise OSError if the experts that `folder` lacks need more space than is free.
+
+    Raises RuntimeError for processes of torchrun that do not work `apart`.
+    """
+    check_alone("experts in a folder", "let each process work `machine.apart`, or start more jobs")
     folder = Path(folder).absolute()
     missing = count - len(list(folder.glob("expert_*.safetensors"))[:count])
     needed = missing * expert_bytes(config, num_classes, shape)
@@ -381,7 +385,7 @@ def train_experts(
     """Train the experts and epochs that `folder` lacks; interrupted, the same call resumes.
 
     Raises ValueError if the network is unknown or the folder holds experts of other settings, and
-    OSError if they do not fit on the disk.
+    OSError if they do not fit on the disk, and as `check_disk` under torchrun.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, not {count}")

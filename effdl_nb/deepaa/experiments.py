@@ -350,7 +350,7 @@ def policy_roots(row: str, settings: AugmentationSettings) -> tuple[str, ...]:
 SEARCHED_ROWS = ("deepaa", *RIVAL_SEARCHES)
 
 
-@experiment(AugmentationSettings, rows=SEARCHED_ROWS, code=policy_roots)
+@experiment(AugmentationSettings, rows=SEARCHED_ROWS, code=policy_roots, shared=False)
 def search_hours(task: Task) -> dict:
     """Measure what a search costs on one device: hours and forward passes, cells of Table 3.5.
 
@@ -371,7 +371,7 @@ def search_hours(task: Task) -> dict:
     return {"search_hours": hours, "search_passes": passes, "details": details}
 
 # %% ../../nbs/03_deepaa/33_experiments.ipynb #d72c33f8
-@experiment(AugmentationSettings, code=policy_roots)
+@experiment(AugmentationSettings, code=policy_roots, shared=False)
 def search_quality(task: Task) -> dict:
     "Measure held-out similarity of a policy found with this seed: a row of Table 3.A."
     search = replace(task.settings.search, seed=task.seed)

@@ -30,6 +30,7 @@ from .searching import Search, SearchData, SearchImages
 from .space import SPACES, search_space
 from ..files import lock, settings_hash
 from ..folders import load_folder
+from ..machine import check_alone
 from ..networks import build
 from ..opening import content_digest, open_dataset
 from ..optimization import TrainConfig
@@ -205,7 +206,11 @@ def prepare_search(
     progress: bool = True,
     tell: Callable[[str], None] = warnings.warn,  # gets what there is to be warned of
 ) -> Search:
-    "Make a search of given images, with its proxy trained; resumed where its files say so."
+    """Make a search of given images, with its proxy trained; resumed where its files say so.
+
+    Raises RuntimeError under torchrun.
+    """
+    check_alone("a search")
     method = search_method(job.method)
     if method.trains:
         constants = (images.mean, images.std, images.num_classes)
@@ -268,8 +273,10 @@ def search_policy(
 ) -> Augmentation:
     """Search an augmentation policy for a data set. Deterministic on one device.
 
-    Raises ValueError for what makes no sense, SearchFailed or NonFiniteLoss for a failed search.
+    Raises ValueError for what makes no sense, RuntimeError under torchrun, SearchFailed or
+    NonFiniteLoss for a failed search.
     """
+    check_alone("a search")
     size = getattr(dataset, "image_size", image_size)
     own = {name: options.pop(name) for name in _OF_THE_JOB if name in options}
     own |= {"space": space, "image_size": size, "device": device}

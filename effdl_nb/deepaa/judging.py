@@ -77,7 +77,7 @@ def _inputs(task: Task, data: ImageDataset) -> searches.SearchInputs:
     return searches.data_of_search(task.settings, data, *where, task.progress)
 
 
-@experiment(JudgingSettings, rows=JUDGED, code=judging_roots)
+@experiment(JudgingSettings, rows=JUDGED, code=judging_roots, shared=False)
 def policy_objectives(task: Task) -> dict:
     "Judge a row's policy by every objective on unseen images: a row of Table 3.B."
     s = task.settings

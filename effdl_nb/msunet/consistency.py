@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..augmentation import cutmix, cutmix_box, mixup
+from ..machine import told_by_all
 from .conversion import unwrapped
 from ..settings import finite, one_of
 
@@ -166,6 +167,7 @@ def draw_mix(
     The images are None if the coin says no."""
     device = "cpu" if generator is None else generator.device
     seed = int(torch.randint(2**62, (), generator=generator, device=device))
+    seed = told_by_all(seed)[0]  # processes that train together call the network equally often
     rng = np.random.default_rng(seed)
     coin = rng.random()
     lam = float(rng.beta(alpha, alpha))

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..files import carries, settings_hash
+from ..files import carries, is_first, settings_hash
 from .conversion import ternary_layers, zero_fraction
 from .network import msunet, variant_of
 from .packing import save_packed
@@ -102,6 +102,8 @@ def _details(s: MSUNetSettings, trained: Trained, zeros: dict[str, float]) -> di
 @carries
 def _keep_network(task: Task, trained: Trained) -> None:
     "Keep the trained network as a packed file, for who wants to carry it away."
+    if not is_first():
+        return
     key = settings_hash([task.seed, asdict(task.settings)])
     precision = 16 if switches(task.settings).precision == 16 else 32
     path = Path(task.work) / "msunet-networks" / f"{task.row}-{key}.safetensors"

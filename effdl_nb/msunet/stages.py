@@ -7,7 +7,6 @@ __all__ = ['BOTH_STAGES', 'RENEWALS', 'stage_one_record', 'stage_one', 'stage_tw
 
 # %% ../../nbs/02_msunet/15_stages.ipynb #3b05d8f3
 import json
-import os
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -16,9 +15,9 @@ import torch
 from torch import nn
 
 from ..accuracy import accuracy_of
-from ..checkpoints import read_tensors, write_tensors
-from ..files import brief, carries, lock, release, settings_hash
-from ..machine import settled_precision
+from ..checkpoints import join, read_tensors, write_tensors
+from ..files import brief, carries, is_first, release, settings_hash
+from ..machine import lock_together, settled_precision, told_by_all
 from . import recipe
 from .consistency import ConsistencyLoss
 from .conversion import alpha_at, freeze_ternary_, set_alpha_, ternary_layers
@@ -91,8 +90,10 @@ def stage_one_record(
 # %% ../../nbs/02_msunet/15_stages.ipynb #b8974c52
 @carries
 def _store(path: Path, model: nn.Module, history: dict) -> None:
-    "Keep a trained stage 1, atomically."
-    write_tensors(path, model.state_dict(), history, "stage 1")
+    "Keep a trained stage 1, atomically: the first process writes, the others wait for it."
+    if is_first():
+        write_tensors(path, model.state_dict(), history, "stage 1")
+    told_by_all(None)
 
 
 def _older_stage(metadata: dict) -> dict:
@@ -138,15 +139,6 @@ def _train_first(
     return {"loss": history.loss} | made | {"accuracy": accuracy}
 
 # %% ../../nbs/02_msunet/15_stages.ipynb #36d232e6
-def _check_alone() -> None:
-    "Raise RuntimeError under torchrun: one process would wait for another's lock."
-    if (processes := os.environ.get("WORLD_SIZE", "1")) != "1":
-        raise RuntimeError(
-            f"WORLD_SIZE must be 1, not {processes}: networks of Chapter 2 are trained by one "
-            "process each, without torchrun"
-        )
-
-# %% ../../nbs/02_msunet/15_stages.ipynb #5ab4b69c
 def stage_one(
     s: MSUNetSettings,  # sizes and recipe
     seed: int,  # of weights, subset and order
@@ -154,18 +146,19 @@ def stage_one(
     progress: bool = True,  # show bars
 ) -> tuple[MSUNet, dict]:
     "Train stage 1, or read it; the network in evaluation mode at its final threshold, its history."
-    _check_alone()
     data = training_data(s, seed)
     model = _initial(s, seed, data.num_classes)
+    join(None, model)
     path = Path(work) / f"stage1-{settings_hash(stage_one_record(s, seed))}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with lock(path):
-        if path.exists():
+    with lock_together(path) as is_there:
+        if is_there:
             return model, _stored(path, model)
         checkpoint = path.with_suffix(".checkpoint")
         history = _train_first(model, s, seed, data, checkpoint=checkpoint, progress=progress)
         _store(path, model, history)
-        checkpoint.unlink(missing_ok=True)
+        if is_first():
+            checkpoint.unlink(missing_ok=True)
     return model, history
 
 # %% ../../nbs/02_msunet/15_stages.ipynb #0732a0cc

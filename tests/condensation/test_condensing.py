@@ -15,6 +15,7 @@ from effdl_nb.condensation import experts as experts_module
 from effdl_nb.condensation import matching, memory, trajectory
 from effdl_nb.condensation import real as real_module
 from effdl_nb.condensation.condensing import condense, make_set, memory_needed, set_path
+from effdl_nb.condensation.evaluation import evaluate
 from effdl_nb.condensation.images import ChannelWhitening, ZCAWhitening
 from effdl_nb.condensation.learning import Run
 from effdl_nb.condensation.methods import METHODS, configure
@@ -540,3 +541,13 @@ def test_networks_that_have_no_width_take_none_from_a_preset(network):
     assert made.details["settings"]["width"] is None
     with pytest.raises(ValueError, match="width of .* must be None, not 8"):
         condense(toy(), "dm", network=network, width=8, progress=False)
+
+
+def test_processes_of_torchrun_share_no_set_and_no_evaluation(tmp_path, monkeypatch):
+    made = condense(toy(), "random", 1, progress=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="must be 1 for the set of random, not 2"):
+        condense(toy(), "random", 1, work=tmp_path)
+    with pytest.raises(RuntimeError, match="must be 1 for an evaluation, not 2"):
+        evaluate(made, toy())
+    assert not list(tmp_path.iterdir())

@@ -7,9 +7,13 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
+import shared_trainings
 import torch
+from ranks import together
+from safetensors.torch import load_file
 
 from effdl_nb import files
 from effdl_nb.checkpoints import write_tensors
@@ -301,6 +305,45 @@ def test_an_expert_that_another_process_trains_is_left_to_it(tmp_path, monkeypat
         assert order == [1, 2] and not handle.closed
     done.join()
     assert order == [1, 2, 0]
+
+
+def test_processes_that_work_apart_make_no_expert_twice(tmp_path):
+    shared, whole, config = tmp_path / "shared", tmp_path / "whole", shared_trainings.EXPERT
+    shared.mkdir()
+    raised = together(shared_trainings.folder, shared, 4, "1")  # the second process dies early
+    assert raised == [] or raised == ["killed by 9"]
+    assert len(list(shared.glob("expert_*"))) < 4
+    before = (shared / "made").read_text().splitlines()
+    assert together(shared_trainings.folder, shared, 4) == []
+    after = (shared / "made").read_text().splitlines()[len(before) :]
+    whole_ones = train_experts(whole, *shared_trainings.images(), 3, 4, config, progress=False)
+    assert same(whole, shared, len(whole_ones))
+    made = [line.split()[0] for line in after]
+    assert len(set(made)) == len(made)
+
+
+def test_one_expert_trained_by_two_processes(tmp_path):
+    train = partial(together, shared_trainings.expert, tmp_path)
+    assert train("two") == []
+    shared_trainings.expert(tmp_path, "one")
+    one, two, other = (load_file(tmp_path / name) for name in ("one.0", "two.0", "two.1"))
+    assert all(two[key].equal(other[key]) for key in two)
+    torch.testing.assert_close(two["loss"], one["loss"], atol=1e-5, rtol=0)
+    for key in one:
+        torch.testing.assert_close(two[key], one[key], atol=1e-5, rtol=1e-4)
+    scratch = tmp_path / "scratch"
+    assert "killed by 9" in train("cut", module.STRATEGY, scratch, 5)
+    assert (scratch / module.STATE).exists()
+    assert train("cut", module.STRATEGY, scratch) == train("whole", module.STRATEGY) == []
+    whole, cut = (load_file(tmp_path / f"{name}.0") for name in ("whole", "cut"))
+    assert all(whole[key].equal(cut[key]) for key in whole)
+
+
+def test_under_torchrun_a_folder_of_experts_says_how_it_is_shared(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="experts in a folder, not 2: .*machine.apart"):
+        make(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_experts_that_do_not_fit_on_the_disk(tmp_path, monkeypatch):

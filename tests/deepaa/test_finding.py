@@ -140,3 +140,10 @@ def test_a_seed_is_said_once(sample):
         finding.search_job("dada", seed=1, options={"seed": 5})
     with pytest.raises(ValueError, match="options must leave the seed to search.seed"):
         PolicySettings(found_by="dada", options={"seed": 5})
+
+
+def test_processes_of_torchrun_share_no_search(sample, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="must be 1 for a search, not 2: .* separate jobs"):
+        search_policy(sample, work=tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -2,9 +2,13 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import pytest
+import shared_trainings
 import torch
+from ranks import together
+from safetensors.torch import load_file
 
 from effdl_nb.msunet import stages
 from effdl_nb.msunet.pruning import targets_by_role
@@ -71,10 +75,33 @@ def same(a, b) -> bool:
     )
 
 
-def test_under_torchrun_nobody_waits(monkeypatch, tmp_path):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RuntimeError, match="WORLD_SIZE must be 1, not 2"):
-        stage_one(TINY, 0, tmp_path)
+def kept(folder, name):
+    "What a process of a test kept of its training."
+    return load_file(folder / name)
+
+
+def test_two_processes_train_as_one(tmp_path):
+    work = tmp_path / "two"
+    assert together(shared_trainings.msunet, tmp_path, "two", work, "off", True) == []
+    shared_trainings.msunet(tmp_path, "one", tmp_path / "one", "off", True)
+    one, two, other = (kept(tmp_path, name) for name in ("one.0", "two.0", "two.1"))
+    assert two.keys() == one.keys() and all(two[key].equal(other[key]) for key in two)
+    torch.testing.assert_close(two["loss"], one["loss"], atol=1e-5, rtol=0)
+    for key in one.keys() - {"loss"}:
+        torch.testing.assert_close(two[key], one[key], atol=1e-4, rtol=1e-3)
+    assert sorted(p.suffix for p in work.iterdir()) == [".lock", ".safetensors"]
+
+
+def test_a_lost_process_leaves_no_trace_in_the_numbers(tmp_path):
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    run = partial(together, shared_trainings.msunet, tmp_path)
+    for stage in (1, 2):
+        assert "killed by 9" in run("cut", parts, "released", False, (stage, 1))
+        assert [p.name[:6] for p in parts.glob("*.checkpoint")] == [f"stage{stage}"]
+    assert run("cut", parts, "released") == run("whole", whole, "released") == []
+    first, *others = (kept(tmp_path, f"{name}.{n}") for name in ("whole", "cut") for n in "01")
+    assert all(first[key].equal(other[key]) for other in others for key in first)
+    assert not list(parts.glob("*.checkpoint"))
 
 
 def test_cuts_up_to_the_end_of_a_rounded_stage_reach_their_share(tmp_path):

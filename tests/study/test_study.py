@@ -73,6 +73,27 @@ def test_of_several_processes_only_the_first_writes(toy, monkeypatch):
     assert len(said) == 2 and len(row(root, "b")["measurements"]) == 2
 
 
+@pytest.mark.parametrize("table", ["table_3_5", "table_3_a", "table_3_b", "table_4_1", "table_4_a"])
+def test_what_processes_cannot_share_says_so_before_work(table, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(study, "measure_row", lambda *_: pytest.fail("work was begun"))
+    with pytest.raises(RuntimeError, match=f"must be 1 for {table}, not 2: .* separate jobs"):
+        study.run(table, "quick", reports=tmp_path)
+
+
+def test_a_failing_row_ends_the_run_of_several_processes(toy, monkeypatch):
+    root, _ = toy
+    monkeypatch.setenv("WORLD_SIZE", "2")
+
+    def broken(planned, *_):
+        raise OSError(planned.row)
+
+    monkeypatch.setattr(study, "measure_row", broken)
+    with pytest.raises(OSError, match="a"):
+        study.run("table_9_1", "toy", rows="a,b", say=quiet)
+    assert len(list(root.rglob("*.failed.json"))) == 1
+
+
 def test_more_seeds_measure_only_the_new_ones(toy):
     root, profile = toy
     study.run("table_9_1", "toy", say=quiet).check()
