@@ -96,7 +96,8 @@ def main(argv: list[str] | None = None):
         if variant.get("ATEN_CPU_CAPABILITY", "default") in known:
             figures[name] = differences(here, measured(variant, o.profile))
             for row, numbers in figures[name].items():
-                print(f"{name:<22} {row:<10} " + "  ".join(f"{k} {v:.1e}" for k, v in numbers.items()))
+                shown = "  ".join(f"{key} {value:.1e}" for key, value in numbers.items())
+                print(f"{name:<22} {row:<10} {shown}")
     if o.write:
         origin = provenance(project_root())
         kept = {key: origin[key] for key in ("commit", "dirty", "processor_kind", "packages")}
