@@ -11,9 +11,10 @@ import torch
 
 from effdl_nb.checkpoints import _leave
 
-# one process imports, all others are copies of it
+# one process imports, all others are copies of it; optimizers import torch._dynamo, which is slow
 START = multiprocessing.get_context("forkserver")
-START.set_forkserver_preload(["effdl_nb.msunet.stages", "effdl_nb.condensation.experts"])
+STUDY = ["effdl_nb.msunet.stages", "effdl_nb.condensation.experts"]
+START.set_forkserver_preload([*STUDY, "torch._dynamo"])
 
 
 def _run(rank, world, port, errors, function, arguments):

@@ -24,8 +24,8 @@ MSUNET = MSUNetSettings(
     variant="v0",
     batch_size=10,
     pruning="full",
-    stage1=FirstStage(epochs=2, schedule="cosine", alpha_ramp=(0.0, 0.5)),
-    stage2=SecondStage(epochs=2, lr=0.01, prune_until=0.5),
+    stage1=FirstStage(epochs=3, schedule="cosine", alpha_ramp=(0.0, 0.5)),
+    stage2=SecondStage(epochs=3, lr=0.01, prune_until=0.5),
 )
 EXPERT = experts.ExpertConfig(network="convnet-2", width=4, epochs=3, lr=0.05, batch_size=10)
 
