@@ -24,6 +24,7 @@ def gradients(x, w, g, half: bool, **geometry):
 @pytest.mark.parametrize("k, dilation", [(3, 1), (5, 1), (7, 1), (3, 2), (1, 1)])
 def test_the_gradients_are_those_of_the_rounded_values(k, stride, dilation):
     geometry = {"stride": stride, "padding": k // 2 * dilation, "dilation": dilation, "groups": 6}
+    torch.manual_seed(0)
     x = torch.randn(3, 6, 12, 10).to(memory_format=torch.channels_last).bfloat16().float()
     w = torch.randn(6, 1, k, k).bfloat16().float()
     g = torch.randn_like(F.conv2d(x, w, None, **geometry)).bfloat16().float()
@@ -31,7 +32,8 @@ def test_the_gradients_are_those_of_the_rounded_values(k, stride, dilation):
     ours = gradients(x, w, g, True, **geometry)
     assert ours[0].dtype is torch.bfloat16
     for found, wanted in zip(ours, exact, strict=True):
-        assert (found.float() - wanted).norm() / wanted.norm() < 4e-3
+        # results are rounded to 8 bits, inner sums on some processors, too
+        assert (found.float() - wanted).norm() / wanted.norm() < 2**-7
 
 
 @pytest.mark.parametrize(
