@@ -4,7 +4,7 @@ One kind of processor gives the same bits (tests/study/test_determinism.py). Her
 measured as older processors would: torch's own kernels (ATEN_CPU_CAPABILITY) and oneDNN's
 (ONEDNN_MAX_CPU_ISA) are held to fewer instructions; then with two threads. Each is compared with
 this machine as it is: the largest relative difference of a loss curve's first and last value, and
-of the accuracy, in points. Its figures go to reports/determinism.json, which RESULTS.md shows.
+of the accuracy, in points. With --write its figures go to reports/determinism.json.
 
     OMP_NUM_THREADS=1 python benchmarks/determinism.py --write
 """

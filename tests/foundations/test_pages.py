@@ -51,7 +51,11 @@ def test_results_show_laptop_before_quick_and_every_table_that_was_measured():
     text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
     assert 0 < text.index("## Profile laptop") < text.index("## Profile quick")
     laptop, quick = text.split("## Profile quick")
-    for key in sorted(path.name for path in (ROOT / "reports" / "laptop" / "rows").iterdir()):
+    for folder in sorted((ROOT / "reports" / "laptop" / "rows").iterdir()):
+        rows = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")]
+        if not any(row["cells"] for row in rows):
+            continue  # no row has all of its seeds yet
+        key = folder.name
         assert f"#### Table {key.removeprefix('table_').replace('_', '.').upper()}: " in laptop
     for number in ("2.2", "2.3", "2.A", "3.2", "3.6", "3.A", "4.1", "4.2", "4.4", "4.A", "4.B"):
         assert f"#### Table {number}: " in quick
@@ -81,7 +85,7 @@ def test_links_between_notebooks_lead_somewhere():
 def test_the_walk_of_a_number_names_values_that_are_in_its_row():
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     walk = text.split("## The walk of one number")[1].split("\n## ")[0]
-    row = (ROOT / "reports/laptop/rows/table_4_b/mtt.json").read_text(encoding="utf-8")
+    row = (ROOT / "reports/laptop/rows/table_4_a/mtt.json").read_text(encoding="utf-8")
     values = re.findall(r"`((?:\d+\.\d+|cifar10:\w+))`", walk)
     assert len(values) >= 12
     assert [value for value in values if value not in row] == []
