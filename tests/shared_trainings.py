@@ -8,24 +8,18 @@ import torch
 from ranks import die_at
 from safetensors.torch import save_file
 from torch import nn
+from toys import TINY_MSUNET
 
 from effdl_nb import machine
 from effdl_nb.checkpoints import join
 from effdl_nb.condensation import experts
 from effdl_nb.msunet import stages
-from effdl_nb.msunet.recipe import FirstStage, MSUNetSettings, SecondStage
 
-MSUNET = MSUNetSettings(
-    dataset="cifar10-sample",
+MSUNET = replace(
+    TINY_MSUNET,
     train_size=10,
-    test_size=10,
-    image_size=16,
-    width=0.125,
-    variant="v0",
-    batch_size=10,
-    pruning="full",
-    stage1=FirstStage(epochs=3, schedule="cosine", alpha_ramp=(0.0, 0.5)),
-    stage2=SecondStage(epochs=3, lr=0.01, prune_until=0.5),
+    stage1=replace(TINY_MSUNET.stage1, epochs=3),
+    stage2=replace(TINY_MSUNET.stage2, epochs=3),
 )
 EXPERT = experts.ExpertConfig(network="convnet-2", width=4, epochs=3, lr=0.05, batch_size=10)
 

@@ -1,8 +1,22 @@
-"Data sets small enough for every test."
+"Data sets and settings small enough for every test."
 
 import torch
 
 from effdl_nb.data import ImageDataset, Split
+from effdl_nb.msunet.recipe import FirstStage, MSUNetSettings, SecondStage
+
+TINY_MSUNET = MSUNetSettings(
+    dataset="cifar10-sample",
+    train_size=40,
+    test_size=10,
+    image_size=16,
+    width=0.125,
+    variant="v0",
+    batch_size=10,
+    pruning="full",
+    stage1=FirstStage(epochs=2, schedule="cosine", alpha_ramp=(0.0, 0.5)),
+    stage2=SecondStage(epochs=2, lr=0.01, prune_until=0.5),
+)
 
 
 def toy(classes: int = 3, n: int = 30, size: int = 8, channels: int = 3) -> ImageDataset:

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from toys import TINY_MSUNET as TINY
 
 from effdl_nb.msunet.recipe import (
     FirstStage,
@@ -16,19 +17,6 @@ from effdl_nb.msunet.recipe import (
     shrink,
 )
 from effdl_nb.settings import from_mapping
-
-TINY = MSUNetSettings(
-    dataset="cifar10-sample",
-    train_size=40,
-    test_size=10,
-    image_size=16,
-    width=0.125,
-    variant="v0",
-    batch_size=10,
-    pruning="full",
-    stage1=FirstStage(epochs=2, schedule="cosine", alpha_ramp=(0.0, 0.5)),
-    stage2=SecondStage(epochs=2, lr=0.01, prune_until=0.5),
-)
 
 
 def changed(settings, stage1=(), stage2=(), **changes):

@@ -9,29 +9,17 @@ import shared_trainings
 import torch
 from ranks import together
 from safetensors.torch import load_file
+from toys import TINY_MSUNET as TINY
 
 from effdl_nb.msunet import stages
 from effdl_nb.msunet.pruning import targets_by_role
-from effdl_nb.msunet.recipe import FirstStage, MSUNetSettings, SecondStage, switches
+from effdl_nb.msunet.recipe import MSUNetSettings, switches
 from effdl_nb.msunet.stages import (
     BOTH_STAGES,
     stage_one,
     stage_one_record,
     stage_two,
     train_msunet,
-)
-
-TINY = MSUNetSettings(
-    dataset="cifar10-sample",
-    train_size=40,
-    test_size=10,
-    image_size=16,
-    width=0.125,
-    variant="v0",
-    batch_size=10,
-    pruning="full",
-    stage1=FirstStage(epochs=2, schedule="cosine", alpha_ramp=(0.0, 0.5)),
-    stage2=SecondStage(epochs=2, lr=0.01, prune_until=0.5),
 )
 
 
