@@ -167,10 +167,10 @@ class Outcome:
         It is the last cell of a reproduction notebook, so that the executed notebook shows all
         there is before it fails."""
         if self.failures:
-            lines = "\n".join(f"  - {row}: {error}" for row, error in self.failures.items())
+            lines = "\n  ".join(f"{row}: {error}" for row, error in self.failures.items())
             raise RowsFailed(
                 f"{len(self.failures)} of {len(self.rows)} rows of {self.table.kind} "
-                f"{self.table.number} failed:\n{lines}"
+                f"{self.table.number} failed: {lines}"
             )
 
 # %% ../nbs/01_foundations/24_study.ipynb #8169617f
