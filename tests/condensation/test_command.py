@@ -22,7 +22,7 @@ from effdl_nb.condensation.sets import CondensedSet
 from effdl_nb.files import read_json
 from effdl_nb.provenance import project_root
 
-ROWS = project_root() / "reports/laptop/rows/table_4_1"
+ROWS = project_root() / "reports/laptop/rows"
 
 SMALL = "--network convnet-2 --width 4 --image-size 8 --quiet --device cpu".split()
 STEPS = ("student_steps=2", "expert_steps=1", "first_start=1", "max_start=1")
@@ -286,9 +286,12 @@ def test_what_torch_raises_is_a_sentence_too(folder, tmp_path, capsys, monkeypat
 
 
 def test_the_default_is_what_the_committed_rows_put_first():
-    rows = sorted(ROWS.glob("*.json"))
-    means = {p.stem: read_json(p)["cells"][0]["mean"] for p in rows}
-    best = max(means, key=means.get)
+    means = {}
+    for path in sorted(ROWS.glob("table_4_[1a]/*.json")):
+        for one in read_json(path)["measurements"]:
+            accuracies = one["metrics"]["accuracy"]
+            means.setdefault((path.stem, one["settings"]["method"]), []).extend(accuracies)
+    _, best = max(means, key=lambda key: np.mean(means[key]))
     arguments = CondenseOptions(data="x", out="y")
     default = inspect.signature(condense).parameters["method"].default
     assert arguments.method == default == best, means

@@ -250,9 +250,8 @@ def test_a_damaged_row_is_named(toy, content):
     path = root / "reports" / "toy" / "rows" / "table_9_1" / "b.json"
     path.write_text(content)
     outcome = study.run("table_9_1", "toy", say=quiet)
-    with pytest.raises(
-        study.RowsFailed, match="1 of 2 rows.*\n.*b.json is not a JSON file.*delete it"
-    ):
+    words = "1 of 2 rows.*: b: .*b.json is not a JSON file.*delete it"
+    with pytest.raises(study.RowsFailed, match=words):
         outcome.check()
     assert row(root, "a")["cells"]  # the other row was measured all the same
 
@@ -264,7 +263,7 @@ def test_a_row_that_holds_something_else_is_named(toy, content):
     path = root / "reports" / "toy" / "rows" / "table_9_1" / "b.json"
     path.write_text(content)
     words = "b.json (is not a row of the study|must hold a record).*delete it"
-    with pytest.raises(study.RowsFailed, match=f"1 of 2 rows.*\n.*{words}"):
+    with pytest.raises(study.RowsFailed, match=f"1 of 2 rows.*: b: .*{words}"):
         study.run("table_9_1", "toy", say=quiet).check()
     with pytest.raises(ValueError, match=words):
         study.write_plans("toy", root / "reports")
