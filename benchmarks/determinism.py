@@ -4,7 +4,8 @@ One kind of processor gives the same bits (tests/study/test_determinism.py). Her
 measured as older processors would: torch's own kernels (ATEN_CPU_CAPABILITY) and oneDNN's
 (ONEDNN_MAX_CPU_ISA) are held to fewer instructions; then with two threads. Each is compared with
 this machine as it is: the largest relative difference of a loss curve's first and last value, and
-of the accuracy, in points. With --write its figures go to reports/determinism.json.
+of the accuracy, in points. With --write its figures go to reports/determinism.json, beside those of
+other kinds of processors.
 
     OMP_NUM_THREADS=1 python benchmarks/determinism.py --write
 """
@@ -18,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from effdl_nb.files import write_json
+from effdl_nb.files import read_json, write_json
 from effdl_nb.places import project_root
 from effdl_nb.provenance import provenance
 
@@ -28,7 +29,6 @@ VARIANTS = {
     "again": {},
     "AVX-512 without bf16": AVX512,
     "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
-    "SSE4.1": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
     "2 threads": {"OMP_NUM_THREADS": "2"},
 }
 MEASURE = """
@@ -90,25 +90,41 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--write", action="store_true", help="keep reports/determinism.json")
     o = parser.parse_args(argv)
     here = measured({}, o.profile)
-    known = capabilities(next(iter(here.values()))["provenance"]["cpu_capability"])
+    mine = next(iter(here.values()))["provenance"]["cpu_capability"].lower()
     figures = {}
     for name, variant in VARIANTS.items():
-        if variant.get("ATEN_CPU_CAPABILITY", "default") in known:
-            figures[name] = differences(here, measured(variant, o.profile))
-            for row, numbers in figures[name].items():
-                shown = "  ".join(f"{key} {value:.1e}" for key, value in numbers.items())
-                print(f"{name:<22} {row:<10} {shown}")
+        if not is_another(variant, mine):
+            continue
+        figures[name] = differences(here, measured(variant, o.profile))
+        for row, numbers in figures[name].items():
+            shown = "  ".join(f"{key} {value:.1e}" for key, value in numbers.items())
+            print(f"{name:<22} {row:<10} {shown}")
     if o.write:
-        origin = provenance(project_root())
-        kept = {key: origin[key] for key in ("commit", "dirty", "processor_kind", "packages")}
-        kept["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
-        write_json(project_root() / "reports" / "determinism.json", {**kept, "figures": figures})
+        write(figures)
 
 
-def capabilities(mine: str) -> list[str]:
-    "Those of torch's kernels that this machine has."
+def is_another(
+    variant: dict[str, str],  # environment
+    mine: str,  # what torch's kernels can here: "avx2", "avx512"
+) -> bool:
+    "Whether a variant asks for no more than this processor has, and for something else."
+    asked = variant.get("ATEN_CPU_CAPABILITY")
+    if asked is None:
+        return True
     order = ["default", "avx2", "avx512"]
-    return order[: order.index(mine.lower()) + 1] if mine.lower() in order else ["default"]
+    known = order[: order.index(mine) + 1] if mine in order else []
+    return asked in known and (asked != mine or "avx512" in asked)
+
+
+def write(figures: dict[str, dict]) -> None:
+    "Keep the figures of this kind of processor beside those of others."
+    path = project_root() / "reports" / "determinism.json"
+    kinds = read_json(path)["kinds"] if path.exists() else {}
+    origin = provenance(project_root())
+    kept = {key: origin[key] for key in ("commit", "dirty")} | {"torch": origin["packages"]["torch"]}
+    kept["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
+    kinds[origin["processor_kind"]] = {**kept, "figures": figures}
+    write_json(path, {"kinds": dict(sorted(kinds.items()))})
 
 
 if __name__ == "__main__":
