@@ -121,9 +121,10 @@ def write(figures: dict[str, dict]) -> None:
     path = project_root() / "reports" / "determinism.json"
     kinds = read_json(path)["kinds"] if path.exists() else {}
     origin = provenance(project_root())
-    kept = {key: origin[key] for key in ("commit", "dirty")} | {"torch": origin["packages"]["torch"]}
+    kept = {key: origin[key] for key in ("commit", "dirty")}
+    kept |= {"torch": origin["packages"]["torch"], "figures": figures}
     kept["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
-    kinds[origin["processor_kind"]] = {**kept, "figures": figures}
+    kinds[origin["processor_kind"]] = kept
     write_json(path, {"kinds": dict(sorted(kinds.items()))})
 
 

@@ -31,7 +31,7 @@ def _run(rank, world, port, errors, function, arguments):
     _leave()
 
 
-def together(function, *arguments, world=2, timeout=500) -> list[str]:
+def run_ranks(function, *arguments, world=2, timeout=500) -> list[str]:
     "Call a function in `world` processes, and tell what they raised; the first to fail ends all."
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 from toys import TINY_MSUNET
 
-from effdl_nb import machine
+from effdl_nb import together
 from effdl_nb.checkpoints import join
 from effdl_nb.condensation import experts
 from effdl_nb.msunet import stages
@@ -101,7 +101,7 @@ def folder(where, count, die_with=None):
 
     experts.train_expert = noted
     try:
-        with machine.apart():
+        with together.apart():
             experts.train_experts(where, *images(), 3, count, EXPERT, progress=False)
     finally:
         experts.train_expert = make
@@ -112,10 +112,10 @@ def locked(out):
     model = nn.BatchNorm1d(2)
     model.running_mean.fill_(int(rank()))
     join("cpu", model)
-    with machine.lock_together(Path(out) / "made") as is_there:
+    with together.lock_together(Path(out) / "made") as is_there:
         (Path(out) / f"there.{rank()}").write_text(str(is_there))
-    machine.take_over_buffers(model)
+    together.take_over_buffers(model)
     assert model.running_mean.tolist() == [0.0, 0.0]
-    assert machine.told_by_all(rank()) == ["0", "1"]
-    machine.check_agreed("a step", 3)
-    machine.check_agreed("a step", rank())
+    assert together.told_by_all(rank()) == ["0", "1"]
+    together.check_agreed("a step", 3)
+    together.check_agreed("a step", rank())

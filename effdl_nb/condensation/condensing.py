@@ -28,8 +28,8 @@ from .memory import check_whitening, estimate_memory
 from .methods import configure, load_named
 from .sets import CondensedSet
 from ..files import atomic_write, carries, lock, settings_hash
-from ..machine import check_alone
 from ..opening import name_of, open_dataset
+from ..together import check_alone
 
 # %% ../../nbs/04_condensation/18_condensing.ipynb #79675986
 def check_network(

@@ -29,8 +29,9 @@ from .initial import fresh_network, network_for
 from .real import LazyImages, RealImages
 from .sets import CondensedSet, refit
 from ..data import ImageDataset, Split
-from ..machine import PRECISIONS, check_alone, settled_precision
+from ..machine import PRECISIONS, settled_precision
 from ..opening import check_labels
+from ..together import check_alone
 
 # %% ../../nbs/04_condensation/19_evaluation.ipynb #37582eb8
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ from .derivatives import by_hand
 from .images import STRATEGY, draw_augmentation, length_of, siamese_augment
 from .unroll import Parameters, parameters_of
 from ..files import Held, brief, carries, lock, read_kept, settings_hash, write_kept
-from ..machine import check_alone, settled_precision
+from ..machine import settled_precision
 from ..networks import build
 from ..settings import at_least
+from ..together import check_alone
 from ..training import TrainConfig, train
 
 # %% ../../nbs/04_condensation/13_experts.ipynb #634128ee
@@ -342,7 +343,7 @@ def check_disk(
 
     Raises RuntimeError for processes of torchrun that do not work `apart`.
     """
-    check_alone("experts in a folder", "let each process work `machine.apart`, or start more jobs")
+    check_alone("experts in a folder", "let each process work `together.apart`, or start more jobs")
     folder = Path(folder).absolute()
     missing = count - len(list(folder.glob("expert_*.safetensors"))[:count])
     needed = missing * expert_bytes(config, num_classes, shape)

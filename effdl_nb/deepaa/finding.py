@@ -30,12 +30,12 @@ from .searching import Search, SearchData, SearchImages
 from .space import SPACES, search_space
 from ..files import lock, settings_hash
 from ..folders import load_folder
-from ..machine import check_alone
 from ..networks import build
 from ..opening import content_digest, open_dataset
 from ..optimization import TrainConfig
 from ..prepared import ImageDataset, Split
 from ..settings import at_least, one_of
+from ..together import check_alone
 
 # %% ../../nbs/03_deepaa/28_finding.ipynb #e2dc3cd3
 # network and epochs of its training as a proxy

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..augmentation import cutmix, cutmix_box, mixup
-from ..machine import told_by_all
 from .conversion import unwrapped
 from ..settings import finite, one_of
+from ..together import told_by_all
 
 # %% ../../nbs/02_msunet/08_consistency.ipynb #079daef8
 def _single(

@@ -17,7 +17,7 @@ from torch import nn
 from ..accuracy import accuracy_of
 from ..checkpoints import join, read_tensors, write_tensors
 from ..files import brief, carries, is_first, release, settings_hash
-from ..machine import lock_together, settled_precision, told_by_all
+from ..machine import settled_precision
 from . import recipe
 from .consistency import ConsistencyLoss
 from .conversion import alpha_at, freeze_ternary_, set_alpha_, ternary_layers
@@ -28,6 +28,7 @@ from .pruning import MagnitudePruner, targets_by_role
 from .recipe import FirstStage, MSUNetSettings, SecondStage, switches, training_data
 from ..optimization import steps_per_epoch
 from ..prepared import ImageDataset
+from ..together import lock_together, told_by_all
 from ..training import train
 
 # %% ../../nbs/02_msunet/15_stages.ipynb #278d2ae8

@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 import shared_trainings
 import torch
-from ranks import together
+from ranks import run_ranks
 from safetensors.torch import load_file
 
 from effdl_nb import files
@@ -310,10 +310,10 @@ def test_an_expert_that_another_process_trains_is_left_to_it(tmp_path, monkeypat
 def test_processes_that_work_apart_make_no_expert_twice(tmp_path):
     shared, whole, config = tmp_path / "shared", tmp_path / "whole", shared_trainings.EXPERT
     shared.mkdir()
-    together(shared_trainings.folder, shared, 4, "1")  # the second process dies at its first expert
+    run_ranks(shared_trainings.folder, shared, 4, "1")  # the second dies at its first
     done = {int(path.stem[-4:]) for path in shared.glob("expert_*")}
     (shared / "made").unlink()
-    assert together(shared_trainings.folder, shared, 6) == []
+    assert run_ranks(shared_trainings.folder, shared, 6) == []
     made = [int(line.split()[0]) for line in (shared / "made").read_text().splitlines()]
     assert sorted(made) == sorted(set(range(6)) - done)
     train_experts(whole, *shared_trainings.images(), 3, 6, config, progress=False)
@@ -321,7 +321,7 @@ def test_processes_that_work_apart_make_no_expert_twice(tmp_path):
 
 
 def test_one_expert_trained_by_two_processes(tmp_path):
-    train = partial(together, shared_trainings.expert, tmp_path)
+    train = partial(run_ranks, shared_trainings.expert, tmp_path)
     assert train("two") == []
     shared_trainings.expert(tmp_path, "one")
     one, two, other = (load_file(tmp_path / name) for name in ("one.0", "two.0", "two.1"))
@@ -339,7 +339,7 @@ def test_one_expert_trained_by_two_processes(tmp_path):
 
 def test_under_torchrun_a_folder_of_experts_says_how_it_is_shared(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RuntimeError, match="experts in a folder, not 2: .*machine.apart"):
+    with pytest.raises(RuntimeError, match="experts in a folder, not 2: .*together.apart"):
         make(tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -5,16 +5,16 @@ import time
 
 import pytest
 import shared_trainings
-from ranks import together
+from ranks import run_ranks
 
-from effdl_nb import machine
+from effdl_nb import together
 from effdl_nb.files import lock
 
 
 def test_processes_wait_for_another_program_and_see_what_it_made(tmp_path):
     raised = []
     group = threading.Thread(
-        target=lambda: raised.extend(together(shared_trainings.locked, tmp_path))
+        target=lambda: raised.extend(run_ranks(shared_trainings.locked, tmp_path))
     )
     with lock(tmp_path / "made"):
         group.start()
@@ -29,12 +29,12 @@ def test_processes_wait_for_another_program_and_see_what_it_made(tmp_path):
 
 
 def test_the_group_hears_from_the_first_process_while_it_waits(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "PATIENCE", 0.05)
+    monkeypatch.setattr(together, "PATIENCE", 0.05)
     told = []
-    monkeypatch.setattr(machine, "told_by_all", lambda value: told.append(value) or [value, None])
+    monkeypatch.setattr(together, "told_by_all", lambda value: told.append(value) or [value, None])
 
     def take():
-        with machine.lock_together(tmp_path / "made") as is_there:
+        with together.lock_together(tmp_path / "made") as is_there:
             told.append(("in", is_there))
 
     waiting = threading.Thread(target=take)
@@ -50,9 +50,9 @@ def test_the_group_hears_from_the_first_process_while_it_waits(tmp_path, monkeyp
 def test_what_cannot_be_shared_says_so_and_what_to_do(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match="must be 1 for a search, not 2: .* separate jobs"):
-        machine.check_alone("a search")
-    with pytest.raises(KeyError), machine.apart():
-        machine.check_alone("a search")
+        together.check_alone("a search")
+    with pytest.raises(KeyError), together.apart():
+        together.check_alone("a search")
         raise KeyError
     with pytest.raises(RuntimeError):
-        machine.check_alone("a search")
+        together.check_alone("a search")

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import shared_trainings
 import torch
-from ranks import together
+from ranks import run_ranks
 from safetensors.torch import load_file
 from toys import TINY_MSUNET as TINY
 
@@ -70,7 +70,7 @@ def kept(folder, name):
 
 def test_two_processes_train_as_one(tmp_path):
     work = tmp_path / "two"
-    assert together(shared_trainings.msunet, tmp_path, "two", work, "off", True) == []
+    assert run_ranks(shared_trainings.msunet, tmp_path, "two", work, "off", True) == []
     shared_trainings.msunet(tmp_path, "one", tmp_path / "one", "off", True)
     one, two, other = (kept(tmp_path, name) for name in ("one.0", "two.0", "two.1"))
     assert two.keys() == one.keys() and all(two[key].equal(other[key]) for key in two)
@@ -82,7 +82,7 @@ def test_two_processes_train_as_one(tmp_path):
 
 def test_a_lost_process_leaves_no_trace_in_the_numbers(tmp_path):
     parts, whole = tmp_path / "parts", tmp_path / "whole"
-    run = partial(together, shared_trainings.msunet, tmp_path)
+    run = partial(run_ranks, shared_trainings.msunet, tmp_path)
     for stage in (1, 2):  # in the last of three epochs: the first one's checkpoint is written
         assert "killed by 9" in run("cut", parts, "released", False, (stage, 2))
         assert [p.name[:6] for p in parts.glob("*.checkpoint")] == [f"stage{stage}"]
