@@ -1,6 +1,6 @@
 """Run the whole fault suite and note its figures in reports/faults.json, which RESULTS.md shows.
 
-python tests/faults/figures.py            # what `make faults` runs; an hour on one core
+python tests/faults/figures.py            # what `make faults` runs; an hour on two cores
 python tests/faults/figures.py -k races   # a part; nothing is noted
 """
 
@@ -42,8 +42,9 @@ def main(argv: list[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder) / "figures"
         environment = os.environ | {"EFFDL_FAULTS": "full", "EFFDL_FAULT_FIGURES": str(place)}
-        command = [sys.executable, "-m", "pytest", "-q", "--timeout", "7200", "tests/faults", *argv]
-        status = subprocess.run(command, cwd=ROOT, env=environment).returncode
+        command = [sys.executable, "-m", "pytest", "-q", "--timeout", "7200", "tests/faults"]
+        command += ["--numprocesses", str(len(os.sched_getaffinity(0))), "--dist", "worksteal"]
+        status = subprocess.run([*command, *argv], cwd=ROOT, env=environment).returncode
         text = place.read_text(encoding="utf-8") if place.exists() else ""
     figures = totals([json.loads(line) for line in text.splitlines()])
     print(table(figures))
