@@ -31,6 +31,16 @@ def _made_by(name: str):
     return make()
 
 
+def _is_ours(name: str) -> bool:
+    "Whether `build` knows a name."
+    from effdl_nb.networks import has_width
+
+    with contextlib.suppress(ValueError):
+        has_width(name)
+        return True
+    return False
+
+
 def _by_name(name: str, classes: int, image_size: int):
     "A network of ours or of torchvision. Raises UsageError naming what there is."
     import torchvision
@@ -38,12 +48,12 @@ def _by_name(name: str, classes: int, image_size: int):
     from effdl_nb.msunet import msunet
     from effdl_nb.networks import NETWORKS, build
 
-    if name.startswith("msunet-"):
-        return msunet(name.removeprefix("msunet-"), num_classes=classes)
-    with contextlib.suppress(ValueError):
-        return build(name, classes, image_size=image_size)
-    known = torchvision.models.list_models()
-    if name not in known:
+    with usage_errors():
+        if name.startswith("msunet-"):
+            return msunet(name.removeprefix("msunet-"), num_classes=classes)
+        if _is_ours(name):
+            return build(name, classes, image_size=image_size)
+    if name not in torchvision.models.list_models():
         raise UsageError(
             f"network {name!r} is unknown; allowed: a packed file, module:function, "
             f"msunet-v3, {', '.join(NETWORKS)}, or one of torchvision (effdl list networks)"
@@ -56,7 +66,10 @@ def model_named(
     classes: int = 10,  # logits of a network that is built by its name
     image_size: int = 32,  # side of its images
 ) -> Any:  # a torch module in evaluation mode
-    "Find a network. Raises UsageError for a name that stands for none."
+    """Find a network; one that is not trained has the weights of seed 0, each time.
+
+    Raises UsageError for a name that stands for none."""
+    import torch
     from torch import nn
 
     if Path(name).is_file():
@@ -65,7 +78,9 @@ def model_named(
         return load_packed(name)
     if Path(name).suffix == ".safetensors":
         raise FileNotFoundError(f"there is no file {name}")
-    model = _made_by(name) if ":" in name else _by_name(name, classes, image_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # zeros of ternary weights count, so a draw would change the score
+        model = _made_by(name) if ":" in name else _by_name(name, classes, image_size)
     if not isinstance(model, nn.Module):
         raise UsageError(f"{name} must make a torch module, not {type(model).__name__}")
     return model.eval()

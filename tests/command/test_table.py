@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import effdl_nb
 from effdl_nb.command.table import COMMANDS, completion_script, main
@@ -76,7 +77,9 @@ def test_the_version_is_the_package_s():
         ("score nowhere.safetensors", 1, "there is no file nowhere.safetensors"),
         ("score resnet-18 --image-size big", 2, "Error parsing --image-size: "),
         ("score resnet-18 --imagesize 32", 2, "perhaps you meant --image-size"),
-        ("score resnet-18 --image-size 4", 2, "network 'resnet-18' is unknown"),
+        ("score resnet-18 --image-size 4", 2, "image_size of resnet-18 must be"),
+        ("score alexnet --image-size 4", 2, "image_size of alexnet must be"),
+        ("score msunet-v9", 2, "'v9' is unknown; allowed: v0, v1"),
         ("score os:nothing", 2, "cannot be made"),
         ("export resnet-18 net.tflite", 2, "must end in one of .onnx, .pt2, .pte"),
         ("evaluate none.safetensors cifar10-sample", 1, "no condensed set at none.safetensors"),
@@ -122,6 +125,17 @@ def test_a_function_in_the_working_folder_is_scored(tmp_path):
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout)
     assert counts["params"] == 3 * 4 * 9 + 4 * 36 * 2  # 32-bit numbers
+
+
+def test_the_score_of_a_name_is_the_same_each_time(capsys):
+    "Ternary weights are counted without their zeros, and a fresh draw would have others."
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        assert main(["score", "msunet-v3", "--json"]) == 0
+        assert before.equal(torch.get_rng_state())
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second
 
 
 def test_progress_in_a_file_is_lines(tmp_path):

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
         place = Path(folder) / "figures"
         environment = os.environ | {"EFFDL_FAULTS": "full", "EFFDL_FAULT_FIGURES": str(place)}
         command = [sys.executable, "-m", "pytest", "-q", "--timeout", "7200", "tests/faults"]
-        command += ["--numprocesses", str(len(os.sched_getaffinity(0))), "--dist", "worksteal"]
+        command += ["--numprocesses", str(os.cpu_count() or 1), "--dist", "worksteal"]
         status = subprocess.run([*command, *argv], cwd=ROOT, env=environment).returncode
         text = place.read_text(encoding="utf-8") if place.exists() else ""
     figures = totals([json.loads(line) for line in text.splitlines()])
