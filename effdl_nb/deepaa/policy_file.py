@@ -139,7 +139,8 @@ _RELEASED_NAMES = {
 def _arrays(path: str | Path) -> dict[str, np.ndarray]:
     "The arrays of an npz. Raises ValueError for a damaged one and for pickled objects."
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # opened here, for numpy leaves a damaged one open
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except _UNREADABLE as error:
         words = f"{path} is no npz that can be read without pickle: {brief(error)}"

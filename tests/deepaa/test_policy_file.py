@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -172,6 +173,15 @@ def test_released_files_that_do_not_fit_raise(tmp_path, changes, words):
     with pytest.raises(ValueError, match=words) as error:
         load_policy(tmp_path / "theirs.npz")
     assert "theirs.npz" in str(error.value)
+
+
+def test_a_damaged_npz_is_not_left_open(tmp_path):
+    path = tmp_path / "theirs.npz"
+    released(path, cifar_space())
+    path.write_bytes(path.read_bytes().replace(b"PK\x01\x02", b"PK\x01\x03"))  # its directory
+    with pytest.raises(ValueError, match="theirs.npz is no npz"):
+        load_policy(path)
+    assert str(path) not in {file.path for file in psutil.Process().open_files()}
 
 
 def test_nobody_is_told_to_delete_a_file_of_somebody_else(tmp_path):
