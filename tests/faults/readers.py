@@ -32,6 +32,7 @@ class Reader:
     read: Callable[[Path], object]
     sealed: bool = True  # an altered file is an error, or is read as if it were not altered
     reseal: Callable[[Path, object], None] | None = None  # write an altered content as a whole one
+    need: int = 0  # bytes that it may take, as its notebook says
 
 
 def _bytes(write: Callable[[Path], object], folder: Path, name: str) -> bytes:
@@ -115,6 +116,7 @@ def _pictures(folder: Path) -> list[Reader]:
             _picture(form, mode),
             lambda p: decoding.decode_image(p, 8),
             False,
+            need=17 * decoding.MAX_PIXELS,
         )
         for form, mode in forms
         for suffixes in [decoding.FORMATS[form]]

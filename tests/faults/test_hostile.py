@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from faults.harness import FULL, child, count, many
 from faults.hostile import MEMORY, Outcome, altered_bytes, attack, forbid, memory
-from faults.readers import every_reader
+from faults.readers import Reader, every_reader
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -32,34 +32,37 @@ def readers(tmp_path_factory):
     return made
 
 
-def test_altered_files_are_named_or_read_right(readers, tmp_path):
-    canary, folder = tmp_path / "bin", tmp_path / "files"
-    canary.mkdir()
-    folder.mkdir()
-    for program in ("gs", "convert", "sh", "git", "npm", "unzip"):
-        (canary / program).write_text(f"#!/bin/sh\n: > {canary}/called\n")
-        (canary / program).chmod(0o755)
-    inputs, told = many(10, 6_500), tmp_path / "told"
+def attacked(reader: Reader, folder: Path, inputs: int, seed: int) -> Outcome:
+    "Let a child read altered files: what it starts, writes elsewhere and holds is a finding."
+    canary, told = folder / "bin", folder / "told"
 
     def work():
         os.environ["PATH"] = str(canary)
         findings: list[str] = []
-        forbid(tmp_path.parent, findings)
-        total, begin = Outcome(), memory()
-        for n, reader in enumerate(readers.values()):
-            outcome = attack(reader, folder, inputs, n)
-            total.inputs += outcome.inputs
-            total.errors += outcome.errors
-            total.right += outcome.right
-            findings += outcome.findings
-        if memory() - begin > MEMORY:
-            findings.append(f"memory: {(memory() - begin) >> 20} MiB")
-        told.write_text(json.dumps([total.inputs, total.errors, total.right, findings]))
+        forbid(folder.parent, findings)
+        begin = memory()
+        outcome = attack(reader, folder / "files", inputs, seed)
+        if (taken := memory() - begin) > MEMORY + reader.need:
+            findings.append(f"{reader.name}: {taken >> 20} MiB")
+        told.write_text(json.dumps(vars(outcome) | {"findings": findings + outcome.findings}))
 
-    pid = child(work)
-    assert os.waitpid(pid, 0)[1] == 0
-    tried, errors, right, findings = json.loads(told.read_text())
-    assert not findings, "\n".join(sorted(set(findings))[:40])
+    assert os.waitpid(child(work), 0)[1] == 0, reader.name
+    return Outcome(**json.loads(told.read_text()))
+
+
+def test_altered_files_are_named_or_read_right(readers, tmp_path):
+    canary, inputs = tmp_path / "bin", many(10, 6_500)
+    canary.mkdir()
+    (tmp_path / "files").mkdir()
+    for program in ("gs", "convert", "sh", "git", "npm", "unzip"):
+        (canary / program).write_text(f"#!/bin/sh\n: > {canary}/called\n")
+        (canary / program).chmod(0o755)
+    outcomes = [attacked(r, tmp_path, inputs, n) for n, r in enumerate(readers.values())]
+    findings = {finding for outcome in outcomes for finding in outcome.findings}
+    assert not findings, "\n".join(sorted(findings)[:40])
+    tried, errors, right = (
+        sum(getattr(o, key) for o in outcomes) for key in ("inputs", "errors", "right")
+    )
     assert tried > 0.8 * inputs * len(readers) and not (canary / "called").exists()
     count("altered files", tried=tried, errors=errors, right=right, silent=0)
 
@@ -170,15 +173,29 @@ def test_postscript_is_no_picture_whatever_its_name(tmp_path):
         decode_image(tmp_path / "x.png", 8)
 
 
-def test_a_long_thin_picture_takes_no_more_than_its_pixels(tmp_path):
+@pytest.mark.parametrize("sides, size", [((1_000_000, 1), 224), ((9, 4_000_000), 8)])
+def test_a_long_thin_picture_takes_no_more_than_its_pixels(tmp_path, sides, size):
     from PIL import Image
 
-    Image.new("RGB", (1_000_000, 1)).save(tmp_path / "x.png")
+    Image.new("RGB", sides).save(tmp_path / "x.png")
 
     def work():
         begin = memory()
-        decode_image(tmp_path / "x.png", 224)
-        assert memory() - begin < MEMORY
+        decode_image(tmp_path / "x.png", size)
+        assert memory() - begin < 8 * sides[0] * sides[1] + (32 << 20)
+
+    assert os.waitpid(child(work), 0)[1] == 0
+
+
+def test_a_picture_that_needs_no_conversion_is_not_copied(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (6000, 5000)).save(tmp_path / "x.png", compress_level=1)
+
+    def work():
+        begin = memory()
+        decode_image(tmp_path / "x.png", 32)
+        assert memory() - begin < 6 * 6000 * 5000
 
     assert os.waitpid(child(work), 0)[1] == 0
 
