@@ -62,7 +62,9 @@ def test_a_profile_is_reproduced_in_a_folder_of_the_user_s(installed, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the study is laid out in study" in done.stdout
     page = tmp_path / "study" / "reports" / "counted" / "index.html"
-    assert page.exists() and "table 2.1: 2 of 2 rows" in done.stdout
+    assert "table 2.1: 2 of 2 rows" in done.stdout
+    for key in ("table_2_1", "figure_3_1", "figure_4_2", "figure_4_3"):  # what needs no table
+        assert f'href="notebooks/{key}.html"' in page.read_text(), key
     changed = tmp_path / "study" / "config" / "quick.yaml"
     changed.write_text("title: mine\n")
     from_there = effdl(installed, tmp_path / "study", "list", "profiles")

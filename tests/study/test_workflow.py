@@ -10,8 +10,7 @@ import time
 import nbformat
 import psutil
 import pytest
-import yaml
-from toy_study import ALL, EXPERIMENT, REPRODUCE, ROOT, Toy, wait_for
+from toy_study import ALL, EXPERIMENT, ROOT, Toy, wait_for
 
 from effdl_nb import report, spec
 
@@ -23,7 +22,7 @@ def toy(tmp_path) -> Toy:
     return Toy(tmp_path)
 
 
-def test_run_repeat_and_delete(toy):
+def test_run_repeat_delete_and_change(toy):
     status, output = toy.run()
     assert status == 0, output
     assert toy.calls() == ALL and "table 9.1: 3 of 3 rows" in output
@@ -44,10 +43,13 @@ def test_run_repeat_and_delete(toy):
         and toy.there() == ["one", "seven", "three"]
     ), output
 
+    toy.profile(", row_settings: {one: {size: 5}}")  # a setting changed: what it concerns
+    status, output = toy.run()
+    assert status == 0 and toy.calls() == ["one:0", "one:1"], output
 
-def test_results_are_told_to_others(toy):
-    toy.figures()
-    assert toy.run()[0] == 0
+
+def check_what_others_are_told(toy):
+    "What a finished run leaves for other programs."
     folder = toy.root / "reports" / "toy"
     assert (folder / "results.csv").read_text().count("table_9_1") == 6  # three rows, two seeds
     crate = json.loads((folder / "ro-crate-metadata.json").read_text())
@@ -60,7 +62,7 @@ def test_results_are_told_to_others(toy):
     assert "Chapter 9" in page.read_text() and "figure 9.1" in page.read_text()
 
 
-def test_figures_are_drawn_after_their_tables_and_again_when_these_change(toy):
+def test_figures_are_drawn_after_their_tables_told_to_others_and_drawn_again(toy):
     toy.figures()
     status, output = toy.run()
     calls = toy.calls()
@@ -74,6 +76,7 @@ def test_figures_are_drawn_after_their_tables_and_again_when_these_change(toy):
         and 'href="notebooks/figure_9_2.html"' in page
         and page.count("not implemented yet") == 1
     )
+    check_what_others_are_told(toy)
 
     status, output = toy.run()
     assert status == 0 and toy.calls() == [], output
@@ -140,14 +143,6 @@ def test_a_killed_run_continues_and_loses_no_finished_seed(toy, how):
     toy.profile(", row_settings: {seven: {wait: 0}}")
     status, output = toy.run()
     assert status == 0 and toy.calls() == ["seven:0", "seven:1"], output
-
-
-def test_changed_settings_make_what_they_concern(toy):
-    assert toy.run()[0] == 0
-    toy.calls()
-    toy.profile(", row_settings: {one: {size: 5}}")
-    status, output = toy.run()
-    assert status == 0 and toy.calls() == ["one:0", "one:1"], output
 
 
 def test_rows_as_jobs_and_kept_rows(toy):
@@ -248,6 +243,7 @@ def test_the_lock_outlives_a_killed_parent(toy):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("chapter", [2, 3, 4])
 def test_the_real_tables_at_a_tiny_profile(chapter, tmp_path):
+    "Through the workflow, some of them: tests/command/test_wheel.py."
     command = [sys.executable, "-W", "ignore", str(ROOT / "tests" / "executing.py"), str(TINY)]
     environment = os.environ | {"TQDM_DISABLE": "1", "MPLBACKEND": "agg"}
     done = subprocess.run(
@@ -279,23 +275,6 @@ def test_the_real_tables_at_a_tiny_profile(chapter, tmp_path):
         assert record["measurements"][0]["provenance"]["data"].startswith("cifar10-sample:")
         values = record["cells"][0]["values"].values()
         assert all(0 <= value <= 100 for runs in values for value in runs)
-
-
-@pytest.mark.timeout(900)
-def test_real_notebooks_through_the_workflow(tmp_path):
-    "Two tables, and the figures that need none; the toy study has the other ways through it."
-    content = yaml.safe_load(TINY.read_text())
-    content["tables"] = {key: content["tables"][key] for key in ("table_2_1", "table_4_3")}
-    two = tmp_path / "two.yaml"
-    two.write_text(yaml.safe_dump(content))
-    arguments = ["--profile", str(two), "--cores", "2", "--reports", str(tmp_path)]
-    done = subprocess.run([*REPRODUCE, *arguments], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    page = (tmp_path / "two" / "index.html").read_text()
-    figures = spec.figures_of(spec.load_profile(str(two), ROOT), spec.load_tables(ROOT))
-    assert len(figures) >= 3
-    for key in (*content["tables"], *figures):
-        assert f'href="notebooks/{key}.html"' in page, key
 
 
 @pytest.mark.timeout(900)
