@@ -23,10 +23,9 @@ from effdl_nb.files import read_json, write_json
 from effdl_nb.places import project_root
 from effdl_nb.provenance import provenance
 
-ROWS = {"table_2_3": "ternary", "table_3_2": "baseline", "table_4_1": "dm,mtt"}
+ROWS = {"table_2_3": "ternary", "table_3_2": "baseline", "table_4_1": "dm"}
 AVX512 = {"ATEN_CPU_CAPABILITY": "avx512", "ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}
 VARIANTS = {
-    "again": {},
     "AVX-512 without bf16": AVX512,
     "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
     "2 threads": {"OMP_NUM_THREADS": "2"},

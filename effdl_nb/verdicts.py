@@ -48,10 +48,10 @@ class Verdict:
     def __str__(self) -> str:
         if self.word == LEVEL:
             return f"{self.word} {self.margin:g}"
-        if self.word == OPEN and self.needed:
-            return f"{self.word}: {self.n} pairs, about {self.needed} needed"
-        pairs = f"{self.n} pairs" if self.n else "not run"
-        return f"{self.word}: {pairs}" if self.word == OPEN else self.word
+        if self.word != OPEN:
+            return self.word
+        pairs = "not run" if self.n == 0 else "1 pair" if self.n == 1 else f"{self.n} pairs"
+        return f"{self.word}: {pairs}" + (f", about {self.needed} needed" if self.needed else "")
 
 # %% ../nbs/01_foundations/28_verdicts.ipynb #a5bceb3f
 def decide(
