@@ -227,6 +227,7 @@ GROUND = [  # what chapters stand on, in the order in which it is read
     "effdl_nb.networks",
     "effdl_nb.augmentation",
     "effdl_nb.machine",
+    "effdl_nb.together",
     "effdl_nb.optimization",
     "effdl_nb.accuracy",
     "effdl_nb.checkpoints",
