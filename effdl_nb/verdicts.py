@@ -50,7 +50,7 @@ class Verdict:
             return f"{self.word} {self.margin:g}"
         if self.word != OPEN:
             return self.word
-        pairs = "not run" if self.n == 0 else "1 pair" if self.n == 1 else f"{self.n} pairs"
+        pairs = {0: "not run", 1: "1 pair"}.get(self.n, f"{self.n} pairs")
         return f"{self.word}: {pairs}" + (f", about {self.needed} needed" if self.needed else "")
 
 # %% ../nbs/01_foundations/28_verdicts.ipynb #a5bceb3f

@@ -137,9 +137,8 @@ _RELEASED_NAMES = {
 
 @carries
 def _arrays(path: str | Path) -> dict[str, np.ndarray]:
-    "The arrays of an npz. Raises ValueError for a damaged one and for pickled objects."
+    "The arrays of an npz, closed if damaged. Raises ValueError for that and for pickled objects."
     try:
-        # opened here, for numpy leaves a damaged one open
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except _UNREADABLE as error:
