@@ -3,7 +3,7 @@
 # make evidence    measure what profile laptop still lacks, for as long as you let it
 # make reproduce EXECUTOR=slurm JOBS=16   the same on a cluster: workflow/profiles/
 # make merge FROM=folder   join the rows of another machine's reports folder
-# make faults      kills, failing writes, races and hostile files, all of them: an hour on two cores
+# make faults      kills, failing writes, races and hostile files, all of them: 40 minutes on two cores
 # make check       export the notebooks, compare effdl_nb/ with git, lint, check types, then test
 # make site        every notebook and the library as pages: build/site/html/index.html
 # make lab         JupyterLab on the notebooks

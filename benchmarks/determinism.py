@@ -74,11 +74,8 @@ def differences(here: dict[str, dict], other: dict[str, dict]) -> dict[str, dict
             abs(a - b)
             for a, b in zip(mine["metrics"]["accuracy"], theirs["metrics"]["accuracy"], strict=True)
         ]
-        found[key] = {
-            "first_loss": relative[0],
-            "last_loss": relative[-1],
-            "accuracy": max(accuracy),
-        }
+        first = {"first_loss": relative[0]} if relative[1:] else {}
+        found[key] = {**first, "last_loss": relative[-1], "accuracy": max(accuracy)}
     return found
 
 

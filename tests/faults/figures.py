@@ -1,6 +1,6 @@
 """Run the whole fault suite and note its figures in reports/faults.json, which RESULTS.md shows.
 
-python tests/faults/figures.py            # what `make faults` runs; an hour on two cores
+python tests/faults/figures.py            # what `make faults` runs; 40 minutes on two cores
 python tests/faults/figures.py -k races   # a part; nothing is noted
 """
 
