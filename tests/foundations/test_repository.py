@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -376,6 +377,13 @@ def test_a_built_wheel_imports_without_the_development_tools(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [str(target / "effdl_nb" / "__init__.py"), "5000", "page.html"]
+
+
+def test_no_helper_of_the_tests_takes_the_name_of_an_installed_package():
+    # tests/ is on the path of what the tests start: `executing` there hid the one that formats errors
+    installed = set(packages_distributions()) | set(sys.stdlib_module_names)
+    helpers = {path.stem for path in (ROOT / "tests").glob("*.py")}
+    assert helpers and not helpers & (installed - {"conftest"})
 
 
 def test_nothing_committed_names_a_registry_or_a_machine_and_no_pickle_is_read():

@@ -244,7 +244,7 @@ def test_the_lock_outlives_a_killed_parent(toy):
 @pytest.mark.parametrize("chapter", [2, 3, 4])
 def test_the_real_tables_at_a_tiny_profile(chapter, tmp_path):
     "Through the workflow, some of them: tests/command/test_wheel.py."
-    command = [sys.executable, "-W", "ignore", str(ROOT / "tests" / "executing.py"), str(TINY)]
+    command = [sys.executable, "-W", "ignore", str(ROOT / "tests" / "notebook_runs.py"), str(TINY)]
     environment = os.environ | {"TQDM_DISABLE": "1", "MPLBACKEND": "agg"}
     done = subprocess.run(
         [*command, str(tmp_path), str(chapter)],

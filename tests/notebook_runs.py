@@ -1,6 +1,6 @@
 """Execute the notebooks that a profile asks for, one after the other, in this one process.
 
-python tests/executing.py PROFILE REPORTS CHAPTER
+python tests/notebook_runs.py PROFILE REPORTS CHAPTER
 
 The workflow gives each a kernel of its own, whose start and imports take longer than a tiny row.
 """
