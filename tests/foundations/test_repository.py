@@ -380,7 +380,7 @@ def test_a_built_wheel_imports_without_the_development_tools(tmp_path):
 
 
 def test_no_helper_of_the_tests_takes_the_name_of_an_installed_package():
-    # tests/ is on the path of what the tests start: `executing` there hid the one that formats errors
+    # tests/ is on the path of what the tests start: `executing` there hid a package of that name
     installed = set(packages_distributions()) | set(sys.stdlib_module_names)
     helpers = {path.stem for path in (ROOT / "tests").glob("*.py")}
     assert helpers and not helpers & (installed - {"conftest"})
