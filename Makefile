@@ -23,6 +23,9 @@ SITE := .venv/.site
 # Two one-thread processes do more than one with two threads; tests and notebooks run side by side,
 # one a core. The path may hold a blank.
 TEST_ENV := OMP_NUM_THREADS=1 EFFDL_ROOT="$(CURDIR)"
+# Each notebook, job and many a test is a process of its own. Where Python is told to keep no bytecode
+# (images often say so) each compiles again what it imports: 23 CPU seconds for a toy run, not 10.
+unexport PYTHONDONTWRITEBYTECODE
 # A part of the tests: make test NBS=nbs/02_msunet PYTEST_ARGS=tests/msunet
 NBS ?= nbs
 PYTEST_ARGS ?=

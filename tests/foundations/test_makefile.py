@@ -65,6 +65,15 @@ def test_all_notebooks_and_all_tests_are_run_or_the_part_that_is_named(checkout)
     assert notebooks[4] == "nbs/02_msunet" and tests[-2:] == ["tests/msunet", "-x"]
 
 
+@pytest.mark.parametrize("target", ["test", "reproduce"])
+def test_what_is_imported_is_compiled_once(checkout, target, monkeypatch):
+    # with the setting, each of some hundred processes would compile torch, pandas, ... anew
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    python = checkout / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\necho "kept:$PYTHONDONTWRITEBYTECODE" >> calls\n')
+    assert ["kept:"] in make(checkout, target)
+
+
 def test_a_profile_may_stand_in_a_folder_with_a_blank(checkout):
     profile = str(checkout / "my profile.yaml")
     (call,) = make(checkout, "reproduce", f"PROFILE={profile}", "CORES=2")
