@@ -275,7 +275,7 @@ def test_a_torch_data_set_of_floats_is_taken_as_it_is():
         ([(torch.rand(3, 4, 4), 0.5)], "labels of list must be whole numbers, not torch.float32"),
         ([(torch.rand(3, 4, 4), -1)], r"labels of list must lie in 0.*, not -1..-1"),
         ([(torch.rand(3, 4, 4) * 255, 0)], r"images must be uint8 or floats in \[0, 1\], not from"),
-        ([(torch.rand(4, 4), 0)], r"images must have shape \(N, C, H, W\), not \(1, 4, 4\)"),
+        ([(torch.rand(4), 0)], r"images must have shape \(N, C, H, W\), not \(1, 4\)"),
     ],
 )
 def test_what_is_no_torch_data_set(items, words):
