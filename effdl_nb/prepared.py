@@ -35,6 +35,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @carries
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.images.shape[1:]))
+        return f"Split({len(self):,} images {shape} {self.images.dtype})"
+
 # %% ../nbs/01_foundations/05_prepared.ipynb #d1811209
 @dataclass(frozen=True)
 class ImageDataset:
@@ -58,6 +63,11 @@ class ImageDataset:
     def image_size(self) -> int:
         "Side of the square images in pixels."
         return self.train.images.shape[-1]
+
+    @carries
+    def __repr__(self) -> str:
+        sizes = f"train={self.train}, test={self.test}, {self.num_classes} classes"
+        return f"ImageDataset({self.name!r}, {sizes}, digest={self.digest!r})"
 
     @staticmethod
     @carries
