@@ -8,6 +8,7 @@ __all__ = ['model_named', 'ScoreOptions', 'score_network', 'ExportOptions', 'exp
 # %% ../../nbs/06_command/01_models.ipynb #aad205aa
 import contextlib
 import importlib
+import inspect
 import json
 import os
 import sys
@@ -24,7 +25,8 @@ def _made_by(name: str):
     sys.path.insert(0, os.getcwd())
     try:
         make = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
+        inspect.signature(make).bind()  # a TypeError if it needs arguments
+    except (ImportError, AttributeError, TypeError) as error:
         raise UsageError(f"network {name!r} cannot be made: {error}") from error
     finally:
         sys.path.remove(os.getcwd())

@@ -81,6 +81,7 @@ def test_the_version_is_the_package_s():
         ("score alexnet --image-size 4", 2, "image_size of alexnet must be"),
         ("score msunet-v9", 2, "'v9' is unknown; allowed: v0, v1"),
         ("score os:nothing", 2, "cannot be made"),
+        ("score textwrap:dedent", 2, "cannot be made: missing a required argument: 'text'"),
         ("export resnet-18 net.tflite", 2, "must end in one of .onnx, .pt2, .pte"),
         ("evaluate none.safetensors cifar10-sample", 1, "no condensed set at none.safetensors"),
         ("data mnist", 2, "'mnist' is unknown"),
