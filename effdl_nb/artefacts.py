@@ -75,11 +75,14 @@ def artefact_path(
     return known[name].path
 
 # %% ../nbs/01_foundations/34_artefacts.ipynb #a41426ba
-def _measurement(row: Path, seed: int) -> dict:
-    "The measurement of a seed in a row's file. Raises ValueError if there is none."
+def _measurement(row: Path, seed: int, column: str | None) -> dict:
+    "The measurement of a seed in a row's file. Raises ValueError unless there is exactly one."
     found = [m for m in read_kept(row)["measurements"] if m["seed"] == seed]
-    if not found:
-        raise ValueError(f"{row} has no measurement with seed {seed}")
+    if column is not None:
+        found = [m for m in found if column in m["columns"]]
+    if len(found) != 1:
+        rest = "" if column is None else f" of column {column}"
+        raise ValueError(f"{row} must have one measurement with seed {seed}{rest}, not {len(found)}")
     return found[0]
 
 # %% ../nbs/01_foundations/34_artefacts.ipynb #6d7ad3e4
@@ -89,6 +92,7 @@ def publish(
     seed: int,  # of the measurement
     words: dict,  # of the card: name, kind, title, data, remark; licence where it is not CIFAR's
     folder: Path | None = None,  # None: those of the package
+    column: str | None = None,  # that it measures, where a seed has several measurements
 ) -> Card:
     """Copy a file to the artefacts and write its card from the row that measured it.
 
@@ -100,7 +104,7 @@ def publish(
         raise ValueError("a row of profile quick measures no artefact; take one of laptop or paper")
     if (size := file.stat().st_size) > LARGEST_ARTEFACT:
         raise ValueError(f"{file} must have at most {LARGEST_ARTEFACT} bytes, not {size}")
-    m = _measurement(row, seed)
+    m = _measurement(row, seed, column)
     origin = {"profile": profile, "table": table, "row": row.stem, "seed": seed}
     origin |= {"hash": m["hash"], "code": m["code"]}
     facts = {key: m[key] for key in ("settings", "provenance")} | {"measured": m["metrics"]}

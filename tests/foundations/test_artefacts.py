@@ -38,8 +38,8 @@ def test_an_artefact_is_what_its_card_says(name):
     assert file_digest(card.path) == card.digest and card.path.stat().st_size <= LARGEST_ARTEFACT
     row = card.row
     path = ROOT / "reports" / row["profile"] / "rows" / row["table"] / f"{row['row']}.json"
-    (m,) = [m for m in read_kept(path)["measurements"] if m["seed"] == row["seed"]]
-    assert (m["metrics"], m["hash"]) == (card.measured, row["hash"])
+    (m,) = [m for m in read_kept(path)["measurements"] if m["hash"] == row["hash"]]
+    assert (m["metrics"], m["seed"]) == (card.measured, row["seed"])
     assert row["profile"] != "quick" and card.licence and card.remark
 
 
@@ -62,6 +62,7 @@ def test_a_name_a_path_and_a_slip(tmp_path, monkeypatch):
 def row(tmp_path) -> Path:
     path = tmp_path / "laptop" / "rows" / "table_3_2" / "deepaa.json"
     m = {"seed": 0, "hash": "a", "code": "b", "settings": {}, "metrics": {"accuracy": [1.0]}}
+    m |= {"columns": ["accuracy"]}
     write_kept(path, {"cells": [], "measurements": [m | {"provenance": {}}]})
     return path
 
@@ -71,8 +72,10 @@ def test_what_cannot_be_published(tmp_path, row):
     file.write_text("{}")
     card = publish(file, row, 0, WORDS, folder)
     assert artefacts(folder=folder) == {"toy": card}
-    with pytest.raises(ValueError, match="no measurement with seed 3"):
+    with pytest.raises(ValueError, match="one measurement with seed 3, not 0"):
         publish(file, row, 3, WORDS, folder)
+    with pytest.raises(ValueError, match="with seed 0 of column flops, not 0"):
+        publish(file, row, 0, WORDS, folder, column="flops")
     with pytest.raises(ValueError, match="profile quick measures no artefact"):
         publish(file, Path(str(row).replace("laptop", "quick")), 0, WORDS, folder)
     file.write_bytes(bytes(LARGEST_ARTEFACT + 1))
