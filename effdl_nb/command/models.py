@@ -64,7 +64,7 @@ def _by_name(name: str, classes: int, image_size: int):
 
 # %% ../../nbs/06_command/01_models.ipynb #38a528d2
 def model_named(
-    name: str,  # a packed file, module:function, a network of ours, or one of torchvision
+    name: str,  # a packed file or artefact, module:function, a network of ours or of torchvision
     classes: int = 10,  # logits of a network that is built by its name
     image_size: int = 32,  # side of its images
 ) -> Any:  # a torch module in evaluation mode
@@ -74,7 +74,9 @@ def model_named(
     import torch
     from torch import nn
 
-    if Path(name).is_file():
+    from effdl_nb.artefacts import artefacts
+
+    if Path(name).is_file() or name in artefacts("network"):
         from effdl_nb.msunet import load_packed
 
         return load_packed(name)
@@ -96,11 +98,12 @@ class ScoreOptions:
 
     examples:
       effdl score packed.safetensors
+      effdl score msunet-v3-half-cifar100
       effdl score mobilenet_v2 --image-size 224 --classes 1000 --modules
       effdl score mypackage.nets:small --bits 16 --json
     """
 
-    network: str  # a packed file, module:function, a network of ours, or one of torchvision
+    network: str  # a packed file or artefact, module:function, a network of ours or of torchvision
     image_size: int = 32  # side of the squares that go in
     channels: int = 3  # of the images
     classes: int = 10  # logits of a network that is built by its name

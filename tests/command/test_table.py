@@ -172,3 +172,11 @@ def test_bash_completes(typed, offered):
     )
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
     assert done.stdout.split() == offered, done.stderr
+
+
+def test_an_artefact_is_scored_by_its_name(capsys):
+    assert main(["score", "msunet-v3-half-cifar100", "--json"]) == 0
+    named = json.loads(capsys.readouterr().out)
+    assert main(["score", "msunet-v3", "--classes", "100", "--json"]) == 0
+    full = json.loads(capsys.readouterr().out)
+    assert 0.4 < named["params"] / full["params"] < 0.7  # half of the width, of layers in part
