@@ -81,8 +81,8 @@ def _measurement(row: Path, seed: int, column: str | None) -> dict:
     if column is not None:
         found = [m for m in found if column in m["columns"]]
     if len(found) != 1:
-        rest = "" if column is None else f" of column {column}"
-        raise ValueError(f"{row} must have one measurement with seed {seed}{rest}, not {len(found)}")
+        which = f"seed {seed}" + ("" if column is None else f" of column {column}")
+        raise ValueError(f"{row} must have one measurement with {which}, not {len(found)}")
     return found[0]
 
 # %% ../nbs/01_foundations/34_artefacts.ipynb #6d7ad3e4
