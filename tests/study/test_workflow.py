@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nbformat
 import psutil
 import pytest
-from toy_study import ALL, EXPERIMENT, ROOT, Toy, wait_for
+from toy_study import ALL, EXPERIMENT, ROOT, Toy, wait_for, write_notebook
 
 from effdl_nb import report, spec
 
@@ -206,6 +207,27 @@ def test_a_parameter_that_the_notebook_lacks_is_refused(toy):
     nbformat.write(notebook, path)
     status, output = toy.run()
     assert status != 0 and "no parameter" in output and "tagged `parameters`" in output, output
+
+
+def test_a_kernel_of_the_workflow_opens_no_port(tmp_path):
+    # two that start at once can be given the same one, and the second dies
+    cell = (
+        "import ipykernel, json\nfrom pathlib import Path\n"
+        "about = json.loads(Path(ipykernel.get_connection_file()).read_text())\n"
+        "print(about['transport'], about['ip'], sep='|')"
+    )
+    write_notebook([(cell, [])], tmp_path / "asks.ipynb")
+    command = [sys.executable, "-W", "ignore", str(ROOT / "workflow" / "run_notebook.py")]
+    options = ["--kernel", "python3", "--no-progress-bar", "--stdout-file", "-"]
+    done = subprocess.run(
+        [*command, "asks.ipynb", "told.ipynb", *options, "--log-level", "ERROR"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    transport, sockets = done.stdout.split()[-1].split("|")
+    assert transport == "ipc" and not Path(sockets).parent.exists()
 
 
 def test_two_runs_at_once_do_not_disturb_each_other(toy):
