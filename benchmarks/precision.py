@@ -1,10 +1,11 @@
 """What bf16 does to a number: rows and their twins in fp32, paired by seed.
 
-Profile laptop trains in `precision: auto`, which is bf16 where a processor is faster with it. Here
+Profile laptop trains in `precision: auto`, which is bf16 where a processor multiplies it. Here
 the rows of benchmarks/precision.yaml are measured in both, one after the other with the same seeds.
 Printed: each accuracy's deviation from seed to seed, the paired difference bf16 - fp32 with its
-95 % interval, the verdict about a margin of one point that was stated before the run, and what bf16
-saves. With --write the figures go to reports/precision.json.
+95 % interval, and the largest difference of a pair. What bf16 saves is measured elsewhere, in turns
+(`benchmarks/allocator.py`, `msunet_training.py`). With --write the figures go to
+reports/precision.json.
 
     OMP_NUM_THREADS=1 python benchmarks/precision.py --write
 """
@@ -24,7 +25,7 @@ from effdl_nb.spec import load_profile
 from effdl_nb.verdicts import decide
 
 PROFILE = Path(__file__).with_suffix(".yaml")
-MARGIN = 1.0  # points of accuracy that would matter
+MARGIN = 1.0  # points of accuracy that would matter, stated before the run
 
 
 def twins(folder: Path, profile: Path = PROFILE) -> dict[str, dict[str, dict[int, dict]]]:
@@ -51,7 +52,6 @@ def compared(one: dict[int, dict], other: dict[int, dict]) -> dict:
     ]
     differences = [accuracies[1][seed] - accuracies[0][seed] for seed in sorted(one)]
     verdict = decide(differences, MARGIN)
-    seconds = [sum(m["provenance"]["seconds"] for m in side.values()) for side in (one, other)]
     return {
         "fp32": statistics.fmean(accuracies[0].values()),
         "deviation": statistics.stdev(accuracies[0].values()),
@@ -59,7 +59,6 @@ def compared(one: dict[int, dict], other: dict[int, dict]) -> dict:
         "interval": verdict.half,
         "pairs": verdict.n,
         "largest": max(abs(d) for d in differences),
-        "times_as_fast": seconds[0] / seconds[1],
     }
 
 
@@ -74,8 +73,7 @@ def main(argv: list[str] | None = None):
     for row, f in figures.items():
         print(
             f"{row:<10} fp32 {f['fp32']:.1f} (deviation {f['deviation']:.1f})  bf16 "
-            f"{f['difference']:+.2f} ± {f['interval']:.2f}, {f['pairs']} pairs  "
-            f"{f['times_as_fast']:.2f} times as fast"
+            f"{f['difference']:+.2f} ± {f['interval']:.2f}, {f['pairs']} pairs"
         )
     if o.write:
         origin = provenance(project_root())

@@ -96,11 +96,12 @@ def _statistics(images: Tensor) -> list[tuple[float, ...]]:
 # %% ../nbs/01_foundations/12_opening.ipynb #2f9b0806
 def _check_steady(items: Any, kind: str) -> None:
     "Raise ValueError if one of the first items is another one when it is read again."
-    if isinstance(items, torch.utils.data.IterableDataset) or hasattr(items, "features"):
-        return  # a stream, or dictionaries: nothing can be read again
-    for i in range(min(8, len(items))):
-        one, other = _pixels(items[i][0]), _pixels(items[i][0])
-        if not torch.equal(one, other):
+    again = hasattr(items, "__len__") and not isinstance(items, torch.utils.data.IterableDataset)
+    for i in range(min(8, len(items)) if again else 0):
+        one, other = items[i], items[i]
+        if not isinstance(one, (tuple, list)):
+            return  # a loader may make pairs of what is none
+        if not torch.equal(_pixels(one[0]), _pixels(other[0])):
             raise ValueError(
                 f"{kind} gives another image each time item {i} is read: its transform augments; "
                 "read it with one that does not"

@@ -90,3 +90,13 @@ def test_every_form_of_the_same_images_is_the_same_data_set():
         assert torch.equal(opened.train.labels, arrays.train.labels)
         assert opened.mean == arrays.mean and opened.std == arrays.std
         assert opened.classes == (("a", "b", "c") if items is named else ("0", "1", "2"))
+
+
+def test_a_loader_may_make_pairs_of_dictionaries():
+    items = Items(lambda i: {"x": torch.from_numpy(IMAGES[i]), "y": int(LABELS[i])})
+
+    def collate(batch):
+        return torch.stack([b["x"] for b in batch]), torch.tensor([b["y"] for b in batch])
+
+    opened = ImageDataset.from_dataset(DataLoader(items, 5, collate_fn=collate))
+    assert torch.equal(opened.train.images, torch.from_numpy(IMAGES))
