@@ -84,7 +84,7 @@ def _table_jobs(key: str, profile: Profile, at: Place) -> list[Job]:
             if unit.hash not in kept:
                 kind = next((k for c in unit.columns if (k := kinds.get((unit.seed, c)))), None)
                 jobs.append(Job(planned, unit, _hours(planned, unit), kind))
-    return sorted(jobs, key=lambda job: plan.seeds.index(job.unit.seed))
+    return sorted(jobs, key=lambda job: plan.seeds_of(job.unit.row).index(job.unit.seed))
 
 
 def backlog(

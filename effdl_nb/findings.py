@@ -13,8 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
+from .checked import read_yaml
 from .evidence import measurements
 from .files import atomic_write
 from .provenance import project_root
@@ -95,8 +94,7 @@ def load_claims(
 ) -> dict[str, Claim]:
     "Read the claims. Raises ValueError for a row, a column or a key that does not exist."
     path = (root or project_root()) / "workflow" / "claims.yaml"
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return {key: _claim(f"{path.name}: {key}", key, value) for key, value in content.items()}
+    return {key: _claim(f"{path.name}: {key}", key, c) for key, c in read_yaml(path).items()}
 
 # %% ../nbs/01_foundations/29_findings.ipynb #da48e078
 def _means(measured: list[dict], column: Column, row: str) -> dict[int, float]:

@@ -80,7 +80,7 @@ def units_of(
     return [
         Unit(table.key, row, seed, settings, tuple(columns), spec.code_roots(table, row, settings))
         for settings, columns in groups.values()
-        for seed in plan.seeds
+        for seed in plan.seeds_of(row)
     ]
 
 # %% ../nbs/01_foundations/23_rows.ipynb #7ef857b1

@@ -229,7 +229,8 @@ def run(
         plans = dataclasses.replace(plans, changed="remake")
     plan = plans.tables[table]
     chosen = _choice("row", rows, plan.rows)
-    parts = _choice("seed", seeds, plan.seeds), _choice("column", columns, plan.columns)
+    planned_seeds = dict.fromkeys(seed for row in chosen for seed in plan.seeds_of(row))
+    parts = _choice("seed", seeds, planned_seeds), _choice("column", columns, plan.columns)
     failures = {}
     for row in chosen:
         planned = PlannedRow(content, plans, row, place(plans, reports))

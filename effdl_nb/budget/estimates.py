@@ -192,7 +192,10 @@ def _only_rows(profile: Profile, table: str, rows: tuple[str, ...]) -> Profile:
 
 def _one_seed(profile: Profile) -> Profile:
     "A profile with the first seed of every table."
-    tables = {key: replace(plan, seeds=plan.seeds[:1]) for key, plan in profile.tables.items()}
+    tables = {
+        key: replace(plan, seeds=plan.seeds[:1], row_seeds={})
+        for key, plan in profile.tables.items()
+    }
     return replace(profile, tables=tables)
 
 # %% ../../nbs/07_budget/05_estimates.ipynb #0a337333

@@ -14,6 +14,7 @@ from PIL import Image
 from toys import toy as toy_images
 
 from effdl_nb import archives, checkpoints, decoding, files, prepared, rows, spec
+from effdl_nb.checked import read_yaml
 from effdl_nb.condensation import experts, learning, real, sets
 from effdl_nb.condensation.images import ChannelWhitening
 from effdl_nb.deepaa import mixtures, policy, policy_file, searching
@@ -78,7 +79,7 @@ def _records(folder: Path) -> list[Reader]:
         Reader("record.json", record, files.read_kept, True, files.write_kept),
         Reader("row.json", row, rows.read_row, True, files.write_kept),
         Reader("unit.json", unit, rows.read_unit, True, files.write_kept),
-        Reader("yaml.yaml", profile, spec._read_yaml, False),
+        Reader("yaml.yaml", profile, read_yaml, False),
         Reader(
             "profile.yaml",
             profile,

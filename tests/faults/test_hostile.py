@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from effdl_nb import spec
+from effdl_nb.checked import read_yaml
 from effdl_nb.decoding import decode_image
 from effdl_nb.deepaa.policy_file import load_policy
 from effdl_nb.files import read_json, read_kept
@@ -119,7 +120,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         os.mkfifo(tmp_path / name)
         with pytest.raises(ValueError, match=f"{name} cannot be read.*no regular file"):
             read(tmp_path / name)
-    for read in (read_kept, load_policy, spec._read_yaml):
+    for read in (read_kept, load_policy, read_yaml):
         with pytest.raises(ValueError, match="x.json.*no regular file"):
             read(tmp_path / "x.json")
 
@@ -132,14 +133,14 @@ def test_a_bomb_of_aliases_is_told_in_a_line(tmp_path):
     with pytest.raises(
         ValueError, match="bomb.yaml must spell out at most 100,000 values"
     ) as error:
-        spec._read_yaml(tmp_path / "bomb.yaml")
+        read_yaml(tmp_path / "bomb.yaml")
     assert len(str(error.value)) < 500
     (tmp_path / "circle.yaml").write_text("a: &a [*a]\n")
     with pytest.raises(ValueError, match="circle.yaml must spell out"):
-        spec._read_yaml(tmp_path / "circle.yaml")
+        read_yaml(tmp_path / "circle.yaml")
     (tmp_path / "latin.yaml").write_bytes("title: Z\xfcrich".encode("latin-1"))
     with pytest.raises(ValueError, match="latin.yaml is not YAML"):
-        spec._read_yaml(tmp_path / "latin.yaml")
+        read_yaml(tmp_path / "latin.yaml")
     (tmp_path / "deep.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match="deep.json is not a JSON file"):
         read_json(tmp_path / "deep.json")

@@ -13,6 +13,8 @@ from effdl_nb import rows, spec, study
     [
         ("{seeds: []}", "at least one"),
         ("{seeds: [-1]}", "whole numbers from 0"),
+        ("{seeds: [0], row_seeds: {a: [1, 1]}}", r"row_seeds of a must be .*, not \(1, 1\)"),
+        ("{seeds: [0], row_seeds: {c: [1]}}", "row 'c' is unknown; allowed: a, b"),
         ("{seeds: [a]}", r"table_9_1.seeds\[0\] must be a whole number, not 'a'"),
         ("{}", "seeds missing"),
         ("{seeds: [0], rows: [c]}", "row 'c' is unknown; allowed: a, b"),
@@ -58,6 +60,7 @@ MALFORMED = [  # one change of a valid profile, and the words that tell place an
 ]
 MALFORMED_PLANS = [
     ("seeds: 3", "seeds must be a list, not 3"),
+    ("row_seeds: {a: 3}", "row_seeds.a must be a list, not 3"),
     ("seeds: [true]", "seeds[0] must be a whole number, not True"),
     ('seeds: ["0"]', "seeds[0] must be a whole number, not '0'"),
     ("rows: a", "rows must be a list, not 'a'"),

@@ -105,6 +105,19 @@ def test_more_seeds_measure_only_the_new_ones(toy):
     assert study_draws.calls == [("b", 7, 2)] and len(row(root, "b")["measurements"]) == 3
 
 
+def test_a_row_may_have_seeds_of_its_own(toy):
+    root, profile = toy
+    profile("{seeds: [0], row_seeds: {b: [0, 1, 2]}}")
+    study.run("table_9_1", "toy", seeds="2", say=quiet).check()  # which row a does not have
+    assert not (root / "reports/toy/rows/table_9_1/a.json").exists()
+    study.run("table_9_1", "toy", say=quiet).check()
+    found = {key: {m["seed"] for m in row(root, key)["measurements"]} for key in "ab"}
+    assert found == {"a": {0}, "b": {0, 1, 2}}
+    assert all(row(root, key)["cells"] for key in "ab")
+    with pytest.raises(ValueError, match="seed '3' is unknown; allowed: all, 0, 1, 2"):
+        study.run("table_9_1", "toy", seeds="3", say=quiet)
+
+
 def test_a_seed_measured_again_counts_before_the_old_row(toy):
     root, _ = toy
     study.run("table_9_1", "toy", rows="b", say=quiet).check()
