@@ -183,6 +183,15 @@ class Finding:
             return Verdict(UNTESTED)
         return min((p.verdict for p in self.parts), key=lambda v: _WEAKEST.index(v.word))
 
+    @property
+    def pairs(self) -> str:
+        "How many pairs decide it, the fewest of its parts; a word where nothing is drawn."
+        if self.claim.untestable:
+            return "-"
+        if self.claim.counts or all(part.verdict.half == 0 for part in self.parts):
+            return "counted"
+        return str(min(part.verdict.n for part in self.parts))
+
 
 def findings(
     reports: str | Path | None = None,  # see `rows.place`
@@ -206,7 +215,7 @@ def measured_words(finding: Finding) -> str:
             texts.append("not run")
         elif verdict.mean is None:
             texts.append(part.values[0] if len(part.values) == 1 else " against ".join(part.values))
-        elif verdict.half is None:
+        elif not verdict.half:  # one pair, or counted
             texts.append(f"{verdict.mean:+.{part.digits}f}")
         else:
             half = f"{verdict.half:.{part.digits}f}"
@@ -263,9 +272,8 @@ def findings_page(
         _line(["---"] * 5),
     ]
     for f in found:
-        pairs = min((p.verdict.n for p in f.parts), default=0) if f.claim.pairs else "counted"
         cells = [f.claim.claim, f.claim.printed, measured_words(f) or "-"]
-        lines.append(_line([*cells, "-" if f.claim.untestable else pairs, f.verdict]))
+        lines.append(_line([*cells, f.pairs, f.verdict]))
     lines += ["", "## Claim by claim"]
     return "\n".join([*lines, *(line for f in found for line in _details(f))]) + "\n"
 

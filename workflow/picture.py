@@ -5,7 +5,7 @@
     python workflow/picture.py --keep    # first takes images and policy anew from reports/quick
 
 Committed are docs/overview/images.png (real images, and what MTT and IATM made of them),
-docs/overview/policy.json and the rows of Table 4.A at profile laptop.
+docs/overview/policy.json and the rows of Table 4.1 at profile laptop.
 """
 
 import sys
@@ -26,9 +26,8 @@ from effdl_nb.files import atomic_write
 ROOT = Path(__file__).parent.parent
 KEPT, PICTURE = ROOT / "docs" / "overview", ROOT / "nbs" / "images" / "overview.png"
 STRIPS = {"real": "real, the start", "mtt": "condensed, MTT", "iatm": "condensed, IATM"}
-TABLE, COLUMN = "table_4_a", "cifar10_ipc1"
-ROWS = {"mtt": "mtt", "rank": "iatm"}  # row -> that of Table 4.1 in the dissertation
-NAMES = {"mtt": "MTT", "rank": "IATM"}
+TABLE, COLUMN = "table_4_1", "cifar10_ipc1"
+NAMES = {"random": "Random", "dc": "DC", "mtt": "MTT", "iatm": "IATM"}  # row -> its name
 FONT = 8.5
 LEAST = 0.03  # operations with less in every layer are drawn as one, "others"
 
@@ -53,16 +52,16 @@ def keep_images_and_policy():
 def compared() -> pd.DataFrame:
     "Accuracy on CIFAR-10 at one image per class: ours at profile laptop, and the dissertation's."
     lines, at = [], rows.place(spec.load_profile("laptop"), ROOT / "reports")
-    for row, theirs in ROWS.items():
+    for row, name in NAMES.items():
         cells = rows.read_row(at.row(TABLE, row))["cells"]
         cell = next(cell for cell in cells if cell["column"] == COLUMN)
-        lines.append((NAMES[row], cell["mean"], cell["spread"], printed(theirs)))
+        lines.append((name, cell["mean"], cell["spread"], printed(row)))
     return pd.DataFrame(lines, columns=["method", "ours", "spread", "dissertation"])
 
 
 def printed(row: str) -> float:
     "The dissertation's accuracy of a row of Table 4.1, the corrected one where it is misprinted."
-    value = spec.load_thesis()["table_4_1"][row][COLUMN]
+    value = spec.load_thesis()[TABLE][row][COLUMN]
     return (value["corrected"] if isinstance(value, dict) else value)[0]
 
 
