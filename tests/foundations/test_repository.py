@@ -264,7 +264,7 @@ def test_who_may_import_whom(module):
             shows = module.rpartition(".")[2] in ("analysis", "figures")
             ground = FOUNDATIONS if shows else GROUND  # what measures knows no rows
             assert other in ground or other.startswith(chapter + "."), f"{module} imports {other}"
-    ground = ("files", "settings", "shell", "machine", "provenance", "spec", "rows")
+    ground = ("files", "settings", "checked", "shell", "machine", "provenance", "spec", "rows")
     known = {*(f"effdl_nb.{name}" for name in ground), *SHOWN}
     assert module not in SHOWN or imported_by(module) <= known, "the report knows rows only"
 
