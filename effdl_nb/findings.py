@@ -213,9 +213,9 @@ def measured_words(finding: Finding) -> str:
         verdict = part.verdict
         if set(part.values) == {"not run"}:
             texts.append("not run")
-        elif verdict.mean is None:
+        elif verdict.mean is None or verdict.half == 0:  # counted
             texts.append(part.values[0] if len(part.values) == 1 else " against ".join(part.values))
-        elif not verdict.half:  # one pair, or counted
+        elif verdict.half is None:
             texts.append(f"{verdict.mean:+.{part.digits}f}")
         else:
             half = f"{verdict.half:.{part.digits}f}"
