@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import effdl_nb.data  # noqa: F401  # data sets register in its order, whichever test comes first
+
 ROOT = Path(__file__).parent.parent
 
 
