@@ -114,9 +114,6 @@ site: $(SITE)
 # table that has been measured here.
 readme: setup
 	@$(BIN)/python workflow/picture.py
-	@for page in index results; do \
-	  $(BIN)/jupyter nbconvert --to notebook --execute --inplace nbs/$$page.ipynb && \
-	  $(BIN)/nbdev_clean --fname nbs/$$page.ipynb || exit 1; done
 	@$(BIN)/python -c 'from effdl_nb.findings import write_findings; write_findings()'
 	@$(BIN)/python -c 'from effdl_nb.budget.page import write_costs; write_costs()'
 	@$(BIN)/python workflow/readme.py

@@ -44,14 +44,18 @@ class Verdict:
     n: int = 0  # pairs
     margin: float | None = None  # the difference that would matter
     needed: int | None = None  # pairs that would decide, where it is open
+    sought: float | None = None  # the difference that so many would find
 
     def __str__(self) -> str:
         if self.word == LEVEL:
             return f"{self.word} {self.margin:g}"
         if self.word != OPEN:
             return self.word
-        pairs = {0: "not run", 1: "1 pair"}.get(self.n, f"{self.n} pairs")
-        return f"{self.word}: {pairs}" + (f", about {self.needed} needed" if self.needed else "")
+        if self.n < LEAST_PAIRS:
+            pairs = ("not run", "1 pair", "2 pairs")[self.n]
+            return f"{self.word}: {pairs}" + (f" of at least {LEAST_PAIRS}" if self.n else "")
+        takes = f"a difference of {self.sought:g} takes about {self.needed}"
+        return f"{self.word}: {self.n} pairs, {takes}"
 
 # %% ../nbs/01_foundations/28_verdicts.ipynb #a5bceb3f
 def decide(
@@ -69,11 +73,12 @@ def decide(
     cell = summary({i: [d] for i, d in enumerate(differences)}, "interval")
     facts = {"mean": cell["mean"], "half": cell["spread"], "n": n, "margin": margin}
     if n < LEAST_PAIRS:
-        return Verdict(OPEN, **facts, needed=LEAST_PAIRS)
+        return Verdict(OPEN, **facts)
     low, high = cell["mean"] - cell["spread"], cell["mean"] + cell["spread"]
     if low > 0 or high < 0:
         return Verdict(HOLDS if low > 0 else CONTRADICTED, **facts)
     if max(-low, high) <= margin:
         return Verdict(LEVEL, **facts)
-    needed = pairs_needed(statistics.stdev(differences), min(margin, effect))
-    return Verdict(OPEN, **facts, needed=max(needed, n + 1))
+    sought = min(margin, effect)
+    needed = max(pairs_needed(statistics.stdev(differences), sought), n + 1)
+    return Verdict(OPEN, **facts, needed=needed, sought=sought)

@@ -1,10 +1,11 @@
 #!/usr/bin/env python
 """Write README.md and RESULTS.md from the notebooks nbs/index.ipynb and nbs/results.ipynb.
 
-    python workflow/readme.py            # their words, visible code and stored outputs
-    python workflow/readme.py --check    # whether both are what the notebooks make
+    python workflow/readme.py            # executes both first
+    python workflow/readme.py --check    # whether the pages are what the stored outputs make
 
-`make readme` executes both notebooks first.
+Rows of profile laptop are committed, those of quick are not: in a checkout where quick was not
+measured, its tables stay as they were shown, with their date and device.
 """
 
 import posixpath
@@ -13,9 +14,14 @@ import sys
 from pathlib import Path
 
 import nbformat
+from nbclient import NotebookClient
+from nbdev.clean import nbdev_clean
+
+from effdl_nb.files import atomic_write
 
 ROOT = Path(__file__).parent.parent
 PAGES = {"README.md": "index", "RESULTS.md": "results"}
+UNMEASURED = "Nothing has been measured"
 LINK = re.compile(r"\]\((?!https?:|#)([^)]+)\)")
 
 
@@ -52,18 +58,34 @@ def page(name: str) -> str:
     return "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
 
 
+def execute(path: Path) -> None:
+    "Execute a notebook in place; a cell that finds nothing measured keeps its stored outputs."
+    notebook = nbformat.read(path, as_version=4)
+    stored = [cell.get("outputs") for cell in notebook.cells]
+    where = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, kernel_name="python3", resources=where).execute()
+    for cell, outputs in zip(notebook.cells, stored, strict=True):
+        if outputs and any(UNMEASURED in shown(output) for output in cell.outputs):
+            cell.outputs = outputs
+    with atomic_write(path) as part:
+        nbformat.write(notebook, part)
+
+
 def main(arguments: list[str]) -> str | None:
     "Write or check both pages; what is wrong."
+    if "--check" not in arguments:
+        for name in PAGES.values():
+            execute(path := ROOT / "nbs" / f"{name}.ipynb")
+            nbdev_clean(path)
     pages = {path: page(name) for path, name in PAGES.items()}
     if "--check" in arguments:
         old = [path for path, text in pages.items() if (ROOT / path).read_text("utf-8") != text]
         return f"{' and '.join(old)} must be written anew: run `make readme`" if old else None
-    if "Nothing has been measured" in pages["RESULTS.md"]:
-        return (
-            "RESULTS.md shows what was measured, and there is nothing: run `make reproduce` first"
-        )
+    if UNMEASURED in pages["RESULTS.md"]:
+        return "RESULTS.md would show nothing: run `make reproduce` first"
     for path, text in pages.items():
-        (ROOT / path).write_text(text, encoding="utf-8")
+        with atomic_write(ROOT / path) as part:
+            Path(part).write_text(text, encoding="utf-8")
     return None
 
 

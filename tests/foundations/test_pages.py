@@ -1,5 +1,6 @@
 "README, RESULTS and the pages around them: short, made by code, with links that lead somewhere."
 
+import importlib
 import importlib.util
 import json
 import re
@@ -8,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +23,24 @@ def test_readme_and_results_are_made_from_their_notebooks():
         [sys.executable, ROOT / "workflow" / "readme.py", "--check"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_what_is_not_measured_here_stays_as_it_was_shown(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "workflow")
+    readme = importlib.import_module("readme")
+    said = readme.UNMEASURED + " at profile quick"
+    cells = [
+        nbformat.v4.new_code_cell(source, outputs=[nbformat.v4.new_output("stream", text=old)])
+        for source, old in ((f"print({said!r})", "a table"), ("print('a new one')", "an old one"))
+    ]
+    path = tmp_path / "page.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    readme.execute(path)
+    executed = nbformat.read(path, as_version=4).cells
+    assert [readme.shown(*cell.outputs) for cell in executed] == [
+        "```\na table\n```",
+        "```\na new one\n```",
+    ]
 
 
 def test_the_readme_is_short_and_begins_with_what_to_do():

@@ -49,20 +49,20 @@ def test_a_planted_difference_is_found_with_its_sign_and_pairs(planted):
     seeds = spec.load_profile("laptop").tables["table_2_3"].seeds
     high = {s: 30.0 + s for s in seeds}
     low = {s: 25.0 + s + 0.1 * (s % 2) for s in seeds}
-    reports = planted("table_2_3", "accuracy", {"float": high, "binary": low})
-    up, down = verdict(reports, "float", "binary"), verdict(reports, "binary", "float")
+    reports = planted("table_2_3", "accuracy", {"ternary": high, "binary": low})
+    up, down = verdict(reports, "ternary", "binary"), verdict(reports, "binary", "ternary")
     assert len(seeds) >= 3 and up.verdict.n == len(seeds)
     assert (up.verdict.word, down.verdict.word) == (HOLDS, CONTRADICTED)
     assert up.differences == {s: pytest.approx(5.0 - 0.1 * (s % 2)) for s in seeds}
-    assert verdict(reports, "float", "float").verdict.word == LEVEL
+    assert verdict(reports, "ternary", "ternary").verdict.word == LEVEL
 
 
 def test_a_seed_that_one_row_lacks_makes_no_pair(planted):
     first, *rest = spec.load_profile("laptop").tables["table_2_3"].seeds
     reports = planted(
-        "table_2_3", "accuracy", {"float": {first: 30.0}, "binary": {s: 20.0 for s in rest}}
+        "table_2_3", "accuracy", {"ternary": {first: 30.0}, "binary": {s: 20.0 for s in rest}}
     )
-    part = verdict(reports, "float", "binary")
+    part = verdict(reports, "ternary", "binary")
     assert part.differences == {} and part.verdict.word == OPEN and part.verdict.needed is None
 
 
