@@ -115,6 +115,7 @@ class Part:
     differences: dict[int, float] = field(default_factory=dict)  # by seed
     values: tuple[str, ...] = ()  # of the rows, as they are shown
     digits: int = 1  # of their unit, in which differences are shown
+    counted: bool = False  # nothing is drawn, so one number decides
 
 
 def _shown(values: dict[int, float], digits: int) -> str:
@@ -135,14 +136,18 @@ def compare(
     rows = [_means(measured, column, row) for row in (pair.better, pair.worse)]
     shared = sorted(rows[0].keys() & rows[1].keys())
     differences = {seed: sign * (rows[0][seed] - rows[1][seed]) for seed in shared}
-    effect = pair.effect or claim.effect
+    verdict = decide(list(differences.values()), claim.margin, pair.effect or claim.effect)
+    if column.counted and differences:
+        mean = statistics.fmean(differences.values())
+        verdict = Verdict(HOLDS if mean > 0 else CONTRADICTED, mean)
     labels = [table.rows[row].label for row in (pair.better, pair.worse)]
     return Part(
         f"{labels[0]} over {labels[1]}, {column.label}",
-        decide(list(differences.values()), claim.margin, effect),
+        verdict,
         differences,
         tuple(_shown(values, column.digits) for values in rows),
         max(1, column.digits),
+        column.counted,
     )
 
 # %% ../nbs/01_foundations/29_findings.ipynb #95d9e165
@@ -159,11 +164,11 @@ def check_count(
     printed = told.get("corrected", told.get("printed"))
     what = f"{table.rows[counted.row].label}, {column.label}"
     if printed is None or not values:
-        return Part(what, Verdict(OPEN), values=(_shown(values, column.digits),))
+        return Part(what, Verdict(OPEN), values=(_shown(values, column.digits),), counted=True)
     share = next(iter(values.values())) / printed - 1
     word = HOLDS if abs(share) <= counted.within else CONTRADICTED
     shown = f"{_shown(values, column.digits)} ({100 * share:+.1f} %)"
-    return Part(what, Verdict(word), values=(shown, f"{printed:g}"))
+    return Part(what, Verdict(word), values=(shown, f"{printed:g}"), counted=True)
 
 # %% ../nbs/01_foundations/29_findings.ipynb #25e708fb
 _WEAKEST = (CONTRADICTED, OPEN, LEVEL, HOLDS)
@@ -188,7 +193,7 @@ class Finding:
         "How many pairs decide it, the fewest of its parts; a word where nothing is drawn."
         if self.claim.untestable:
             return "-"
-        if self.claim.counts or all(part.verdict.half == 0 for part in self.parts):
+        if all(part.counted for part in self.parts):
             return "counted"
         return str(min(part.verdict.n for part in self.parts))
 
@@ -213,7 +218,7 @@ def measured_words(finding: Finding) -> str:
         verdict = part.verdict
         if set(part.values) == {"not run"}:
             texts.append("not run")
-        elif verdict.mean is None or verdict.half == 0:  # counted
+        elif verdict.mean is None or part.counted:
             texts.append(part.values[0] if len(part.values) == 1 else " against ".join(part.values))
         elif verdict.half is None:
             texts.append(f"{verdict.mean:+.{part.digits}f}")

@@ -74,6 +74,16 @@ def test_where_less_is_better_the_smaller_row_holds(planted):
     assert part.verdict.word == HOLDS and part.verdict.mean == pytest.approx(100.0)
 
 
+def test_one_count_decides_and_equal_accuracies_are_not_counts(planted):
+    reports = planted("table_2_3", "flops", {"ternary": {0: 2e8}, "binary": {0: 1e8}})
+    one = verdict(reports, "ternary", "binary", column="flops")
+    assert one.counted and one.verdict.word == CONTRADICTED
+    seeds = spec.load_profile("laptop").tables["table_2_3"].seeds
+    reports = planted("table_2_3", "accuracy", {"ternary": dict.fromkeys(seeds, 30.0)})
+    same = verdict(reports, "ternary", "ternary")
+    assert same.verdict.half == 0 and not same.counted
+
+
 def test_a_claim_about_a_row_that_does_not_exist_is_named(tmp_path):
     (tmp_path / "workflow").mkdir()
     content = {"chapter": 4, "claim": "c", "source": "s", "printed": "p", "size": "z"}
