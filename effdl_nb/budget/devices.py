@@ -94,14 +94,15 @@ def measured_points(
     name: str,  # of a profile
     reports: str | Path | None = None,  # see `rows.place`
 ) -> list[Point]:
-    "Read what every measurement of a profile took; those that pass no image are left out."
-    profile = load_profile(name)
+    "Read what every measurement of a profile took; those that only count tell no speed."
+    profile, tables = load_profile(name), load_tables()
     points, there = [], {}
     for unit, m in _measured_units(profile, place(profile, reports)):
         p = m["provenance"]
         device = p.get("processor_kind") or f"{p['device']}, kind not noted"
         works = _remaining(works_of(unit, HOST_MEMORY), there)
-        if not works:
+        columns = tables[unit.table].columns
+        if not works or all(columns[c].counted for c in unit.columns):
             continue
         count = image_count(unit.settings)
         each = 12 if unit.table.startswith("table_4") else 3  # bytes of a pixel: floats, or 8 bits

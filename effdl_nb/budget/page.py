@@ -112,8 +112,8 @@ def _device_line(s: _Study, device: str, speeds: Speeds, how: str) -> list:
 def _devices(s: _Study) -> list[str]:
     "The whole profile on every device that is known."
     lines = [_device_line(s, gpu, assumed_speeds(gpu), "assumed") for gpu in PEAKS]
-    for device, c in s.known.items():
-        lines.append(_device_line(s, f"one core of {device}", c.speeds, "calibrated by a row"))
+    speeds = {f"one core of {name}": c.speeds for name, c in s.known.items() if c.speeds}
+    lines += [_device_line(s, core, each, "calibrated by a row") for core, each in speeds.items()]
     head = ["Device", "Speed", "One of them takes", "Share of the operations"]
     return ["## On which device", "", *markdown_table(head, lines), ""]
 
