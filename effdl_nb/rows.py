@@ -73,7 +73,7 @@ def units_of(
 ) -> list[Unit]:  # column by column, and seed by seed
     "List the measurements that a row needs."
     groups: dict[str, tuple] = {}
-    for column in plan.columns:
+    for column in plan.columns_of(row):
         settings = spec.settings_of(table, plan, row, column)
         same = settings_hash(dataclasses.asdict(settings))
         groups.setdefault(same, (settings, []))[1].append(column)
@@ -251,6 +251,11 @@ class PlannedRow:
         return self.profile.tables[self.table.key]
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        "The columns that the profile runs of the row."
+        return self.plan.columns_of(self.row)
+
+    @property
     def path(self) -> Path:
         "The row's file."
         return self.at.row(self.table.key, self.row)
@@ -275,9 +280,9 @@ class PlannedRow:
         return {u.hash: kept[u.hash] for u in self.units if _counts(self, u, kept.get(u.hash))}
 
     def whole(self, kept: Collection[str]) -> tuple[str, ...]:  # keys of columns
-        "List the plan's columns of which every unit is kept, given by their hashes."
+        "List the row's columns of which every unit is kept, given by their hashes."
         lacking = {key for unit in self.units if unit.hash not in kept for key in unit.columns}
-        return tuple(key for key in self.plan.columns if key not in lacking)
+        return tuple(key for key in self.columns if key not in lacking)
 
 # %% ../nbs/01_foundations/23_rows.ipynb #5c1e24cc
 def _counts(planned: PlannedRow, unit: Unit, measurement: dict | None) -> bool:
@@ -297,7 +302,7 @@ def row_state(
 ) -> str:  # see the table above
     "Say what there is of a row: measured, changed, partial, outdated, failed, missing or not run."
     plan = profile.tables.get(table.key)
-    if plan is None or row not in plan.rows or (column and column not in plan.columns):
+    if plan is None or row not in plan.rows or (column and column not in plan.columns_of(row)):
         if table.rows[row].quoted:
             return "quoted, not re-made"
         implemented = row in spec.implemented_rows(table)
@@ -389,7 +394,7 @@ def write_row(
 def _write_kept(planned: PlannedRow, kept: dict[str, dict]):
     "Write the row's file, which then is the only place of its values. The caller holds its lock."
     whole = planned.whole(kept)
-    if not kept or planned.written() & set(planned.plan.columns) - set(whole):
+    if not kept or planned.written() & set(planned.columns) - set(whole):
         return
     record = assemble(planned, kept)
     if not planned.path.exists() or _says_more(planned.path, record):
@@ -398,7 +403,7 @@ def _write_kept(planned: PlannedRow, kept: dict[str, dict]):
     for unit in planned.units:
         if unit.hash in hashes:
             planned.at.unit(unit).unlink(missing_ok=True)
-    if whole == planned.plan.columns:
+    if whole == planned.columns:
         planned.at.failure(planned.table.key, planned.row).unlink(missing_ok=True)
 
 # %% ../nbs/01_foundations/23_rows.ipynb #1a00274d

@@ -10,6 +10,7 @@ __all__ = ['PROFILES', 'Column', 'RowSpec', 'Table', 'load_tables', 'table_named
 # %% ../nbs/01_foundations/22_spec.ipynb #2a6c1f30
 import dataclasses
 import importlib
+import itertools
 import re
 import typing
 from collections.abc import Callable, Mapping
@@ -136,8 +137,10 @@ class Plan:
     columns: tuple[str, ...] = ()  # column keys; empty: every column
     settings: dict[str, Any] = field(default_factory=dict)  # for every row and column
     row_settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # by row key
+    cell_settings: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # row, column
     column_settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # by column key
     row_seeds: dict[str, tuple[int, ...]] = field(default_factory=dict)  # by row key
+    row_columns: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by row key
     remark: str = ""  # what a reader must know of these sizes; shown with the table
     # row key, or "other" -> core-hours that one measurement may take; a guess, until one is there
     hours: dict[str, float] = field(default_factory=dict)
@@ -150,6 +153,11 @@ class Plan:
     def seeds_of(self, row: str) -> tuple[int, ...]:
         "The seeds that a row is measured with: its own, or those of the table."
         return self.row_seeds.get(row, self.seeds)
+
+    def columns_of(self, row: str) -> tuple[str, ...]:
+        "The columns that a row is measured for: its own, or those of the table."
+        own = self.row_columns.get(row, self.columns)
+        return tuple(column for column in self.columns if column in own)
 
 
 def _check_seeds(what: str, seeds: tuple[int, ...]):
@@ -189,12 +197,18 @@ def _completed(where: str, table: Table, plan: Plan) -> Plan:
     "A plan with all its rows and columns named. Raises ValueError for what the table lacks."
     if table.experiment is None:
         raise ValueError(f"{where}: {table.kind} {table.number} has no experiment yet")
-    named = (*plan.rows, *plan.row_settings, *plan.row_seeds)
-    _check_keys(f"{where}: row", named, table.rows)
+    named = (plan.rows, plan.row_settings, plan.row_seeds, plan.row_columns, plan.cell_settings)
+    _check_keys(f"{where}: row", itertools.chain(*named), table.rows)
     _check_keys(f"{where}: column", (*plan.columns, *plan.column_settings), table.columns)
     _check_keys(f"{where}: hours", plan.hours, (*table.rows, "other"))
-    rows = plan.rows or tuple(table.rows)
-    return dataclasses.replace(plan, rows=rows, columns=plan.columns or tuple(table.columns))
+    rows, columns = plan.rows or tuple(table.rows), plan.columns or tuple(table.columns)
+    for row, own in plan.row_columns.items():
+        _check_keys(f"{where}: row_columns of {row}: column", own, columns)
+        if not own:
+            raise ValueError(f"{where}: row_columns of {row} must name a column, not none")
+    for row, cells in plan.cell_settings.items():
+        _check_keys(f"{where}: cell_settings of {row}: column", cells, columns)
+    return dataclasses.replace(plan, rows=rows, columns=columns)
 
 # %% ../nbs/01_foundations/22_spec.ipynb #44c44f7d
 PROFILES = ("quick", "laptop", "paper")
@@ -352,6 +366,7 @@ def settings_layers(
         (f"{profile}.settings", plan.settings),
         (f"{profile}.column_settings.{column}", plan.column_settings.get(column) or {}),
         (f"{profile}.row_settings.{row}", plan.row_settings.get(row) or {}),
+        (f"{profile}.cell_settings.{row}.{column}", plan.cell_settings.get(row, {}).get(column, {})),
     ]
 
 # %% ../nbs/01_foundations/22_spec.ipynb #8a579042
@@ -404,8 +419,8 @@ def explain(
     _check_keys("table", [table], plans)
     plan = plans[table]
     _check_keys("row", [row], plan.rows)
-    columns = (column,) if column else plan.columns
-    _check_keys("column", columns, plan.columns)
+    columns = (column,) if column else plan.columns_of(row)
+    _check_keys("column", columns, plan.columns_of(row))
     where = path.relative_to(project_root()) if path.is_relative_to(project_root()) else path
     texts: dict[str, list[str]] = {}  # columns that come by the same value in the same way
     for key in columns:

@@ -230,7 +230,8 @@ def run(
     plan = plans.tables[table]
     chosen = _choice("row", rows, plan.rows)
     planned_seeds = dict.fromkeys(seed for row in chosen for seed in plan.seeds_of(row))
-    parts = _choice("seed", seeds, planned_seeds), _choice("column", columns, plan.columns)
+    planned_columns = dict.fromkeys(key for row in chosen for key in plan.columns_of(row))
+    parts = _choice("seed", seeds, planned_seeds), _choice("column", columns, planned_columns)
     failures = {}
     for row in chosen:
         planned = PlannedRow(content, plans, row, place(plans, reports))
@@ -264,7 +265,7 @@ def _no_future(path: Path):
 
 def _row_wish(planned: PlannedRow) -> dict:
     "What is wanted of a row."
-    shown = [dataclasses.asdict(planned.table), planned.plan.columns]
+    shown = [dataclasses.asdict(planned.table), planned.columns]
     wish = {"profile": planned.profile.name, "table": planned.table.key, "row": planned.row}
     wish |= {"wanted": [unit.hash for unit in planned.units], "shown": settings_hash(shown)}
     if planned.profile.changed == "remake":

@@ -397,7 +397,7 @@ def described_as_trained(
     same = {}
     for m in rows:
         column, _, row = m["row"].partition("_")
-        if plan is None or row not in plan.rows or column not in plan.columns:
+        if plan is None or row not in plan.rows or column not in plan.columns_of(row):
             continue
         settings = settings_of(trained, plan, row, column)
         shown = from_mapping(type(settings), m["row"], m["settings"])

@@ -11,7 +11,7 @@ import pytest
 
 from effdl_nb import rows, study
 from effdl_nb.files import read_json, read_kept, write_json, write_kept
-from effdl_nb.spec import load_profile, load_tables
+from effdl_nb.spec import explain, load_profile, load_tables
 
 
 def row(root: Path, key: str) -> dict:
@@ -116,6 +116,36 @@ def test_a_row_may_have_seeds_of_its_own(toy):
     assert all(row(root, key)["cells"] for key in "ab")
     with pytest.raises(ValueError, match="seed '3' is unknown; allowed: all, 0, 1, 2"):
         study.run("table_9_1", "toy", seeds="3", say=quiet)
+
+
+def test_a_row_may_have_columns_of_its_own(toy):
+    root, profile = toy
+    profile("{seeds: [0], columns: [value, large], row_columns: {a: [value]}}")
+    study.run("table_9_1", "toy", columns="large", say=quiet).check()  # which row a does not have
+    assert not (root / "reports/toy/rows/table_9_1/a.json").exists()
+    study.run("table_9_1", "toy", say=quiet).check()
+    cells = {key: [cell["column"] for cell in row(root, key)["cells"]] for key in "ab"}
+    assert cells == {"a": ["value"], "b": ["value", "large"]}
+    table, toys = load_tables()["table_9_1"], load_profile("toy")
+    assert rows.row_state(table, toys, "a", rows.place(toys)) == "measured"
+    state = rows.row_state(table, toys, "a", rows.place(toys), "large")
+    assert state == "not run at this profile"
+    assert not any(study.write_plans("toy").values())  # the workflow wants no more of it
+    with pytest.raises(ValueError, match="column 'large' is unknown; allowed: all, value"):
+        study.run("table_9_1", "toy", rows="a", columns="large", say=quiet)
+
+
+def test_a_cell_may_have_settings_of_its_own(toy):
+    root, profile = toy
+    profile(
+        "{seeds: [0], row_settings: {a: {size: 2}}, column_settings: {large: {size: 3}}, "
+        "cell_settings: {a: {large: {size: 4}}}}"
+    )
+    study.run("table_9_1", "toy", rows="a", say=quiet).check()
+    means = {cell["column"]: cell["mean"] for cell in row(root, "a")["cells"]}
+    assert means == {"value": 2.5, "large": 4.5, "size": 2}
+    said = explain("table_9_1", "a", "size", "toy", "large")
+    assert "cell_settings.a.large" in said
 
 
 def test_a_seed_measured_again_counts_before_the_old_row(toy):
