@@ -359,14 +359,14 @@ def settings_layers(
     profile: str = "profile",  # where the plan stands: file and key
 ) -> list[tuple[str, dict]]:  # (where, settings), the lowest first
     "List what the YAML files say about the settings of one cell."
-    fixed = f"workflow/tables.yaml: {table.key}"
+    fixed, cells = f"workflow/tables.yaml: {table.key}", plan.cell_settings.get(row, {})
     return [
         (f"{fixed}.columns.{column}.settings", table.columns[column].settings),
         (f"{fixed}.rows.{row}.settings", table.rows[row].settings),
         (f"{profile}.settings", plan.settings),
         (f"{profile}.column_settings.{column}", plan.column_settings.get(column) or {}),
         (f"{profile}.row_settings.{row}", plan.row_settings.get(row) or {}),
-        (f"{profile}.cell_settings.{row}.{column}", plan.cell_settings.get(row, {}).get(column, {})),
+        (f"{profile}.cell_settings.{row}.{column}", cells.get(column, {})),
     ]
 
 # %% ../nbs/01_foundations/22_spec.ipynb #8a579042
