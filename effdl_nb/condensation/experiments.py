@@ -304,7 +304,7 @@ def condensation_accuracy(
     # its seed: initial images, experts drawn, batches, augmentation; experts do not depend on it
     task: Task,
 ) -> dict:  # {"accuracy": [percent, one per evaluation network], "details": {...}}
-    "Measure a row of Tables 4.1, 4.2, 4.4, 4.A to 4.C: the accuracy of networks trained on its set."
+    "Measure a row of Table 4.1, 4.2, 4.4, 4.A to 4.C: the accuracy of networks trained on its set."
     s, details = task.settings, {}
     made = dataset_of(s).train
     bar = tqdm(
